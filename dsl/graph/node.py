@@ -1,0 +1,209 @@
+"""The graph: four frozen, interned kinds of node that say *what* is computed.
+
+In: expressions. Out: a directed acyclic graph whose edges are the `Read`s in expressions.
+Invariant: shapes are static integers; a node's axes have distinct names; `Map.body` reads only
+`Map.axes`, `Reduce.lift` reads `Reduce.axes` and `Reduce.over`.
+
+    Map(axes=(i, j), body=x[j, i])                     out[i, j] = x[j, i]
+    Reduce(axes=(i,), over=(k,), SUM, lift=(x[i, k],)) out[i] = sum over k of x[i, k]
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from sdlc.graph.expr import Axis, Expr, Literal, Read, Slot, apply, walk
+from sdlc.graph.intern import Interned
+from sdlc.graph.types import Array, DType, Origin
+
+NO_ORIGIN = Origin("value", "")
+
+
+class Role(Enum):
+    """What an input is: given at each run, or loaded once by its scope path."""
+
+    INPUT = "input"
+    WEIGHT = "weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A component of a monoid's state: its name, type and identity value."""
+
+    name: str
+    dtype: DType
+    identity: float
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Monoid(metaclass=Interned):
+    """`combine[f]` gives field f from `Slot(0, …)` (left) and `Slot(1, …)` (right)."""
+
+    name: str
+    fields: tuple[Field, ...]
+    combine: tuple[Expr, ...]
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether this is addition of one f32, by its equation."""
+        left, right = Slot(0, 0, DType.F32), Slot(1, 0, DType.F32)
+        return (
+            len(self.fields) == 1
+            and self.fields[0].identity == 0
+            and self.combine in ((apply("add", left, right),), (apply("add", right, left),))
+        )
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Input(metaclass=Interned):
+    name: str
+    extents: tuple[int, ...]
+    dtype: DType
+    role: Role = Role.INPUT
+    origin: Origin = field(default=NO_ORIGIN)
+    _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.extents
+
+    @property
+    def dtypes(self) -> tuple[DType, ...]:
+        return (self.dtype,)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Const(metaclass=Interned):
+    """A constant array, held as bytes in row-major order."""
+
+    data: bytes
+    extents: tuple[int, ...]
+    dtype: DType
+    origin: Origin = field(default=NO_ORIGIN)
+    _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.extents
+
+    @property
+    def dtypes(self) -> tuple[DType, ...]:
+        return (self.dtype,)
+
+    @property
+    def array(self) -> Array:
+        return np.frombuffer(self.data, self.dtype.numpy).reshape(self.extents)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Map(metaclass=Interned):
+    """`out[axes] = body`, stored as `dtype`."""
+
+    axes: tuple[Axis, ...]
+    body: Expr
+    dtype: DType
+    origin: Origin = field(default=NO_ORIGIN)
+    _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(a.extent for a in self.axes)
+
+    @property
+    def dtypes(self) -> tuple[DType, ...]:
+        return (self.dtype,)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Reduce(metaclass=Interned):
+    """`out.f[axes] = fold of monoid over `over` of lift`, one output tensor a monoid field.
+
+    The fold is in unspecified order, from the identity, in the fields' types; `dtypes` are the types
+    in which the results are stored.
+    """
+
+    axes: tuple[Axis, ...]
+    over: tuple[Axis, ...]
+    monoid: Monoid
+    lift: tuple[Expr, ...]
+    dtypes: tuple[DType, ...]
+    origin: Origin = field(default=NO_ORIGIN)
+    _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(a.extent for a in self.axes)
+
+
+Node = Input | Const | Map | Reduce
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A whole program: named results, each one field of a node, and its name."""
+
+    name: str
+    outputs: tuple[tuple[str, Node, int], ...]
+    inputs: tuple[Input, ...] = ()
+    """The run-time inputs in the order of the model's parameters, unused ones included."""
+
+    def __str__(self) -> str:
+        from sdlc.graph.show import show_graph
+
+        return show_graph(self)
+
+
+def expressions(node: Node) -> tuple[Expr, ...]:
+    match node:
+        case Map():
+            return (node.body,)
+        case Reduce():
+            return node.lift
+        case _:
+            return ()
+
+
+def reads(node: Node) -> tuple[Read, ...]:
+    """Every distinct read in a node's expressions, nested ones included."""
+    return tuple(e for e in walk(*expressions(node)) if isinstance(e, Read))
+
+
+def sources(node: Node) -> tuple[Node, ...]:
+    """The nodes that this one reads, without repetition, in order of appearance."""
+    return tuple(dict.fromkeys(r.source for r in reads(node)))
+
+
+def topological(graph: Graph) -> Iterator[Node]:
+    """Every node that an output needs, sources before readers (depth first, iterative)."""
+    done: set[Node] = set()
+    for _, root, _ in graph.outputs:
+        stack: list[tuple[Node, bool]] = [(root, False)]
+        while stack:
+            node, expanded = stack.pop()
+            if node in done:
+                continue
+            if expanded:
+                done.add(node)
+                yield node
+            else:
+                stack.append((node, True))
+                stack.extend((s, False) for s in reversed(sources(node)))
+
+
+def element_count(node: Node) -> int:
+    return prod(node.shape)
+
+
+def constant(value: float | int | bool, dtype: DType) -> Literal:
+    return Literal(value, dtype)

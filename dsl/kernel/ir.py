@@ -1,0 +1,320 @@
+"""Level 4: the kernel. *How* one dispatch computes: loops, address spaces, barriers, vectors.
+
+    kernel  = Kernel(name, buffers, body, grid, group)
+    stmt    = Let(var, value)                      an immutable local
+            | Declare(var, value)                  a mutable local with its first value
+            | Assign(var, value)
+            | Store(buffer, index, value, guard)   value's lanes go to index, index + 1, …; where guard
+            | For(var, extent, body, unroll)       var = 0 … extent - 1
+            | If(condition, body)                  condition must be uniform if body holds a Barrier
+            | Barrier()                            all lanes of a work-group; orders local memory
+    expr    = Literal | Var | WorkId | Call(op, args) | Cast | Load(buffer, index, type)
+            | Vector(parts) | Extract(vector, lanes)
+
+Types are a `DType` and a number of lanes (1, 2, 4, 8, 16). Expressions have no effects and are
+interned: the same expression is the same object. `Call` is elementwise over lanes: operands have
+equal lanes, or one lane, which is broadcast; the operators are those of `graph.scalar`. Integer
+`floordiv` and `mod` floor; the simplifier proves operands non-negative where it can.
+Arithmetic is in f32, i32 and bool: an f16 exists only as the type of a `Load` from an f16 buffer
+(cast to f32 before use) and of the value of a `Store` (a `Cast` to f16). A `Load` with lanes reads
+consecutive elements. Every index of a `Load` must be proven in bounds whether or not its value is
+used: a guarded read clamps its index and selects. There are no pointers, calls, returns or whiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from math import prod
+from typing import Literal as OneOf
+
+from sdlc.graph.intern import Interned
+from sdlc.graph.scalar import result_type
+from sdlc.graph.types import DType, Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    dtype: DType
+    lanes: int = 1
+
+    def __str__(self) -> str:
+        return self.dtype.value + (f"x{self.lanes}" if self.lanes > 1 else "")
+
+
+F32, F16, I32, BOOL = (Type(d) for d in (DType.F32, DType.F16, DType.I32, DType.BOOL))
+
+
+class Space(Enum):
+    GLOBAL = "global"
+    LOCAL = "local"
+    PRIVATE = "private"
+
+
+class Access(Enum):
+    READ = "read"
+    WRITE = "write"
+    READ_WRITE = "read_write"
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """An array of `size` scalars of `dtype`. Global buffers are the kernel's parameters."""
+
+    name: str
+    dtype: DType
+    size: int
+    space: Space = Space.GLOBAL
+    access: Access = Access.READ
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Literal(metaclass=Interned):
+    value: float | int | bool
+    type: Type
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Var(metaclass=Interned):
+    """A local. Names are unique within a kernel."""
+
+    name: str
+    type: Type
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class WorkId(metaclass=Interned):
+    """The work-group's index (`group`) or the work-item's index within it (`lane`)."""
+
+    kind: OneOf["group", "lane"]
+    dim: int
+
+    @property
+    def type(self) -> Type:
+        return I32
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Call(metaclass=Interned):
+    op: str
+    args: tuple[Expr, ...]
+    type: Type = field(init=False)
+
+    def __post_init__(self) -> None:
+        lanes = max(a.type.lanes for a in self.args)
+        dtype = result_type(self.op, tuple(a.type.dtype for a in self.args))
+        object.__setattr__(self, "type", Type(dtype, lanes))
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Cast(metaclass=Interned):
+    """Conversion of every lane to `dtype`; float to i32 truncates."""
+
+    value: Expr
+    dtype: DType
+
+    @property
+    def type(self) -> Type:
+        return Type(self.dtype, self.value.type.lanes)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Load(metaclass=Interned):
+    buffer: Buffer
+    index: Expr
+    lanes: int = 1
+
+    @property
+    def type(self) -> Type:
+        return Type(self.buffer.dtype, self.lanes)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Vector(metaclass=Interned):
+    """A vector from its lanes, scalars all of one type; two or more."""
+
+    parts: tuple[Expr, ...]
+
+    @property
+    def type(self) -> Type:
+        return Type(self.parts[0].type.dtype, len(self.parts))
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Extract(metaclass=Interned):
+    """`count` consecutive lanes of a vector from lane `first` on; one lane is a scalar."""
+
+    value: Expr
+    first: int
+    count: int = 1
+
+    @property
+    def type(self) -> Type:
+        return Type(self.value.type.dtype, self.count)
+
+
+Expr = Literal | Var | WorkId | Call | Cast | Load | Vector | Extract
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    var: Var
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Declare:
+    var: Var
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    var: Var
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    buffer: Buffer
+    index: Expr
+    value: Expr
+    guard: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """`var` runs over 0 … extent - 1; `axis` labels the loop by the source's axis."""
+
+    var: Var
+    extent: int
+    body: tuple[Stmt, ...]
+    axis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    condition: Expr
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    pass
+
+
+Stmt = Let | Declare | Assign | Store | For | If | Barrier
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel: `buffers` are its global parameters in binding order, `arrays` its local and
+    private ones; `grid` is in work-groups, `group` in work-items; `nest` is the loop nest, printed;
+    `origins` are the definitions that it came from, for the header of the generated text."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    arrays: tuple[Buffer, ...]
+    body: tuple[Stmt, ...]
+    grid: tuple[int, int, int]
+    group: tuple[int, int, int]
+    nest: str = ""
+    origins: tuple[Origin, ...] = ()
+
+    @property
+    def work_items(self) -> int:
+        """Work-items of one work-group."""
+        return prod(self.group)
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes of local memory of one work-group."""
+        return sum(a.size * a.dtype.itemsize for a in self.arrays if a.space is Space.LOCAL)
+
+    def __str__(self) -> str:
+        from sdlc.kernel.show import show_kernel
+
+        return show_kernel(self)
+
+
+def i32(value: int) -> Literal:
+    return Literal(int(value), I32)
+
+
+def f32(value: float) -> Literal:
+    return Literal(float(value), F32)
+
+
+def call(op: str, *args: Expr) -> Expr:
+    return Call(op, args)
+
+
+def operands(expr: Expr) -> tuple[Expr, ...]:
+    """The direct subexpressions."""
+    match expr:
+        case Call():
+            return expr.args
+        case Cast() | Extract():
+            return (expr.value,)
+        case Load():
+            return (expr.index,)
+        case Vector():
+            return expr.parts
+        case _:
+            return ()
+
+
+def with_operands(expr: Expr, made: tuple[Expr, ...]) -> Expr:
+    """`expr` with its direct subexpressions replaced."""
+    match expr:
+        case Call():
+            return Call(expr.op, made)
+        case Cast():
+            return Cast(made[0], expr.dtype)
+        case Extract():
+            return Extract(made[0], expr.first, expr.count)
+        case Load():
+            return Load(expr.buffer, made[0], expr.lanes)
+        case Vector():
+            return Vector(made)
+        case _:
+            return expr
+
+
+def walk(*roots: Expr) -> Iterator[Expr]:
+    """Every distinct subexpression, operands before users."""
+    seen: set[Expr] = set()
+
+    def visit(e: Expr) -> Iterator[Expr]:
+        if e in seen:
+            return
+        seen.add(e)
+        for o in operands(e):
+            yield from visit(o)
+        yield e
+
+    for root in roots:
+        yield from visit(root)
+
+
+def statement_expressions(stmt: Stmt) -> tuple[Expr, ...]:
+    """The expressions that a statement holds itself, not those of its body."""
+    match stmt:
+        case Let() | Declare() | Assign():
+            return (stmt.value,)
+        case Store():
+            guard = () if stmt.guard is None else (stmt.guard,)
+            return (stmt.index, stmt.value, *guard)
+        case If():
+            return (stmt.condition,)
+        case _:
+            return ()
+
+
+def statements(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
+    """Every statement, outer before inner, in order."""
+    for stmt in body:
+        yield stmt
+        if isinstance(stmt, (For, If)):
+            yield from statements(stmt.body)

@@ -1,0 +1,84 @@
+"""The protocol between programs and devices.
+
+In: kernel texts and memory requests. Out: results in device memory. Invariant: launches of one
+recording run in order, each after the memory effects of the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sdlc.kernel.ir import Kernel
+from sdlc.program.target import Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """`id` is what `--device` takes (`opencl:0`, `cpu`, `webgpu:0`), `kind` is `opencl` or `webgpu`."""
+
+    id: str
+    kind: str
+    name: str
+    vendor: str
+    driver: str
+    memory_bytes: int
+    caps: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class KernelText:
+    """A kernel as text. `entry` is the function's name; `parameters` its buffers' names in order."""
+
+    name: str
+    language: str
+    text: str
+    entry: str
+    parameters: tuple[str, ...]
+    grid: tuple[int, int, int]
+    group: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A range of a device memory: `memory` is what `Device.allocate` gave; bytes."""
+
+    memory: Any
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    kernel: str
+    bindings: tuple[Binding, ...]
+
+
+class Device(Protocol):
+    """A place to run kernels. Every method may raise `SdlError` (code D…): missing, too small, lost."""
+
+    @property
+    def info(self) -> DeviceInfo: ...
+
+    def text(self, kernel: Kernel) -> KernelText:
+        """The kernel, legalised for this device and printed in its language."""
+
+    def build(self, texts: Sequence[KernelText]) -> Mapping[str, Any]:
+        """Built kernels by name."""
+
+    def allocate(self, nbytes: int) -> Any:
+        """Zeroed device memory."""
+
+    def write(self, memory: Any, offset: int, data: bytes) -> None: ...
+
+    def read(self, memory: Any, offset: int, nbytes: int) -> bytes: ...
+
+    def record(self, built: Mapping[str, Any], launches: Sequence[Launch]) -> Any:
+        """A sequence of launches, prepared once (arguments set, bind groups made)."""
+
+    def submit(self, recording: Any) -> None:
+        """Runs a recording; returns before it has finished."""
+
+    def finish(self) -> None:
+        """Waits for everything submitted."""

@@ -1,0 +1,171 @@
+"""The arena planner: where each temporary lives.
+
+In: lifetimes (first and last dispatch, bytes) and an alignment. Out: `MemoryPlan`, an offset for
+each. Invariant: tensors whose lifetimes overlap do not overlap in the arena; every offset is a
+multiple of the alignment; lower bound <= arena <= naive.
+
+    plan = plan_memory((Lifetime("a", 0, 1, 32), Lifetime("b", 1, 2, 8)), alignment=16)
+    plan.offsets == {"a": 0, "b": 32} and plan.arena == 48
+
+Strategies are pure functions from aligned lifetimes to offsets. The greedy ones follow Pisarchyk
+and Lee, "Efficient memory management for deep neural net inference", arXiv 2001.03288, section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from sdlc.program.program import MemoryReport
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """A temporary that is live from dispatch `first` to dispatch `last`, both included."""
+
+    name: str
+    first: int
+    last: int
+    nbytes: int
+
+    def overlaps(self, other: Lifetime) -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """`offsets` in bytes by name; sizes count each tensor as rounded up to the alignment.
+    `lower_bound` is the most that is live at once, `strategy` the one that gave the offsets."""
+
+    offsets: dict[str, int]
+    arena: int
+    naive: int
+    lower_bound: int
+    strategy: str
+
+    def report(self, weights: int) -> MemoryReport:
+        """The report of a program whose weights take `weights` bytes as stored."""
+        return MemoryReport(self.naive, self.arena, self.lower_bound, weights)
+
+
+Offsets = dict[str, int]
+Strategy = Callable[[Sequence[Lifetime]], Offsets]
+
+
+def align(nbytes: int, alignment: int) -> int:
+    """`nbytes` rounded up to a multiple of `alignment`."""
+    return -(-nbytes // alignment) * alignment
+
+
+def naive(lifetimes: Sequence[Lifetime]) -> Offsets:
+    """Every tensor in a place of its own."""
+    offsets: Offsets = {}
+    end = 0
+    for tensor in lifetimes:
+        offsets[tensor.name] = end
+        end += tensor.nbytes
+    return offsets
+
+
+def greedy_by_size(lifetimes: Sequence[Lifetime]) -> Offsets:
+    """Largest first, each into the tightest gap between the tensors that it lives with."""
+    return _place(sorted(lifetimes, key=lambda t: (-t.nbytes, t.first, t.name)))
+
+
+def greedy_by_breadth(lifetimes: Sequence[Lifetime]) -> Offsets:
+    """The dispatches with the most live bytes first; within one, the largest tensors first."""
+    breadth = _live_bytes(lifetimes)
+    order: dict[str, Lifetime] = {}
+    for time in sorted(breadth, key=lambda t: (-breadth[t], t)):
+        live = [t for t in lifetimes if t.first <= time <= t.last]
+        order |= {t.name: t for t in sorted(live, key=lambda t: (-t.nbytes, t.first, t.name))}
+    return _place(order.values())
+
+
+STRATEGIES: tuple[tuple[str, Strategy], ...] = (
+    ("greedy_by_size", greedy_by_size),
+    ("greedy_by_breadth", greedy_by_breadth),
+    ("naive", naive),
+)
+
+
+def plan_memory(
+    lifetimes: Sequence[Lifetime],
+    alignment: int,
+    strategies: Sequence[tuple[str, Strategy]] = STRATEGIES,
+) -> MemoryPlan:
+    """The plan with the smallest arena of all `strategies` (the first of equals).
+
+    `alignment` is in bytes, at least 1. Raises ValueError for a name that occurs twice, a lifetime
+    that ends before it begins or a negative size: defects of the caller, not of a user's program.
+    """
+    _check(lifetimes, alignment)
+    aligned = [replace(t, nbytes=align(t.nbytes, alignment)) for t in lifetimes]
+    plans = [(name, strategy(aligned)) for name, strategy in strategies]
+    strategy, offsets = min(plans, key=lambda plan: arena_size(aligned, plan[1]))
+    return MemoryPlan(
+        offsets={t.name: offsets[t.name] for t in aligned},
+        arena=arena_size(aligned, offsets),
+        naive=sum(t.nbytes for t in aligned),
+        lower_bound=max(_live_bytes(aligned).values(), default=0),
+        strategy=strategy,
+    )
+
+
+def arena_size(lifetimes: Sequence[Lifetime], offsets: Offsets) -> int:
+    """Bytes from the start of the arena to the end of the last tensor."""
+    return max((offsets[t.name] + t.nbytes for t in lifetimes), default=0)
+
+
+def conflicts(lifetimes: Sequence[Lifetime], offsets: Offsets) -> list[tuple[str, str]]:
+    """Pairs of tensors that are live at the same time and share bytes: none, in a legal plan."""
+    placed = sorted((t for t in lifetimes if t.nbytes), key=lambda t: offsets[t.name])
+    found = []
+    for i, a in enumerate(placed):
+        end = offsets[a.name] + a.nbytes
+        for b in placed[i + 1 :]:
+            if offsets[b.name] >= end:
+                break
+            if a.overlaps(b):
+                found.append((a.name, b.name))
+    return found
+
+
+def _check(lifetimes: Sequence[Lifetime], alignment: int) -> None:
+    if alignment < 1:
+        raise ValueError(f"alignment {alignment} is not positive")
+    if len({t.name for t in lifetimes}) != len(lifetimes):
+        raise ValueError("a tensor has two lifetimes")
+    for tensor in lifetimes:
+        if tensor.last < tensor.first or tensor.nbytes < 0:
+            raise ValueError(f"impossible lifetime {tensor}")
+
+
+def _live_bytes(lifetimes: Sequence[Lifetime]) -> dict[int, int]:
+    """Live bytes at each dispatch at which some tensor begins: the maximum is at one of them."""
+    times = {t.first for t in lifetimes}
+    return {m: sum(t.nbytes for t in lifetimes if t.first <= m <= t.last) for m in times}
+
+
+def _place(order: Iterable[Lifetime]) -> Offsets:
+    """Each tensor of `order` in the smallest sufficient gap left by those before it, or, where
+    there is none, after all tensors that it lives with."""
+    offsets: Offsets = {}
+    placed: list[Lifetime] = []
+    for tensor in order:
+        mates = sorted((offsets[o.name], o.nbytes) for o in placed if o.overlaps(tensor))
+        offsets[tensor.name] = _best_fit(tensor.nbytes, mates)
+        placed.append(tensor)
+    return offsets
+
+
+def _best_fit(nbytes: int, occupied: Iterable[tuple[int, int]]) -> int:
+    """The start of the smallest gap of at least `nbytes` between sorted (offset, size) ranges."""
+    best: tuple[int, int] | None = None
+    end = 0
+    for offset, size in occupied:
+        gap = offset - end
+        if gap >= nbytes and gap > 0 and (best is None or gap < best[0]):
+            best = (gap, end)
+        end = max(end, offset + size)
+    return end if best is None else best[1]

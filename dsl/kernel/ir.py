@@ -60,13 +60,16 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """An array of `size` scalars of `dtype`. Global buffers are the kernel's parameters."""
+    """An array of `size` scalars of `dtype`. Global buffers are the kernel's parameters. With
+    `lanes` above 1, every access has that many lanes, at a multiple of them: the text may declare
+    an array of vectors. Indices and `size` count scalars all the same."""
 
     name: str
     dtype: DType
     size: int
     space: Space = Space.GLOBAL
     access: Access = Access.READ
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)

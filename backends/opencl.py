@@ -1,0 +1,230 @@
+"""The OpenCL C 1.2 dialect.
+
+In: a legalised kernel. Out: one `__kernel` function. Halves are read and written by `vload_half*`
+and `vstore_half*`, which need no extension, or through `half` itself where it exists as a type. A
+vector of bools is an int mask (0 or -1). Floating-point contraction is off: `fma` stands where the
+kernel says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from sdlc.backends.printer import ADD, ATOM, COMPARE, SELECT, UNARY, Printer, Spelling
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import (
+    Access,
+    Buffer,
+    Call,
+    Cast,
+    Expr,
+    Literal,
+    Load,
+    Space,
+    Type,
+    WorkId,
+    statement_expressions,
+    statements,
+    walk,
+)
+
+VALUES = MappingProxyType(
+    {DType.F32: "float", DType.F16: "float", DType.I32: "int", DType.BOOL: "bool"}
+)
+STORED = MappingProxyType(
+    {DType.F32: "float", DType.F16: "half", DType.I32: "int", DType.BOOL: "int"}
+)
+SPACES = MappingProxyType(
+    {Space.GLOBAL: "__global", Space.LOCAL: "__local", Space.PRIVATE: "__private"}
+)
+
+RESERVED = """
+auto break case char const continue default do double else enum extern float for goto if inline int
+long register restrict return short signed sizeof static struct switch typedef union unsigned void
+volatile while bool half uchar ushort uint ulong size_t ptrdiff_t intptr_t uintptr_t true false
+kernel global local constant private generic read_only write_only read_write uniform pipe complex
+imaginary quad image1d_t image2d_t image3d_t sampler_t event_t queue_t ndrange_t barrier convert
+NULL NAN INFINITY HUGE_VALF MAXFLOAT M_E M_PI M_LN2 linux unix asm typeof main dot cross distance
+length normalize mix step sign clamp degrees radians smoothstep any all select bitselect isnan isinf
+printf prefetch shuffle vec_step get_global_id get_local_id get_group_id mad hypot tgamma lgamma
+acos asin sinh cosh cbrt ldexp frexp modf nan remainder fract trunc half_exp native_exp j0 j1 y0 y1
+catch class delete new operator template this throw try typename virtual using namespace
+"""
+
+
+class OpenCLPrinter(Printer):
+    functions: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            **{name: name for name in ("min", "max", "pow", "exp", "exp2", "log", "log2", "sqrt")},
+            **{name: name for name in ("rsqrt", "sin", "cos", "tan", "atan", "tanh", "erf")},
+            **{name: name for name in ("floor", "ceil", "fma")},
+            "abs": "fabs",
+            "round": "rint",
+        }
+    )
+    reserved = frozenset((*RESERVED.split(), *functions.values(), "abs"))
+
+    def type_name(self, type: Type) -> str:
+        if type.lanes > 1 and type.dtype is DType.BOOL:
+            return f"int{type.lanes}"
+        return VALUES[type.dtype] + (str(type.lanes) if type.lanes > 1 else "")
+
+    def call(self, expr: Call) -> Spelling:
+        if expr.op == "abs" and expr.type.dtype is DType.I32:
+            # The built-in returns an unsigned integer.
+            operand = self.text(expr.args[0])
+            return f"as_{self.type_name(expr.type)}(abs({operand}))", ATOM
+        return super().call(expr)
+
+    def splats(self, expr: Call) -> bool:
+        return any(a.type.dtype is DType.BOOL for a in expr.args)
+
+    # Head.
+
+    def head(self) -> None:
+        kernel = self.kernel
+        if self.caps.f16_arithmetic and self._uses_half():
+            self.line("#pragma OPENCL EXTENSION cl_khr_fp16 : enable")
+        self.line("#pragma OPENCL FP_CONTRACT OFF")
+        group = ", ".join(map(str, kernel.group))
+        self.line(f"__kernel __attribute__((reqd_work_group_size({group})))")
+        parameters = ", ".join(self._parameter(b) for b in kernel.buffers)
+        self.line(f"void {self.entry}({parameters}) {{")
+        for array in kernel.arrays:
+            self.line("  " + self._array(array))
+
+    def _uses_half(self) -> bool:
+        buffers = (*self.kernel.buffers, *self.kernel.arrays)
+        return any(b.dtype is DType.F16 for b in buffers) or any(
+            isinstance(e, Cast) and e.dtype is DType.F16
+            for s in statements(self.kernel.body)
+            for e in walk(*statement_expressions(s))
+        )
+
+    def _element(self, buffer: Buffer) -> str:
+        return STORED[buffer.dtype] + (str(buffer.lanes) if buffer.lanes > 1 else "")
+
+    def _parameter(self, buffer: Buffer) -> str:
+        const = "const " if buffer.access is Access.READ else ""
+        return f"__global {const}{self._element(buffer)} *restrict {self.buffer(buffer)}"
+
+    def _array(self, array: Buffer) -> str:
+        space = "__local " if array.space is Space.LOCAL else ""
+        element = "ushort" if self._raw(array) else self._element(array)
+        return f"{space}{element} {self.buffer(array)}[{array.size // array.lanes}];"
+
+    def _raw(self, array: Buffer) -> bool:
+        """Whether an array of halves must be declared as one of ushort."""
+        return array.dtype is DType.F16 and not self.caps.f16_arithmetic
+
+    def work_id(self, work: WorkId) -> str:
+        return f"(int)get_{'group' if work.kind == 'group' else 'local'}_id({work.dim})"
+
+    # Statements.
+
+    def local(self, var: str, type: Type, value: str, mutable: bool) -> str:
+        return f"{'' if mutable else 'const '}{self.type_name(type)} {var} = {value};"
+
+    def loop(self, var: str, extent: int) -> str:
+        return f"for (int {var} = 0; {var} < {extent}; ++{var})"
+
+    def barrier(self) -> str:
+        return "barrier(CLK_LOCAL_MEM_FENCE);"
+
+    # Expressions.
+
+    def literal(self, expr: Literal) -> Spelling:
+        if expr.type == Type(DType.I32) and expr.value == -(2**31):
+            return "(-2147483647 - 1)", ATOM
+        return super().literal(expr)
+
+    def vector(self, parts: list[str], type: Type) -> str:
+        if type.dtype is DType.BOOL:
+            parts = [{"true": "-1", "false": "0"}.get(p, f"-(int)({p})") for p in parts]
+        return f"({self.type_name(type)})({', '.join(parts)})"
+
+    def lanes(self, first: int, count: int) -> str:
+        return ".s" + "".join(f"{lane:x}" for lane in range(first, first + count))
+
+    def choose(self, condition: Expr, then: Expr, otherwise: Expr) -> Spelling:
+        lanes = max(condition.type.lanes, then.type.lanes, otherwise.type.lanes)
+        if condition.type.lanes == 1:
+            arms = [self.fitted(a, lanes, COMPARE) for a in (then, otherwise)]
+            return f"{self.text(condition, COMPARE)} ? {arms[0]} : {arms[1]}", SELECT
+        arms = [self.fitted(a, lanes) for a in (otherwise, then)]
+        return f"select({arms[0]}, {arms[1]}, {self.text(condition)})", ATOM
+
+    def convert(self, value: Expr, to: DType) -> Spelling:
+        lanes, mask = value.type.lanes, value.type.dtype is DType.BOOL and value.type.lanes > 1
+        if to is DType.F16:
+            half = f"half{lanes if lanes > 1 else ''}"
+            if lanes == 1:
+                return f"(float)(half){self.text(value, UNARY)}", UNARY
+            return f"convert_float{lanes}(convert_{half}({self.text(value)}))", ATOM
+        if to is DType.BOOL:
+            zero = "0" if value.type.dtype is DType.I32 else "0.0f"
+            return f"{self.text(value, ADD)} != {zero}", COMPARE
+        if mask:
+            negated = f"-{self.text(value, ATOM)}"
+            return (
+                (negated, UNARY) if to is DType.I32 else (f"convert_float{lanes}({negated})", ATOM)
+            )
+        if lanes == 1:
+            return f"({VALUES[to]}){self.text(value, UNARY)}", UNARY
+        return f"convert_{VALUES[to]}{lanes}({self.text(value)})", ATOM
+
+    # Memory.
+
+    def _pointer(self, buffer: Buffer) -> str:
+        name = self.buffer(buffer)
+        return f"({SPACES[buffer.space]} half *){name}" if self._array_raw(buffer) else name
+
+    def _array_raw(self, buffer: Buffer) -> bool:
+        return buffer.space is not Space.GLOBAL and self._raw(buffer)
+
+    def _address(self, buffer: Buffer, index: Expr) -> str:
+        return f"{self._pointer(buffer)} + {self.text(index, ADD)}"
+
+    def load(self, load: Load) -> Spelling:
+        buffer, lanes = load.buffer, load.lanes
+        half = buffer.dtype is DType.F16
+        name = self.buffer(buffer)
+        typed = lanes == buffer.lanes and not (half and not self.caps.f16_arithmetic)
+        if typed:
+            element = f"{name}[{self.quotient(load.index, lanes)}]"
+            if half:
+                return (
+                    (f"convert_float{lanes}({element})", ATOM)
+                    if lanes > 1
+                    else (f"(float){element}", UNARY)
+                )
+            made: Spelling = (element, ATOM)
+        elif half and lanes == 1:
+            return f"vload_half({self.text(load.index)}, {self._pointer(buffer)})", ATOM
+        else:
+            function = f"vload_half{lanes}" if half else f"vload{lanes}"
+            made = f"{function}(0, {self._address(buffer, load.index)})", ATOM
+        return (f"{made[0]} != 0", COMPARE) if buffer.dtype is DType.BOOL else made
+
+    def store(self, buffer: Buffer, index: Expr, value: Expr) -> list[str]:
+        lanes, half = value.type.lanes, buffer.dtype is DType.F16
+        if isinstance(value, Cast) and value.dtype is DType.F16:
+            value = value.value
+        typed = lanes == buffer.lanes and not (half and not self.caps.f16_arithmetic)
+        text = self.text(value)
+        if buffer.dtype is DType.BOOL and lanes > 1:
+            text = f"-{self.text(value, ATOM)}"
+        if typed:
+            if half:
+                text = (
+                    f"convert_half{lanes}({text})"
+                    if lanes > 1
+                    else f"(half){self.text(value, UNARY)}"
+                )
+            return [f"{self.buffer(buffer)}[{self.quotient(index, lanes)}] = {text};"]
+        if half and lanes == 1:
+            return [f"vstore_half({text}, {self.text(index)}, {self._pointer(buffer)});"]
+        function = f"vstore_half{lanes}" if half else f"vstore{lanes}"
+        return [f"{function}({text}, 0, {self._address(buffer, index)});"]

@@ -13,10 +13,10 @@ and Lee, "Efficient memory management for deep neural net inference", arXiv 2001
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sdlc.program.program import MemoryReport
+from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,31 @@ def conflicts(lifetimes: Sequence[Lifetime], offsets: Offsets) -> list[tuple[str
             if a.overlaps(b):
                 found.append((a.name, b.name))
     return found
+
+
+def lifetimes_of(
+    tensors: Mapping[str, Tensor], dispatches: Sequence[Dispatch]
+) -> tuple[Lifetime, ...]:
+    """The temporaries that `dispatches` bind, live from the first that binds one to the last."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for time, dispatch in enumerate(dispatches):
+        for _, name in dispatch.bindings:
+            if tensors[name].role is TensorRole.TEMPORARY:
+                first.setdefault(name, time)
+                last[name] = time
+    return tuple(Lifetime(n, first[n], last[n], tensors[n].nbytes) for n in first)
+
+
+def relocate(program: Program, alignment: int) -> Program:
+    """`program` with offsets that a device with this alignment accepts: itself where they do."""
+    temporaries = [t for t in program.tensors.values() if t.role is TensorRole.TEMPORARY]
+    if all(t.offset % alignment == 0 for t in temporaries):
+        return program
+    plan = plan_memory(lifetimes_of(program.tensors, program.dispatches), alignment)
+    moved = {n: replace(program.tensors[n], offset=at) for n, at in plan.offsets.items()}
+    report = plan.report(program.memory.weights)
+    return replace(program, tensors={**program.tensors, **moved}, memory=report)
 
 
 def _check(lifetimes: Sequence[Lifetime], alignment: int) -> None:

@@ -1,0 +1,291 @@
+"""The public Python interface: the command line's edge, as functions.
+
+In: `.sdl` text or files, NumPy arrays. Out: `CompiledProgram`s and their results. Invariant: with
+`cli*.py` this is the only part of `dsl` that knows backends and models; everything else sees them
+through the `Target` and `Device` protocols. Documented in docs/api.md.
+
+    program = sdlc.compile(Path("model.sdl"), target="cpu", sizes={"b": 1})
+    outputs = program.run(x=x, weights="weights.safetensors")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sdlc.graph.node import Graph
+from sdlc.graph.types import Array, DType
+from sdlc.language.diagnostics import failure
+from sdlc.program.device import Device, DeviceInfo, KernelText
+from sdlc.program.execute import Executable
+from sdlc.program.program import MemoryReport, Program
+from sdlc.program.target import Target
+
+if TYPE_CHECKING:
+    from sdlc.language.library import Library
+    from sdlc.program.explain import Explanation
+
+Size = int | tuple[int, ...]
+Config = Mapping[str, object] | str | Path
+Weights = Mapping[str, Array] | str | Path
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to compile, and for what."""
+
+    library: Library
+    target: Target
+    entry: str | None
+    sizes: Mapping[str, Size]
+    config: Mapping[str, object]
+    precision: DType
+
+    def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
+        """Compiles with `sizes` beside those asked for."""
+        from sdlc.language.elaborate import build
+        from sdlc.program.pipeline import compile_graph
+
+        every = {**sizes, **self.sizes}
+        graph = build(self.library, self.entry, every, self.config, self.precision)
+        return Compiled(graph, compile_graph(graph, self.target), self.target)
+
+    def missing_sizes(self) -> tuple[str, ...]:
+        """Names in the inputs' types that have no size yet: run-time shapes will bind them."""
+        from sdlc.api_sizes import entry_of, size_names
+
+        definition = entry_of(self.library.entry_module, self.entry)
+        names = size_names(definition) if definition else ()
+        return tuple(n for n in names if n not in self.sizes and n not in self.config)
+
+    def build_for(self, inputs: Mapping[str, object]) -> Compiled:
+        """Compiles for the shapes of `inputs`."""
+        from sdlc.api_sizes import entry_of, sizes_of
+
+        definition = entry_of(self.library.entry_module, self.entry)
+        return self.build(sizes_of(definition, inputs) if definition else NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    graph: Graph
+    program: Program
+    target: Target
+
+    def texts(self) -> tuple[KernelText, ...]:
+        """Every kernel in every language of the target, legalised for it."""
+        return target_texts(self.program, self.target)
+
+
+@dataclass(slots=True)
+class CompiledProgram:
+    """A program for fixed sizes, or, where sizes were left open, for the shapes that `run` meets
+    (one compilation for each set of shapes, kept)."""
+
+    request: Request
+    _compiled: dict[Any, Compiled] = field(default_factory=dict, repr=False)
+    _executables: dict[Any, tuple[Executable, Any]] = field(default_factory=dict, repr=False)
+
+    def run(
+        self,
+        inputs: Mapping[str, object] = NOTHING,
+        /,
+        *,
+        device: str | Device | None = None,
+        weights: Weights | None = None,
+        **named: object,
+    ) -> dict[str, Array]:
+        """Outputs by name for `inputs` (by name, as a mapping or as keywords).
+
+        `device` is what `--device` takes, an open device, or None for the best; `weights` are
+        arrays by scope path, a safetensors file or a folder. Compiled, opened and uploaded things
+        are kept for the next run. Raises SdlError for inputs, weights or devices that do not fit.
+        """
+        arrays = {**inputs, **named}
+        compiled = self._for(arrays)
+        key = (id(compiled), device, _weights_key(weights))
+        if key not in self._executables:
+            from sdlc.backends.devices import open_device
+
+            opened = open_device(device) if device is None or isinstance(device, str) else device
+            held = load_weights(weights)
+            made = Executable(compiled.program, opened, held)
+            self._executables[key] = (made, weights)
+        return self._executables[key][0].run(arrays)
+
+    def save(self, directory: str | Path, weights: Weights | None = None) -> Path:
+        """Writes a bundle (docs/bundle.md), with `weights` packed into it where given."""
+        from sdlc.program.bundle import write_bundle
+
+        compiled = self._fixed("save")
+        packed = None if weights is None else load_weights(weights)
+        caps = compiled.target.caps
+        return write_bundle(compiled.program, compiled.texts(), caps, Path(directory), packed)
+
+    def explain(self) -> Explanation:
+        """Graph, groups, kernels and memory; `str` of it is the text of `sdlc explain`."""
+        compiled = self._fixed("explain")
+        return explanation(compiled)
+
+    @property
+    def memory(self) -> MemoryReport:
+        """Bytes of temporaries (naive, arena, lower bound) and of weights."""
+        return self._fixed("report the memory of").program.memory
+
+    @property
+    def program(self) -> Program:
+        return self._fixed("look into").program
+
+    def _fixed(self, what: str) -> Compiled:
+        missing = self.request.missing_sizes()
+        if missing:
+            message = f"cannot {what} a program whose sizes are open: {', '.join(missing)}"
+            example = ", ".join(f'"{name}": 1' for name in missing)
+            raise failure("P008", message, help=f"compile it with sizes={{{example}}}")
+        return self._for(NOTHING)
+
+    def _for(self, arrays: Mapping[str, object]) -> Compiled:
+        import numpy as np
+
+        open_sizes = bool(self.request.missing_sizes())
+        key = tuple((n, np.shape(a)) for n, a in sorted(arrays.items())) if open_sizes else ()
+        if key not in self._compiled:
+            request = self.request
+            self._compiled[key] = request.build_for(arrays) if open_sizes else request.build()
+        return self._compiled[key]
+
+
+def compile(
+    source: str | Path,
+    *,
+    target: str = "cpu",
+    entry: str | None = None,
+    sizes: Mapping[str, Size] | None = None,
+    config: Config | Sequence[Config] | None = None,
+    precision: str = "f32",
+) -> CompiledProgram:
+    """Compiles `.sdl`.
+
+    `source` is a path, or the text itself if it is a string with a brace or a line end. `target` is
+    a name of `targets()`; `entry` a model, block or op (None: the file's only model, else its only
+    op or block); `sizes` binds names such as `b` (an int) and `*b` (a tuple), and those left open
+    are bound by the arrays given to `run`; `config` holds values or the path of a config.json, or
+    several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`.
+    Raises SdlError for whatever is wrong with the source, sizes, config or target.
+    """
+    request = make_request(source, target, entry, sizes or {}, (config, precision))
+    program = CompiledProgram(request)
+    if not request.missing_sizes():
+        program._for(NOTHING)
+    return program
+
+
+def make_request(
+    source: str | Path,
+    target: str,
+    entry: str | None,
+    sizes: Mapping[str, Size],
+    settings: tuple[Config | Sequence[Config] | None, str],
+) -> Request:
+    """A request from what a user gives; `settings` are configuration and precision."""
+    from sdlc.backends.target import load_target
+
+    config, precision = settings
+    known = {DType.F32.value: DType.F32, DType.F16.value: DType.F16}
+    if precision not in known:
+        raise failure("P009", f"unknown precision `{precision}`", help="use f32 or f16")
+    library = load_library(source)
+    values = read_config(config)
+    return Request(library, load_target(target), entry, sizes, values, known[precision])
+
+
+def load_library(source: str | Path) -> Library:
+    from sdlc.language.library import load
+
+    if isinstance(source, str) and ("{" in source or "\n" in source):
+        return load(None, source)
+    return load(Path(source))
+
+
+def read_config(config: Config | Sequence[Config] | None) -> dict[str, object]:
+    """The values of one or several configurations, later ones winning."""
+    if config is None:
+        return {}
+    if isinstance(config, Mapping):
+        return dict(config)
+    if isinstance(config, (str, Path)):
+        return _config_file(Path(config))
+    merged: dict[str, object] = {}
+    for each in config:
+        merged |= read_config(each)
+    return merged
+
+
+def _config_file(path: Path) -> dict[str, object]:
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        message = f"configuration `{path}` cannot be read: {error.strerror}"
+        raise failure("P009", message, help="give a model's config.json") from error
+    except (ValueError, RecursionError) as error:
+        message = f"configuration `{path}` is not JSON: {error}"
+        raise failure("P009", message, help="give a model's config.json") from error
+    if not isinstance(values, dict):
+        message = f"configuration `{path}` is no JSON object"
+        raise failure("P009", message, help='write names and values: {"layers": 2}')
+    return values
+
+
+def load_weights(weights: Weights | None) -> Mapping[str, Array]:
+    """Arrays by scope path, from a mapping, a safetensors file or a folder of them."""
+    if weights is None:
+        return NOTHING
+    if isinstance(weights, Mapping):
+        return weights
+    from sdlc.models import weights as files
+
+    return files.load_weights(Path(weights))
+
+
+def _weights_key(weights: Weights | None) -> object:
+    return str(weights) if isinstance(weights, (str, Path)) else id(weights)
+
+
+def target_texts(program: Program, target: Target) -> tuple[KernelText, ...]:
+    """Every kernel in every language of `target`, legalised for it."""
+    from sdlc.backends.legalize import legalize
+    from sdlc.backends.printer import print_kernel
+
+    caps = target.caps
+    return tuple(
+        print_kernel(legalize(kernel, caps, language), language, caps)
+        for language in caps.languages
+        for kernel in program.kernels.values()
+    )
+
+
+def explanation(compiled: Compiled) -> Explanation:
+    from sdlc.program.explain import explain
+    from sdlc.schedule.plan import plan
+
+    made = plan(compiled.graph, compiled.target)
+    return explain(compiled.graph, made, compiled.program, compiled.texts())
+
+
+def devices() -> tuple[DeviceInfo, ...]:
+    """The devices of this machine, the best first. See `sdlc doctor` for those not found."""
+    from sdlc.backends.devices import find_devices
+
+    return find_devices().devices
+
+
+def targets() -> tuple[Target, ...]:
+    """Everything that programs can be compiled for."""
+    from sdlc.backends.target import load_target, target_names
+
+    return tuple(load_target(name) for name in target_names())

@@ -1,0 +1,325 @@
+"""Bundles: a compiled program as a folder that can be shipped.
+
+In: a `Program`, its kernels' texts, perhaps weights. Out: a folder with `manifest.json`, `kernels/`
+and safetensors files (docs/bundle.md), or what such a folder holds. Invariant: a folder appears
+whole or not at all; what `read_bundle` returns has passed every check, so it can be run blindly.
+
+    write_bundle(program, texts, target.caps, Path("softmax-adreno"))
+    bundle = read_bundle(Path("softmax-adreno"))
+    executable = bundle.executable(device, weights)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from sdlc.graph.types import Array
+from sdlc.language.diagnostics import SdlError, failure
+from sdlc.program.bundle_manifest import (
+    Manifest,
+    contradictions,
+    lacks,
+    manifest_of,
+    program_of,
+    text_of,
+)
+from sdlc.program.bundle_schema import FORMAT, MANIFEST, VERSION, faults
+from sdlc.program.device import Device, KernelText
+from sdlc.program.execute import Executable, check_weights
+from sdlc.program.program import Program, Tensor, TensorRole
+from sdlc.program.target import Capabilities
+from sdlc.program.values import stored_shape, unstored
+
+EXTENSIONS = MappingProxyType({"opencl": "cl", "wgsl": "wgsl"})
+AGAIN = "the bundle is damaged or was edited: write it again with `sdlc compile`"
+NO_WEIGHTS: Mapping[str, Array] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read: `program` has no kernel IR; `texts` are by language; `packed` are the
+    weights in the folder, None where it has none."""
+
+    program: Program
+    texts: dict[str, tuple[KernelText, ...]]
+    requires: Mapping[str, Any]
+    packed: Mapping[str, Array] | None = field(default=None)
+
+    def texts_for(self, caps: Capabilities) -> tuple[KernelText, ...]:
+        """The texts in the first language that the device speaks.
+
+        Raises SdlError (B006) where it speaks none of them, or cannot do what the kernels need."""
+        speaks = [language for language in caps.languages if language in self.texts]
+        if not speaks:
+            has, wants = ", ".join(self.texts), ", ".join(caps.languages)
+            message = f"bundle `{self.program.name}` holds {has} kernels; the device takes {wants}"
+            help = "choose another device (--device), or compile for a target with that language"
+            raise failure("B006", message, help)
+        missing = tuple(lacks(self.requires, caps))
+        if missing:
+            message = f"the device cannot run bundle `{self.program.name}`"
+            help = "choose another device (--device), or compile for a target with less"
+            raise failure("B006", message, help, missing)
+        return self.texts[speaks[0]]
+
+    def executable(
+        self,
+        device: Device,
+        weights: Mapping[str, Array] | None = None,
+        feedback: Mapping[str, str] = MappingProxyType({}),
+    ) -> Executable:
+        """The bundle on a device; `weights` default to the packed ones."""
+        held = NO_WEIGHTS if self.packed is None else self.packed
+        texts = self.texts_for(device.info.caps)
+        return Executable(
+            self.program, device, held if weights is None else weights, texts, feedback
+        )
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def write_bundle(
+    program: Program,
+    texts: Sequence[KernelText],
+    caps: Capabilities,
+    directory: Path,
+    weights: Mapping[str, Array] | None = None,
+) -> Path:
+    """Writes `program` to `directory`, which becomes whole or stays as it was.
+
+    `texts` are its kernels in every language of the target, `caps` the target's; `weights`, where
+    given, are packed into the bundle as the kernels want them. Replaces an older bundle. Raises
+    SdlError: B001 `directory` is something else or cannot be written; P001, P002 for the weights.
+    """
+    directory = Path(directory)
+    _check_place(directory)
+    if weights is not None:
+        check_weights(program, weights)
+    part = directory.parent / f".{directory.name}.{os.getpid()}.part"
+    try:
+        _write_all(program, texts, caps, part, weights)
+        _exchange(part, directory)
+    except OSError as error:
+        message = f"cannot write the bundle `{directory}`: {error.strerror or error}"
+        raise failure("B001", message, help="choose a directory that you can write to") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return directory
+
+
+def _check_place(directory: Path) -> None:
+    if not directory.exists() or is_bundle(directory):
+        return
+    if not directory.is_dir():
+        raise failure("B001", f"`{directory}` is a file", help="choose another directory with -o")
+    if any(directory.iterdir()):
+        message = f"`{directory}` holds other files and is no bundle: it is left alone"
+        raise failure("B001", message, help="choose another directory with -o, or empty this one")
+
+
+def is_bundle(directory: Path) -> bool:
+    """Whether a folder holds a manifest of ours (valid or not)."""
+    try:
+        head = json.loads((directory / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(head, dict) and head.get("format") == FORMAT
+
+
+def _write_all(
+    program: Program,
+    texts: Sequence[KernelText],
+    caps: Capabilities,
+    part: Path,
+    weights: Mapping[str, Array] | None,
+) -> None:
+    from sdlc import __version__
+
+    (part / "kernels").mkdir(parents=True)
+    files = [
+        (name, _write_file(part / name, text.text.encode()))
+        for name, text in zip(file_names(texts), texts, strict=True)
+    ]
+    manifest = manifest_of(program, texts, files, caps, __version__)
+    if program.constants:
+        manifest["constants"] = _write_tensors(part, "constants", program, program.constants)
+    if weights is not None:
+        manifest["weights"] = _write_tensors(part, "weights", program, weights)
+    problems = [*faults(manifest), *contradictions(manifest)]
+    assert not problems, problems  # a defect of the compiler: never shipped
+    _write_file(part / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def file_names(texts: Sequence[KernelText]) -> list[str]:
+    """A file for each text: the kernel's name with every other character replaced, unique."""
+    made: list[str] = []
+    for text in texts:
+        stem = re.sub(r"[^A-Za-z0-9_-]", "_", text.name) or "kernel"
+        extension = EXTENSIONS.get(text.language, "txt")
+        name, number = f"kernels/k_{stem}.{extension}", 1
+        while name.lower() in (m.lower() for m in made):
+            number += 1
+            name = f"kernels/k_{stem}-{number}.{extension}"
+        made.append(name)
+    return made
+
+
+def _write_file(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_tensors(
+    part: Path, kind: str, program: Program, arrays: Mapping[str, Array]
+) -> dict[str, str]:
+    from safetensors.numpy import save_file
+
+    role = TensorRole.WEIGHT if kind == "weights" else TensorRole.CONSTANT
+    tensors = [t for t in program.tensors.values() if t.role is role]
+    path = part / f"{kind}.safetensors"
+    save_file({t.name: _stored(arrays[t.weight or t.name], t) for t in tensors}, path)
+    return {"file": path.name, "digest": _digest(path)}
+
+
+def _stored(array: Array, tensor: Tensor) -> Array:
+    shaped = np.asarray(array).reshape(tensor.shape)
+    return np.ascontiguousarray(shaped.transpose(tensor.order), tensor.dtype.numpy)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _exchange(part: Path, directory: Path) -> None:
+    """Puts `part` where `directory` is; on failure the old one is back in its place."""
+    old = part.with_suffix(".old")
+    had = directory.exists()
+    if had:
+        directory.rename(old)
+    try:
+        part.rename(directory)
+    except BaseException:
+        if had:
+            old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def read_bundle(directory: Path) -> Bundle:
+    """A checked bundle. Raises SdlError: B002 no bundle, or of another version; B003 a manifest of
+    the wrong form; B004 one that contradicts itself; B005 a file that is missing or changed."""
+    directory = Path(directory)
+    manifest = _manifest(directory)
+    program = program_of(manifest)
+    texts: dict[str, list[KernelText]] = {}
+    for record in manifest["kernels"]:
+        source = _checked_file(directory, record["file"], record["digest"])
+        try:
+            text = text_of(record, source.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise failure("B005", f"`{source}` is no UTF-8 text", help=AGAIN) from error
+        texts.setdefault(record["language"], []).append(text)
+    constants = _data(directory, manifest, "constants", program)
+    return Bundle(
+        program=replace(program, constants=dict(constants or {})),
+        texts={language: tuple(each) for language, each in texts.items()},
+        requires=manifest["requires"],
+        packed=_data(directory, manifest, "weights", program),
+    )
+
+
+def _manifest(directory: Path) -> Manifest:
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except OSError as error:
+        message = f"`{directory}` is no bundle: {MANIFEST} cannot be read ({error.strerror})"
+        raise failure("B002", message, help="`sdlc compile FILE -o DIR` makes one") from error
+    except (ValueError, RecursionError) as error:
+        raise failure("B003", f"`{path}` is not JSON: {error}", help=AGAIN) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        help = "`sdlc compile FILE -o DIR` makes one"
+        raise failure("B002", f"`{path}` is not the manifest of a bundle", help)
+    if manifest.get("version") != VERSION:
+        message = f"`{directory}` has format version {manifest.get('version')!r}, not {VERSION}"
+        help = f"it was made by sdlc {manifest.get('compiler')}: use that one, or compile again"
+        raise failure("B002", message, help)
+    _refuse(path, "B003", "does not have the form of a manifest", faults(manifest))
+    _refuse(path, "B004", "contradicts itself", contradictions(manifest))
+    return manifest
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _refuse(path: Path, code: str, message: str, found: Iterator[str]) -> None:
+    problems = [fault for _, fault in zip(range(8), found, strict=False)]
+    if problems:
+        notes = tuple(("fault", problem) for problem in problems)
+        raise failure(code, f"`{path}` {message}", AGAIN, notes)
+
+
+def _checked_file(directory: Path, name: str, digest: str) -> Path:
+    """A file of the bundle with the digest that the manifest gives. The schema keeps `name` plain;
+    a link that leads out of the folder is refused here."""
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise failure("B005", f"`{path}` lies outside the bundle", help=AGAIN)
+    try:
+        found = _digest(path)
+    except OSError as error:
+        raise failure("B005", f"`{path}` cannot be read: {error.strerror}", help=AGAIN) from error
+    if found != digest:
+        notes = (("expected", digest), ("found", found))
+        raise failure("B005", f"`{path}` is not the file that the manifest describes", AGAIN, notes)
+    return path
+
+
+def _data(
+    directory: Path, manifest: Manifest, kind: str, program: Program
+) -> dict[str, Array] | None:
+    """The arrays of a safetensors file of the bundle, in logical axes: constants by tensor name,
+    weights by scope path."""
+    role = TensorRole.WEIGHT if kind == "weights" else TensorRole.CONSTANT
+    tensors = [t for t in program.tensors.values() if t.role is role]
+    if kind not in manifest:
+        if kind == "constants" and tensors:
+            raise failure("B004", f"`{directory}` has no data for its constants", help=AGAIN)
+        return None
+    path = _checked_file(directory, manifest[kind]["file"], manifest[kind]["digest"])
+    arrays = _load_file(path)
+    for tensor in tensors:
+        held = arrays.get(tensor.name)
+        if held is None or (held.shape, held.dtype) != (stored_shape(tensor), tensor.dtype.numpy):
+            message = f"`{path}` does not hold `{tensor.name}` as the manifest describes it"
+            raise failure("B005", message, help=AGAIN)
+    return {t.weight or t.name: unstored(arrays[t.name], t) for t in tensors}
+
+
+def _load_file(path: Path) -> dict[str, Array]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise failure("B005", f"`{path}` cannot be read: {error}", help=AGAIN) from error
+
+
+__all__ = ["Bundle", "SdlError", "is_bundle", "read_bundle", "write_bundle"]

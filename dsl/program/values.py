@@ -1,0 +1,168 @@
+"""Host arrays to stored bytes and back, with the checks that a user's arrays need.
+
+In: NumPy arrays and `Tensor`s. Out: the bytes that a device memory holds, or an array. Invariant:
+`load(store(x, t), t) == x` for every array that `t.dtype` can hold exactly. Errors name the tensor,
+both shapes and the `.sdl` line.
+
+    store(np.zeros((1, 3, 4, 4), np.float32), tensor)     # with order (0, 2, 3, 1): NHWC bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from sdlc.graph.types import Array, DType, Span
+from sdlc.language.diagnostics import Diagnostic, SdlError
+from sdlc.program.program import Program, Tensor
+
+MOST_SHOWN = 8
+
+
+def stored_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The extents in storage order, outermost first."""
+    return tuple(tensor.shape[axis] for axis in tensor.order)
+
+
+def store(array: Array, tensor: Tensor) -> bytes:
+    """`array` (of the tensor's logical shape) as stored bytes: permuted, converted, padded."""
+    data = np.ascontiguousarray(array.transpose(tensor.order), tensor.dtype.numpy).tobytes()
+    return data + bytes(tensor.nbytes - len(data))
+
+
+def load(data: bytes, tensor: Tensor) -> Array:
+    """The logical array that a tensor's bytes hold: a fresh, writable, row-major array."""
+    flat = np.frombuffer(data, tensor.dtype.numpy, count=prod(tensor.shape))
+    return unstored(flat.reshape(stored_shape(tensor)), tensor).copy()
+
+
+def unstored(array: Array, tensor: Tensor) -> Array:
+    """An array in storage order, seen in logical axes."""
+    return array.transpose([tensor.order.index(axis) for axis in range(len(tensor.order))])
+
+
+def describe(tensor: Tensor) -> str:
+    return shape_text(tensor.dtype.value, tensor.shape)
+
+
+def shape_text(dtype: str, shape: Iterable[int]) -> str:
+    return f"{dtype}[{', '.join(map(str, shape))}]"
+
+
+# ---- inputs --------------------------------------------------------------------------------------
+
+
+def check_inputs(program: Program, inputs: Mapping[str, object]) -> dict[str, Array]:
+    """The run-time inputs, converted to the tensors' types.
+
+    Raises SdlError (P003 unknown or missing name, P004 shape, P005 type) for all faults at once.
+    """
+    problems = list(_name_problems(program, inputs))
+    arrays: dict[str, Array] = {}
+    for name in program.inputs:
+        if name in inputs:
+            made = convert_input(inputs[name], program.tensors[name])
+            if isinstance(made, Diagnostic):
+                problems.append(made)
+            else:
+                arrays[name] = made
+    if problems:
+        raise located(problems)
+    return arrays
+
+
+def _name_problems(program: Program, inputs: Mapping[str, object]) -> Iterable[Diagnostic]:
+    expected = ", ".join(f"{n}: {describe(program.tensors[n])}" for n in program.inputs)
+    note = (("inputs", expected or "none"),)
+    for name in inputs:
+        if name not in program.inputs:
+            help = did_you_mean(name, program.inputs) or "give only the inputs listed above"
+            yield Diagnostic(
+                "P003", f"`{program.name}` has no input `{name}`", notes=note, help=help
+            )
+    for name in program.inputs:
+        if name not in inputs:
+            span = origin_span(program.tensors[name])
+            message = f"input `{name}` of `{program.name}` is missing"
+            yield Diagnostic("P003", message, span, notes=note, help=f"give an array for `{name}`")
+
+
+def convert_input(value: object, tensor: Tensor) -> Array | Diagnostic:
+    """`value` as an array of the tensor's type, or what is wrong with it."""
+    array = np.asarray(value)
+    wanted, got = describe(tensor), shape_text(str(array.dtype), array.shape)
+    span = origin_span(tensor)
+    if array.dtype.kind not in "biuf":
+        message = f"input `{tensor.name}` holds {array.dtype}, which is no number"
+        return Diagnostic("P005", message, span, help=f"give an array of numbers for {wanted}")
+    if array.shape != tensor.shape:
+        message = f"input `{tensor.name}` is {got}, but the program was compiled for {wanted}"
+        help = f"give {wanted}, or compile for the shape at hand (--set or sizes=)"
+        return Diagnostic("P004", message, span, help=help)
+    if array.dtype.kind == "f" and not tensor.dtype.is_float:
+        message = f"input `{tensor.name}` is {got}, but the program takes {wanted}"
+        return Diagnostic("P005", message, span, help="convert the array to integers first")
+    return _converted(array, tensor, span)
+
+
+def _converted(array: Array, tensor: Tensor, span: Span | None) -> Array | Diagnostic:
+    if tensor.dtype is DType.BOOL:
+        flags: Array = (array != 0).astype(np.int32)
+        return flags
+    if overflows(array, tensor.dtype):
+        message = f"input `{tensor.name}` has values that {tensor.dtype.value} cannot hold"
+        return Diagnostic("P005", message, span, help=f"its values {range_text(array)}")
+    with np.errstate(over="ignore"):
+        made: Array = array.astype(tensor.dtype.numpy)
+    return made
+
+
+def overflows(array: Array, dtype: DType) -> bool:
+    """Whether a finite value of `array` lies outside the range of `dtype`."""
+    if array.size == 0 or dtype is DType.BOOL:
+        return False
+    if dtype is DType.I32:
+        return bool(array.min() < -(2**31) or array.max() > 2**31 - 1)
+    if array.dtype.itemsize <= dtype.itemsize and array.dtype.kind == "f":
+        return False
+    wide = array.astype(np.float64)
+    with np.errstate(over="ignore"):
+        return bool((np.isinf(wide.astype(dtype.numpy)) & np.isfinite(wide)).any())
+
+
+def range_text(array: Array) -> str:
+    return f"lie between {array.min()} and {array.max()}"
+
+
+# ---- messages ------------------------------------------------------------------------------------
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return "did you mean " + " or ".join(f"`{n}`" for n in near) + "?" if near else ""
+
+
+def origin_span(tensor: Tensor) -> Span | None:
+    return tensor.origin.span if tensor.origin else None
+
+
+def located(problems: Iterable[Diagnostic], most: int = MOST_SHOWN) -> SdlError:
+    """One error of the first `most` problems, with the sources that they point into."""
+    found = list(problems)
+    shown = found[:most]
+    if len(found) > most:
+        more = f"and {len(found) - most} more of the same kind"
+        shown.append(Diagnostic(found[most].code, more, help="the first ones are shown above"))
+    spans = [d.span for d in shown if d.span]
+    return SdlError(tuple(shown), {s.file: source_text(s.file) for s in spans})
+
+
+def source_text(file: str) -> str:
+    """The text of a source file, or '' where it is no longer there (a bundle was shipped)."""
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""

@@ -115,7 +115,8 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A scope path: parts are literal text or expressions in braces."""
+    """A scope path: parts are literal text (dots included) or expressions in braces, and the path
+    is their concatenation: `down.{i}.conv{j}` has the parts `down.`, i, `.conv`, j."""
 
     parts: tuple[str | Expression, ...]
     span: Span

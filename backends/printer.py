@@ -55,7 +55,7 @@ from sdlc.kernel.ir import (
 )
 from sdlc.language.diagnostics import failure
 from sdlc.program.device import KernelText
-from sdlc.program.target import Capabilities
+from sdlc.target import Capabilities
 
 SELECT, OR, AND, COMPARE, SHIFT, ADD, MULTIPLY, UNARY, ATOM = range(9)
 """How tightly a spelling binds. Mixed `&&` and `||` and chained comparisons get parentheses, which
@@ -438,7 +438,7 @@ class Printer(ABC):
 
     def quotient(self, index: Expr, by: int) -> str:
         """`index / by`, where legalisation has proven that there is no remainder."""
-        return self.text(divided(index, by))
+        return self.text(index if by == 1 else divided(index, by))
 
 
 def divided(index: Expr, by: int) -> Expr:

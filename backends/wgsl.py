@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from sdlc.backends.printer import ATOM, COMPARE, UNARY, Printer, Spelling
+from sdlc.backends.printer import ATOM, COMPARE, UNARY, Printer, Spelling, divided
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Buffer, Call, Cast, Expr, Load, Space, Type, WorkId
 
@@ -177,9 +177,9 @@ class WgslPrinter(Printer):
         return cells[0] if load.lanes == 2 else f"vec{load.lanes}<f32>({', '.join(cells)})"
 
     def _words(self, buffer: Buffer, index: Expr, lanes: int) -> list[str]:
-        first = self.quotient(index, 2)
-        offsets = ("", *(f" + {n}" for n in range(1, lanes // 2)))
-        return [f"{self.buffer(buffer)}[{first}{offset}]" for offset in offsets]
+        words = divided(index, 2)
+        name = self.buffer(buffer)
+        return [f"{name}[{self.offset(words, n)}]" for n in range(lanes // 2)]
 
     def store(self, buffer: Buffer, index: Expr, value: Expr) -> list[str]:
         lanes, dtype = value.type.lanes, buffer.dtype

@@ -1,0 +1,217 @@
+"""Scalar operators that a language lacks or defines too narrowly, written in those that it has.
+
+In: a kernel. Out: the kernel with such calls expanded. Invariant: every operator means after
+expansion what `graph.scalar` says, for every operand; `floordiv` and `mod` remain only on operands
+proven non-negative, where the languages' truncating `/` and `%` agree with them.
+
+    floordiv(i, 4)  →  select(i >= 0, floordiv(max(i, 0), 4), -1 - floordiv(max(-1 - i, 0), 4))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import pi
+from types import MappingProxyType
+
+from sdlc.backends.rewrite import Here, expand
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import (
+    Buffer,
+    Call,
+    Cast,
+    Expr,
+    Kernel,
+    Literal,
+    Load,
+    Space,
+    Store,
+    call,
+    f32,
+    i32,
+)
+from sdlc.target import Capabilities
+
+ERF_SMALL = (
+    1.1283791065216064,
+    -0.37612348794937134,
+    0.11280364543199539,
+    -0.026716385036706924,
+    0.004923277534544468,
+    -0.0005654105916619301,
+)
+"""erf(x) / x as a polynomial in x² for |x| < 1: interpolated at Chebyshev nodes in f64."""
+
+ERF_LARGE = (
+    0.27885702252388,
+    0.3131900727748871,
+    0.12953217327594757,
+    0.38431087136268616,
+    -0.05624246224761009,
+    -0.050157926976680756,
+)
+"""erfc(x) exp(x²) / t as a polynomial in t = 1 / (1 + x / 2), for x >= 1: the form of Abramowitz
+and Stegun, Handbook of Mathematical Functions, 7.1.26, with coefficients fitted by least squares at
+Chebyshev nodes. Both together are within 2e-7 of erf in f32."""
+
+TANH_LIMIT = 10.0
+"""tanh of anything larger is 1 in f32; some drivers' tanh overflows instead."""
+
+LARGEST_POWER = 4
+"""Integer powers up to this are products."""
+
+
+def expand_functions(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Operators in `caps.missing_functions`: `erf(x)` → polynomials, `tanh(x)` → `tanh` of a
+    clamped operand, `pow(x, y)` → products, or `exp2(y * log2(abs(x)))` with the sign restored."""
+    wanted = {name: f for name, f in EXPANSIONS.items() if name in caps.missing_functions}
+    if not wanted:
+        return kernel
+
+    def change(e: Expr, here: Here) -> Expr:
+        if isinstance(e, Call) and e.op in wanted:
+            return wanted[e.op](e.args, here)
+        return e
+
+    return expand(kernel, change)
+
+
+def _polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
+    made: Expr = f32(coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        made = call("add", call("mul", made, x), f32(c))
+    return made
+
+
+def _erf(args: tuple[Expr, ...], here: Here) -> Expr:
+    x = here.bind(args[0], "x")
+    magnitude = here.bind(call("abs", x), "a")
+    squared = here.bind(call("mul", x, x), "xx")
+    t = here.bind(call("div", f32(1), call("add", call("mul", magnitude, f32(0.5)), f32(1))), "t")
+    tail = call("mul", call("mul", t, _polynomial(t, ERF_LARGE)), call("exp", call("neg", squared)))
+    large = here.bind(call("sub", f32(1), tail), "large")
+    signed = call("select", call("lt", x, f32(0)), call("neg", large), large)
+    small = call("mul", x, _polynomial(squared, ERF_SMALL))
+    return call("select", call("lt", magnitude, f32(1)), small, signed)
+
+
+def _tanh(args: tuple[Expr, ...], here: Here) -> Expr:
+    limited = call("max", call("min", args[0], f32(TANH_LIMIT)), f32(-TANH_LIMIT))
+    return call("tanh", limited)
+
+
+def _pow(args: tuple[Expr, ...], here: Here) -> Expr:
+    x = here.bind(args[0], "x")
+    exponent = args[1]
+    if isinstance(exponent, Literal) and float(exponent.value).is_integer():
+        count = abs(int(exponent.value))
+        if 1 <= count <= LARGEST_POWER:
+            product = x
+            for _ in range(count - 1):
+                product = call("mul", product, x)
+            return product if exponent.value > 0 else call("div", f32(1), product)
+    y = here.bind(exponent, "y")
+    size = here.bind(call("exp2", call("mul", y, call("log2", call("abs", x)))), "size")
+    half = call("mul", y, f32(0.5))
+    odd = call("ne", call("floor", half), half)
+    negative = call("and", call("lt", x, f32(0)), odd)
+    power = call("select", negative, call("neg", size), size)
+    return call("select", call("eq", y, f32(0)), f32(1), power)
+
+
+Expansion = Callable[[tuple[Expr, ...], Here], Expr]
+
+
+def _reduced(name: str) -> Expansion:
+    """`sin` and `cos` of an operand brought into [-π, π]."""
+
+    def made(args: tuple[Expr, ...], here: Here) -> Expr:
+        x = here.bind(args[0], "x")
+        turns = here.bind(call("round", call("mul", x, f32(1 / (2 * pi)))), "turns")
+        # 2π in two parts, so that the subtraction keeps the low bits (Cody and Waite).
+        high, low = 6.28125, 2 * pi - 6.28125
+        return call(
+            name,
+            call(
+                "sub", call("sub", x, call("mul", turns, f32(high))), call("mul", turns, f32(low))
+            ),
+        )
+
+    return made
+
+
+EXPANSIONS: Mapping[str, Expansion] = MappingProxyType(
+    {"erf": _erf, "tanh": _tanh, "pow": _pow, "sin": _reduced("sin"), "cos": _reduced("cos")}
+)
+
+
+def floor_division(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """`floordiv(a, b)`, `mod(a, b)` of operands that may be negative → the same in terms of
+    divisions of non-negative ones; of floats → `floor(a / b)`, `a - floor(a / b) * b`."""
+
+    def change(e: Expr, here: Here) -> Expr:
+        if not isinstance(e, Call) or e.op not in ("floordiv", "mod"):
+            return e
+        if e.type.dtype is not DType.I32:
+            return _float_division(e, here)
+        a, b = e.args
+        if here.non_negative(a) and here.non_negative(call("sub", b, i32(1))):
+            return e
+        a, b = here.bind(a, "a"), here.bind(b, "b")
+        quotient = here.bind(_floored(a, b, here), "quotient")
+        return quotient if e.op == "floordiv" else call("sub", a, call("mul", quotient, b))
+
+    return expand(kernel, change)
+
+
+def _float_division(e: Call, here: Here) -> Expr:
+    a, b = (here.bind(x, n) for x, n in zip(e.args, "ab", strict=True))
+    floored = call("floor", call("div", a, b))
+    return floored if e.op == "floordiv" else call("sub", a, call("mul", floored, b))
+
+
+def _floored(a: Expr, b: Expr, here: Here) -> Expr:
+    if not here.non_negative(call("sub", b, i32(1))):
+        flip = call("lt", b, i32(0))
+        a = here.bind(call("select", flip, call("neg", a), a), "numerator")
+        # A zero divisor divides by one, as `graph.scalar` has it.
+        b = here.bind(call("max", call("abs", b), i32(1)), "divisor")
+    upward = call("floordiv", call("max", a, i32(0)), b)
+    downward = call("floordiv", call("max", call("sub", i32(-1), a), i32(0)), b)
+    return call("select", call("ge", a, i32(0)), upward, call("sub", i32(-1), downward))
+
+
+def round_through_memory(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Rounding to half precision where the language has no f16 arithmetic but can store halves:
+    `f32(f16(x))` → a store to a private array of halves and a load from it."""
+    if caps.f16_arithmetic or language != "opencl":
+        return kernel
+    arrays: dict[int, Buffer] = {}
+
+    def change(e: Expr, here: Here) -> Expr:
+        if not (isinstance(e, Cast) and e.dtype is DType.F32):
+            return e
+        half = e.value
+        if half.type.dtype is not DType.F16 or not isinstance(half, Cast | Call):
+            return e
+        lanes = half.type.lanes
+        if lanes not in arrays:
+            name = here.fresh.name("rounded")
+            arrays[lanes] = Buffer(name, DType.F16, lanes, Space.PRIVATE)
+            here.arrays.append(arrays[lanes])
+        here.before.append(Store(arrays[lanes], i32(0), half))
+        return here.bind(Cast(Load(arrays[lanes], i32(0), lanes), DType.F32), "r")
+
+    return expand(_casts_explicit(kernel), change)
+
+
+def _casts_explicit(kernel: Kernel) -> Kernel:
+    """`Call("f16", x)` and its like → `Cast`."""
+
+    def change(e: Expr, here: Here) -> Expr:
+        match e:
+            case Call(op="f32" | "f16" | "i32"):
+                return Cast(e.args[0], DType(e.op))
+        return e
+
+    return replace(expand(kernel, change))

@@ -1,0 +1,285 @@
+"""Vectors as a language has them: their widths, their memory and halves that share a word.
+
+In: a kernel. Out: the kernel with vectors of the widths in `caps`. Invariant: lane i of every value
+and element i of every buffer stay what they were.
+
+    acc: f32x8;  acc = fma(x[i .. i+7], w, acc)
+    →  acc_0, acc_1: f32x4
+       acc_0 = fma(x[i .. i+3], w, acc_0);  acc_1 = fma(x[i+4 .. i+7], w, acc_1)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+from sdlc.backends.rewrite import (
+    Fresh,
+    Here,
+    accesses,
+    change_buffers,
+    definitions,
+    divisible,
+    expand,
+    expressions,
+    map_statements,
+    plus,
+)
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import (
+    Assign,
+    Buffer,
+    Call,
+    Cast,
+    Declare,
+    Expr,
+    Extract,
+    If,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Space,
+    Stmt,
+    Store,
+    Type,
+    Var,
+    Vector,
+    WorkId,
+    operands,
+    statements,
+    walk,
+    with_operands,
+)
+from sdlc.language.diagnostics import failure
+from sdlc.target import Capabilities
+
+
+def split_vectors(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Values with more lanes than the widest vector → several values: `Let v: f32x16` → four `Let`
+    of f32x4, a `Store` of 16 lanes → four stores."""
+    width = max(caps.vector_widths)
+    wide = any(e.type.lanes > width for e in expressions(kernel))
+    if not wide:
+        return kernel
+    split = _Split(width, Fresh(kernel))
+    return replace(kernel, body=map_statements(kernel.body, split.statement))
+
+
+@dataclass(slots=True)
+class _Split:
+    width: int
+    fresh: Fresh
+    variables: dict[Expr, tuple[Expr, ...]] = field(default_factory=dict)
+    narrowed: dict[Expr, Expr] = field(default_factory=dict)
+    wide: dict[Expr, tuple[Expr, ...]] = field(default_factory=dict)
+
+    def statement(self, stmt: Stmt) -> tuple[Stmt, ...]:
+        match stmt:
+            case Let() | Declare() | Assign() if stmt.var.type.lanes > self.width:
+                return self._locals(stmt)
+            case Let() | Declare() | Assign():
+                return (replace(stmt, value=self.narrow(stmt.value)),)
+            case Store():
+                index = self.narrow(stmt.index)
+                guard = None if stmt.guard is None else self.narrow(stmt.guard)
+                return tuple(
+                    Store(stmt.buffer, plus(index, n * self.width), part, guard)
+                    for n, part in enumerate(self.parts(stmt.value))
+                )
+            case If():
+                return (replace(stmt, condition=self.narrow(stmt.condition)),)
+            case _:
+                return (stmt,)
+
+    def _locals(self, stmt: Let | Declare | Assign) -> tuple[Stmt, ...]:
+        targets = [v for v in self.parts(stmt.var) if isinstance(v, Var)]
+        value = stmt.value
+        parts = self.parts(value) if value.type.lanes > 1 else (self.narrow(value),) * len(targets)
+        if not isinstance(stmt, Assign) or not self._crosses(targets, parts):
+            return tuple(replace(stmt, var=v, value=p) for v, p in zip(targets, parts, strict=True))
+        # A part reads another part of the old value: all are computed before any is assigned.
+        held = [Var(self.fresh.name(v.name), v.type) for v in targets]
+        lets = [Let(v, p) for v, p in zip(held, parts, strict=True)]
+        return (*lets, *(Assign(v, h) for v, h in zip(targets, held, strict=True)))
+
+    @staticmethod
+    def _crosses(targets: list[Var], parts: tuple[Expr, ...]) -> bool:
+        return any(
+            e in targets and e is not target
+            for target, part in zip(targets, parts, strict=True)
+            for e in walk(part)
+        )
+
+    def parts(self, e: Expr) -> tuple[Expr, ...]:
+        """`e` in pieces of `width` lanes."""
+        if e.type.lanes <= self.width:
+            return (self.narrow(e),)
+        if e not in self.wide:
+            self.wide[e] = self._parts(e)
+        return self.wide[e]
+
+    def _parts(self, e: Expr) -> tuple[Expr, ...]:
+        width, count = self.width, e.type.lanes // self.width
+        match e:
+            case Var():
+                type = Type(e.type.dtype, width)
+                return tuple(Var(self.fresh.name(f"{e.name}_{n}"), type) for n in range(count))
+            case Literal():
+                return (Literal(e.value, Type(e.type.dtype, width)),) * count
+            case Load():
+                index = self.narrow(e.index)
+                return tuple(Load(e.buffer, plus(index, n * width), width) for n in range(count))
+            case Vector():
+                lanes = [self.narrow(p) for p in e.parts]
+                return tuple(_vector(lanes[n * width : (n + 1) * width]) for n in range(count))
+            case Extract():
+                return tuple(self._take(e.value, e.first + n * width, width) for n in range(count))
+            case _:
+                spread = [
+                    self.parts(o) if o.type.lanes > 1 else (self.narrow(o),) * count
+                    for o in operands(e)
+                ]
+                return tuple(with_operands(e, made) for made in zip(*spread, strict=True))
+
+    def narrow(self, e: Expr) -> Expr:
+        """An expression of at most `width` lanes, free of wider ones."""
+        if e not in self.narrowed:
+            if isinstance(e, Extract) and e.value.type.lanes > self.width:
+                made = self._take(e.value, e.first, e.count)
+            else:
+                made = with_operands(e, tuple(self.narrow(o) for o in operands(e)))
+            self.narrowed[e] = made
+        return self.narrowed[e]
+
+    def _take(self, value: Expr, first: int, count: int) -> Expr:
+        """Lanes of a wide value, `count` of at most `width`."""
+        parts, width = self.parts(value), self.width
+        part, lane = parts[first // width], first % width
+        if lane + count <= width:
+            return part if count == width else Extract(part, lane, count)
+        return _vector([self._take(value, first + n, 1) for n in range(count)])
+
+
+def _vector(lanes: list[Expr]) -> Expr:
+    return lanes[0] if len(lanes) == 1 else Vector(tuple(lanes))
+
+
+def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """A buffer whose every access has the same lanes at a multiple of them → `Buffer.lanes`, which
+    the text declares as an array of vectors: one aligned access instead of several."""
+    values = definitions(kernel)
+    found: dict[str, set[int]] = defaultdict(set)
+    for buffer, index, lanes in accesses(kernel):
+        found[buffer.name].add(lanes if divisible(index, lanes, values) else 0)
+    made = {
+        b.name: replace(b, lanes=lanes)
+        for b in (*kernel.buffers, *kernel.arrays)
+        if (lanes := _common(found[b.name])) in caps.vector_widths
+        and lanes > 1
+        and b.size % lanes == 0
+        and (b.dtype is not DType.F16 or caps.f16_arithmetic)
+    }
+    return change_buffers(kernel, made) if made else kernel
+
+
+def _common(found: set[int]) -> int:
+    return next(iter(found)) if len(found) == 1 else 0
+
+
+def bind_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """A vector access that WGSL writes as one per lane → its index, and a stored value, in a local
+    first: `x[f(i) .. f(i)+3]` → `let at = f(i); x[at .. at+3]`."""
+    if language != "wgsl":
+        return kernel
+
+    def change(e: Expr, here: Here) -> Expr:
+        if isinstance(e, Load) and e.lanes > e.buffer.lanes:
+            return Load(e.buffer, _bound(e.index, here), e.lanes)
+        return e
+
+    return _bind_stores(expand(kernel, change))
+
+
+def _bound(index: Expr, here: Here) -> Expr:
+    match index:
+        case Call(op="add", args=(Var() | WorkId(), Literal())):
+            return index
+        case Call(op="add", args=(base, Literal() as more)):
+            return Call("add", (here.bind(base, "at"), more))
+    return here.bind(index, "at")
+
+
+def _bind_stores(kernel: Kernel) -> Kernel:
+    fresh = Fresh(kernel)
+
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        if not isinstance(stmt, Store) or stmt.value.type.lanes <= stmt.buffer.lanes:
+            return (stmt,)
+        here = Here(fresh, {})
+        value = stmt.value
+        if isinstance(value, Cast) and value.dtype is DType.F16:
+            value = Cast(here.bind(value.value, "value"), DType.F16)
+        else:
+            value = here.bind(value, "value")
+        made = replace(stmt, index=_bound(stmt.index, here), value=value)
+        return (*here.before, made)
+
+    return replace(kernel, body=map_statements(kernel.body, visit))
+
+
+def widen_half_arrays(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Local and private arrays of halves, where a word cannot be shared by two lanes → f32 arrays
+    of rounded values."""
+    if caps.f16_arithmetic or language != "wgsl":
+        return kernel
+    made = {a.name: replace(a, dtype=DType.F32) for a in kernel.arrays if a.dtype is DType.F16}
+    if not made:
+        return kernel
+
+    def change(e: Expr, here: Here) -> Expr:
+        if isinstance(e, Load) and e.buffer.name in made:
+            return Cast(Load(made[e.buffer.name], e.index, e.lanes), DType.F16)
+        return e
+
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(stmt, Store) and stmt.buffer.name in made:
+            value = Cast(stmt.value, DType.F32)
+            return (replace(stmt, buffer=made[stmt.buffer.name], value=value),)
+        return (stmt,)
+
+    kernel = expand(kernel, change)
+    arrays = tuple(made.get(a.name, a) for a in kernel.arrays)
+    return replace(kernel, body=map_statements(kernel.body, visit), arrays=arrays)
+
+
+def pair_halves(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Buffers of halves in a language without f16, where two share a word: a vector load at an odd
+    index → a vector of scalar loads. A store must own whole words: else raises SdlError (D022)."""
+    if caps.f16_arithmetic or language != "wgsl":
+        return kernel
+    values = definitions(kernel)
+    for stmt in statements(kernel.body):
+        if isinstance(stmt, Store) and stmt.buffer.dtype is DType.F16:
+            _require_pairs(kernel, stmt.buffer, stmt.index, stmt.value.type.lanes, values)
+
+    def change(e: Expr, here: Here) -> Expr:
+        if not isinstance(e, Load) or e.lanes == 1 or e.buffer.dtype is not DType.F16:
+            return e
+        if e.buffer.space is not Space.GLOBAL or divisible(e.index, 2, values):
+            return e
+        return Vector(tuple(Load(e.buffer, plus(e.index, n)) for n in range(e.lanes)))
+
+    return expand(kernel, change)
+
+
+def _require_pairs(
+    kernel: Kernel, buffer: Buffer, index: Expr, lanes: int, values: dict[Expr, Expr]
+) -> None:
+    if lanes % 2 or not divisible(index, 2, values):
+        raise failure(
+            "D022",
+            f"kernel {kernel.name} stores single f16 elements of {buffer.name}, and this device "
+            "has no 16-bit stores",
+            "use --precision f32, or a device with shader-f16",
+        )

@@ -1,0 +1,110 @@
+"""Scalar expressions of the graph as scalar expressions of a kernel.
+
+In: an expression, the value of every axis, the storage of every value that is read. Out: a kernel
+expression of one lane. Invariant: every `Load` is in bounds wherever its operands are in range:
+guarded reads clamp their indices and select, so expressions may be evaluated speculatively.
+Example: `x[i - 1] else 0` becomes `select(i - 1 >= 0, x[max(i - 1, 0)], 0)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from sdlc.graph import expr as g
+from sdlc.graph.node import Node
+from sdlc.graph.types import DType
+from sdlc.kernel import ir as k
+
+_Visit = Callable[[g.Expr], k.Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A stored value as a kernel sees it: its buffer, logical shape and the order of its axes."""
+
+    buffer: k.Buffer
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Elements between neighbours, by logical axis."""
+        strides = [0] * len(self.shape)
+        for place, axis in enumerate(self.order):
+            strides[axis] = prod(self.shape[a] for a in self.order[place + 1 :])
+        return tuple(strides)
+
+    def flat(self, indices: tuple[k.Expr, ...]) -> k.Expr:
+        """The element number of logical indices."""
+        total: k.Expr = k.i32(0)
+        for index, stride in zip(indices, self.strides, strict=True):
+            total = k.call("add", total, k.call("mul", index, k.i32(stride)))
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What names stand for: axes, monoid slots (by side and field), stored values."""
+
+    axes: Mapping[g.Axis, k.Expr]
+    slots: Mapping[tuple[int, int], k.Expr]
+    storage: Mapping[tuple[Node, int], Storage]
+
+
+def translate(expr: g.Expr, scope: Scope) -> k.Expr:
+    """The expression in the kernel's terms, not simplified."""
+    memo: dict[g.Expr, k.Expr] = {}
+
+    def visit(e: g.Expr) -> k.Expr:
+        if e not in memo:
+            memo[e] = _translated(e, visit, scope)
+        return memo[e]
+
+    return visit(expr)
+
+
+def _translated(e: g.Expr, visit: _Visit, scope: Scope) -> k.Expr:
+    match e:
+        case g.Literal():
+            return k.Literal(e.value, k.Type(e.dtype))
+        case g.Index():
+            return scope.axes[e.axis]
+        case g.Slot():
+            return scope.slots[(e.side, e.field)]
+        case g.Read():
+            return _read(e, visit, scope)
+        case g.Apply():
+            return _apply(e, tuple(visit(a) for a in e.args))
+
+
+def _apply(e: g.Apply, args: tuple[k.Expr, ...]) -> k.Expr:
+    match e.op:
+        case "f32" | "i32":
+            return k.Cast(args[0], DType(e.op))
+        case "f16":
+            return k.Cast(k.Cast(args[0], DType.F16), DType.F32)
+        case "bool":
+            return k.call("ne", args[0], k.Literal(0, args[0].type))
+        case _:
+            return k.Call(e.op, args)
+
+
+def _read(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
+    storage = scope.storage[(e.source, e.field)]
+    indices = tuple(visit(i) for i in e.indices)
+    if e.fill is None:
+        return _loaded(storage, indices)
+    inside: k.Expr = k.Literal(True, k.BOOL)
+    safe = []
+    for index, extent in zip(indices, storage.shape, strict=True):
+        inside = k.call("and", inside, k.call("ge", index, k.i32(0)))
+        inside = k.call("and", inside, k.call("lt", index, k.i32(extent)))
+        safe.append(k.call("min", k.call("max", index, k.i32(0)), k.i32(extent - 1)))
+    return k.call("select", inside, _loaded(storage, tuple(safe)), visit(e.fill))
+
+
+def _loaded(storage: Storage, indices: tuple[k.Expr, ...]) -> k.Expr:
+    load = k.Load(storage.buffer, storage.flat(indices))
+    return k.Cast(load, DType.F32) if storage.buffer.dtype is DType.F16 else load

@@ -1,0 +1,219 @@
+"""The compiler's table of contents: a graph and a target in, a program out.
+
+    graph → groups, storage orders, nests (plan) → kernels (lower, simplify, verify)
+          → dispatches and tensors (assemble) → arena offsets (allocate)
+
+Every pass is a named pure function with a verifier behind it; the passes over one kernel stand in
+`KERNEL_PASSES`. Example: `compile_graph(build(load(path), …), load_target("cpu"))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
+from sdlc.graph.types import Array, DType
+from sdlc.kernel.ir import Access, Buffer, Kernel
+from sdlc.kernel.lower import loop_names, lower
+from sdlc.kernel.simplify import simplify_kernel
+from sdlc.kernel.translate import Storage
+from sdlc.kernel.verify import verify
+from sdlc.program.memory import align, lifetimes_of, plan_memory
+from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
+from sdlc.schedule.group import Group
+from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.target import Target
+
+Value = tuple[Node, int]
+
+KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel], Kernel]], ...] = (("simplify", simplify_kernel),)
+
+
+def compile_graph(graph: Graph, target: Target, precision: DType = DType.F32) -> Program:
+    """The program of a graph for a target, verified at every level.
+
+    `precision` is recorded in the program; the graph has its types already.
+    """
+    scheduled = plan(graph, target)
+    names = _tensor_names(graph, scheduled)
+    tensors = _tensors(graph, scheduled, names)
+    kernels, dispatches = _kernels(scheduled, names, tensors, target)
+    program = Program(
+        name=graph.name,
+        target=target.name,
+        precision=precision,
+        tensors=tensors,
+        inputs=tuple(i.name for i in graph.inputs),
+        outputs=tuple(name for name, _, _ in graph.outputs),
+        kernels=kernels,
+        dispatches=dispatches,
+        memory=MemoryReport(0, 0, 0, 0),
+        constants=_constants(graph, names),
+        flop=sum(k.group.flop for k in scheduled.kernels),
+    )
+    return allocate(program, target)
+
+
+def allocate(program: Program, target: Target) -> Program:
+    """The program with its temporaries placed in one arena."""
+    alignment = target.caps.offset_alignment
+    memory = plan_memory(lifetimes_of(program.tensors, program.dispatches), alignment)
+    tensors = {
+        name: replace(t, offset=memory.offsets[name]) if name in memory.offsets else t
+        for name, t in program.tensors.items()
+    }
+    static = (TensorRole.WEIGHT, TensorRole.CONSTANT)
+    weights = sum(align(t.nbytes, 4) for t in tensors.values() if t.role in static)
+    report = MemoryReport(memory.naive, memory.arena, memory.lower_bound, weights)
+    return replace(program, tensors=tensors, memory=report)
+
+
+def _tensor_names(graph: Graph, scheduled: Plan) -> dict[Value, str]:
+    """A unique name for every stored value: inputs' and results' own, weights' scope paths."""
+    names: dict[Value, str] = {}
+    for declared in graph.inputs:
+        names[(declared, 0)] = declared.name
+    for name, node, field in graph.outputs:
+        names.setdefault((node, field), name)
+    taken = set(names.values())
+    values = [v for k in scheduled.kernels for v in (*k.group.operands, *_stored(k.group))]
+    for node, field in values:
+        if (node, field) not in names:
+            base = node.name if isinstance(node, Input) else _base(node, field)
+            name, count = base, 1
+            while name in taken:
+                count += 1
+                name = f"{base}_{count}"
+            taken.add(name)
+            names[(node, field)] = name
+    return names
+
+
+def _base(node: Node, field: int) -> str:
+    scope = f"{node.origin.scope}." if node.origin.scope else ""
+    many = len(node.dtypes) > 1
+    suffix = f".{node.monoid.fields[field].name}" if many else ""  # type: ignore[union-attr]
+    return f"{scope}{node.origin.name}{suffix}"
+
+
+def _stored(group: Group) -> list[Value]:
+    return [(s.node, s.field) for s in group.stores]
+
+
+def _tensors(graph: Graph, scheduled: Plan, names: dict[Value, str]) -> dict[str, Tensor]:
+    results = {(node, field) for _, node, field in graph.outputs}
+    tensors: dict[str, Tensor] = {}
+    for value, name in names.items():
+        node, field = value
+        size = 1
+        for extent in node.shape:
+            size *= extent
+        dtype = node.dtypes[field]
+        role = _role(node, value in results)
+        weight = node.name if isinstance(node, Input) and role is TensorRole.WEIGHT else ""
+        order = scheduled.orders.get(value, tuple(range(len(node.shape))))
+        tensors[name] = Tensor(
+            name, node.shape, dtype, order, role, size * dtype.itemsize, 0, weight, node.origin
+        )
+    return tensors
+
+
+def _role(node: Node, is_result: bool) -> TensorRole:
+    match node:
+        case Input():
+            return TensorRole.WEIGHT if node.role is Role.WEIGHT else TensorRole.INPUT
+        case Const():
+            return TensorRole.CONSTANT
+        case _:
+            return TensorRole.OUTPUT if is_result else TensorRole.TEMPORARY
+
+
+def _constants(graph: Graph, names: dict[Value, str]) -> dict[str, Array]:
+    return {
+        names[(node, 0)]: node.array
+        for node in topological(graph)
+        if isinstance(node, Const) and (node, 0) in names
+    }
+
+
+def _kernels(
+    scheduled: Plan, names: dict[Value, str], tensors: dict[str, Tensor], target: Target
+) -> tuple[dict[str, Kernel], tuple[Dispatch, ...]]:
+    """Every distinct kernel once, and the dispatches in order."""
+    kernels: dict[str, Kernel] = {}
+    known: dict[Kernel, str] = {}
+    dispatches = []
+    for item in scheduled.kernels:
+        storage = _storage(item, names, tensors)
+        kernel = _kernel(item, storage)
+        if kernel not in known:
+            name = _kernel_name(item.group, kernels)
+            known[kernel] = name
+            kernels[name] = replace(kernel, name=name)
+            verify(kernels[name], target.caps)
+        values = [v for v in storage if storage[v].buffer in kernel.buffers]
+        bound = {storage[v].buffer.name: names[v] for v in values}
+        bindings = tuple((b.name, bound[b.name]) for b in kernel.buffers)
+        dispatches.append(Dispatch(known[kernel], bindings, _label(item.group)))
+    return kernels, tuple(dispatches)
+
+
+def _kernel(item: Scheduled, storage: dict[Value, Storage]) -> Kernel:
+    kernel = lower(item.group, item.nest, storage, "")
+    for _, change in KERNEL_PASSES:
+        kernel = change(kernel)
+    return kernel
+
+
+def _storage(
+    item: Scheduled, names: dict[Value, str], tensors: dict[str, Tensor]
+) -> dict[Value, Storage]:
+    """Buffers for what a group reads and stores, named as in the source."""
+    group = item.group
+    taken = loop_names(item.nest)
+    storage: dict[Value, Storage] = {}
+    written = _stored(group)
+    for value in dict.fromkeys((*group.operands, *written)):
+        tensor = tensors[names[value]]
+        base = _identifier(_buffer_base(value))
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        access = Access.WRITE if value in written else Access.READ
+        size = tensor.nbytes // tensor.dtype.itemsize
+        buffer = Buffer(name, tensor.dtype, size, access=access)
+        storage[value] = Storage(buffer, tensor.shape, tensor.order)
+    return storage
+
+
+def _buffer_base(value: Value) -> str:
+    node, field = value
+    if isinstance(node, Input):
+        return node.name.rsplit(".", 1)[-1]
+    many = len(node.dtypes) > 1
+    return f"{node.origin.name}_{node.monoid.fields[field].name}" if many else node.origin.name  # type: ignore[union-attr]
+
+
+def _identifier(name: str) -> str:
+    """`name` in letters, digits and underscores; printers rename what their language reserves."""
+    clean = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+    return clean if clean[:1].isalpha() else f"v{clean}"
+
+
+def _kernel_name(group: Group, kernels: dict[str, Kernel]) -> str:
+    parts = [o.definition for o in group.origins if o.definition]
+    stem = _identifier("_".join(dict.fromkeys(parts)) or "kernel")
+    name, count = f"{stem}_{group.name.replace(chr(39), '')}", 1
+    base = name
+    while name in kernels:
+        count += 1
+        name = f"{base}_{count}"
+    return name
+
+
+def _label(group: Group) -> str:
+    origin = group.origins[-1]
+    return ".".join(p for p in (origin.scope, origin.definition, origin.name) if p)

@@ -1,0 +1,66 @@
+"""Contractions, recognised by their axes.
+
+In: a group. Out: `Contraction`, or None. A reduction is a contraction if it sums a product of two
+factors: axes only in the left factor are M, only in the right one N, in both and reduced K, in both
+and kept batch. Invariant: no operator's name is looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdlc.graph.expr import Apply, Axis, Expr, Read, walk
+from sdlc.graph.node import Const, Input, Role
+from sdlc.schedule.group import Group, axes_of
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """The factors and the classes of the axes, each in the group's order."""
+
+    left: Expr
+    right: Expr
+    batch: tuple[Axis, ...]
+    m: tuple[Axis, ...]
+    n: tuple[Axis, ...]
+    k: tuple[Axis, ...]
+
+
+def contraction(group: Group) -> Contraction | None:
+    """The group as a contraction. Axes in neither factor count as batch.
+
+    The factor that is known before the run (a weight or constant) is the right one.
+    """
+    if group.monoid is None or not group.monoid.is_sum:
+        return None
+    lift = group.lift[0]
+    if not (isinstance(lift, Apply) and lift.op == "mul"):
+        return None
+    left, right = lift.args
+    if is_static(left) and not is_static(right):
+        left, right = right, left
+    a, b = axes_of(left), axes_of(right)
+    if not reads_of(left) or not reads_of(right):
+        return None
+    return Contraction(
+        left,
+        right,
+        tuple(x for x in group.axes if (x in a) == (x in b)),
+        tuple(x for x in group.axes if x in a and x not in b),
+        tuple(x for x in group.axes if x in b and x not in a),
+        group.over,
+    )
+
+
+def reads_of(expr: Expr) -> tuple[Read, ...]:
+    return tuple(e for e in walk(expr) if isinstance(e, Read))
+
+
+def is_static(expr: Expr) -> bool:
+    """Whether everything that the expression reads is known when weights are loaded."""
+    found = reads_of(expr)
+    return bool(found) and all(
+        isinstance(r.source, Const)
+        or (isinstance(r.source, Input) and r.source.role is Role.WEIGHT)
+        for r in found
+    )

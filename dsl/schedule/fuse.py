@@ -1,0 +1,232 @@
+"""From a graph to groups: which definitions share a kernel.
+
+In: a graph. Out: groups in execution order. Invariant: each stored value is written by one group,
+before it is read; a group reads at most `max_reads` stored values besides its own results.
+
+Three always-legal moves, none of which looks at an operator:
+  view      a map that only moves elements is read through by every reader
+  prologue  a map whose elements are each read once, by one node, is computed where it is read
+  epilogue  a map that reads a reduction's result point by point is computed where it is stored
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from math import prod
+
+from sdlc.graph.expr import Expr, Index, Read, rebuild, substitute, walk
+from sdlc.graph.node import (
+    Const,
+    Graph,
+    Input,
+    Map,
+    Node,
+    Reduce,
+    element_count,
+    expressions,
+    reads,
+    sources,
+    topological,
+)
+from sdlc.graph.rewrite import inline
+from sdlc.graph.types import Origin
+from sdlc.schedule.affine import bare_axis
+from sdlc.schedule.group import Group, Output, slot
+
+MAX_INLINED_READS = 24
+"""Bounds the size of a kernel's expressions."""
+
+
+def fuse(graph: Graph, max_reads: int) -> tuple[Group, ...]:
+    """The groups of a graph, in execution order.
+
+    `max_reads` bounds the stored values that one group may read (a device's bindings, less its
+    results).
+    """
+    order = list(topological(graph))
+    readers = _readers(order)
+    kept = {node for _, node, _ in graph.outputs}
+    dissolved: set[Node] = set()
+    bodies: dict[Node, tuple[Expr, ...]] = {}
+    for node in order:
+        bodies[node] = _dissolve_into(node, dissolved, max_reads)
+        if isinstance(node, Map) and node not in kept and _inlines(node, bodies[node][0], readers):
+            dissolved.add(node)
+    return _groups(_Fusing(graph, order, kept, dissolved, bodies, max_reads))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fusing:
+    graph: Graph
+    order: list[Node]
+    kept: set[Node]
+    dissolved: set[Node]
+    bodies: dict[Node, tuple[Expr, ...]]
+    max_reads: int
+
+
+def _readers(order: list[Node]) -> dict[Node, list[Node]]:
+    readers: dict[Node, list[Node]] = defaultdict(list)
+    for node in order:
+        for source in sources(node):
+            readers[source].append(node)
+    return readers
+
+
+def _dissolve_into(node: Node, dissolved: set[Node], max_reads: int) -> tuple[Expr, ...]:
+    """The node's expressions with dissolved maps inlined, as far as the reads allow it.
+
+    A map that one reader must leave out is given back to the stored values for all readers.
+    """
+    while True:
+        bodies = tuple(inline(e, dissolved) for e in expressions(node))
+        found = [e for e in walk(*bodies) if isinstance(e, Read)]
+        values = {(r.source, r.field) for r in found}
+        if len(values) <= max_reads and len(found) <= MAX_INLINED_READS:
+            return bodies
+        direct = [s for s in sources(node) if s in dissolved]
+        if not direct:
+            return bodies
+        dissolved.discard(max(direct, key=lambda s: len(reads(s))))
+
+
+def _inlines(node: Map, body: Expr, readers: dict[Node, list[Node]]) -> bool:
+    """Whether readers compute this map themselves."""
+    if is_view(body):
+        return True
+    if len(readers[node]) != 1:
+        return False
+    reader = readers[node][0]
+    return _times_read(node, reader) <= element_count(node)
+
+
+def is_view(body: Expr) -> bool:
+    """Whether a map's body only moves elements: one unguarded read at computed places."""
+    return (
+        isinstance(body, Read)
+        and body.fill is None
+        and not any(isinstance(e, Read) for i in body.indices for e in walk(i))
+    )
+
+
+def _times_read(node: Node, reader: Node) -> int:
+    """How many element reads of `node` the reader makes."""
+    points = prod(a.extent for a in _domain(reader))
+    return sum(points for r in reads(reader) if r.source is node)
+
+
+def _domain(node: Node) -> tuple[object, ...]:
+    match node:
+        case Map():
+            return node.axes
+        case Reduce():
+            return (*node.axes, *node.over)
+        case _:
+            return ()
+
+
+def _groups(fusing: _Fusing) -> tuple[Group, ...]:
+    readers: dict[Node, list[Node]] = defaultdict(list)
+    stored = [n for n in fusing.order if n not in fusing.dissolved and isinstance(n, (Map, Reduce))]
+    for node in stored:
+        for source in dict.fromkeys(
+            e.source for e in walk(*fusing.bodies[node]) if isinstance(e, Read)
+        ):
+            readers[source].append(node)
+    epilogue: dict[Node, Reduce] = {}
+    for node in stored:
+        if isinstance(node, Reduce) and node not in fusing.kept and len(readers[node]) == 1:
+            reader = readers[node][0]
+            if reader not in epilogue and _is_epilogue(reader, node, fusing):
+                epilogue[reader] = node
+    absorbed = set(epilogue.values())
+    return tuple(
+        _with_epilogue(node, epilogue[node], fusing) if node in epilogue else _alone(node, fusing)
+        for node in stored
+        if node not in absorbed
+    )
+
+
+def _is_epilogue(reader: Node, reduction: Reduce, fusing: _Fusing) -> bool:
+    """Whether `reader` is a map over exactly the reduction's points."""
+    if not isinstance(reader, Map) or len(reader.axes) != len(reduction.axes):
+        return False
+    body = fusing.bodies[reader][0]
+    found = [e for e in walk(body) if isinstance(e, Read)]
+    own = [r for r in found if r.source is reduction]
+    places = {r.indices for r in own}
+    if len(places) != 1 or any(r.fill is not None for r in own):
+        return False
+    axes = [bare_axis(i) for i in next(iter(places))]
+    others = {(r.source, r.field) for r in found if r.source is not reduction}
+    lifted = {(e.source, e.field) for e in walk(*fusing.bodies[reduction]) if isinstance(e, Read)}
+    return (
+        None not in axes
+        and len(set(axes)) == len(axes)
+        and element_count(reader) == element_count(reduction)
+        and len(others | lifted) <= fusing.max_reads
+    )
+
+
+def _with_epilogue(node: Node, reduction: Reduce, fusing: _Fusing) -> Group:
+    assert isinstance(node, Map)
+    body = fusing.bodies[node][0]
+    own = next(e for e in walk(body) if isinstance(e, Read) and e.source is reduction)
+    places = {}
+    for index, axis in zip(own.indices, reduction.axes, strict=True):
+        mine = bare_axis(index)
+        assert mine is not None
+        places[mine] = Index(axis)
+
+    def change(e: Expr) -> Expr | None:
+        if isinstance(e, Read) and e.source is reduction:
+            return slot(reduction.monoid, e.field)
+        return None
+
+    value = substitute(rebuild(body, change), dict(places))
+    indices = tuple(places[a] for a in node.axes)
+    return Group(
+        node.origin.name,
+        reduction.axes,
+        reduction.over,
+        reduction.monoid,
+        fusing.bodies[reduction],
+        (Output(node, 0, indices, value),),
+        _origins(reduction, node),
+    )
+
+
+def _alone(node: Node, fusing: _Fusing) -> Group:
+    body = fusing.bodies[node]
+    match node:
+        case Map():
+            here = tuple(Index(a) for a in node.axes)
+            stores = (Output(node, 0, here, body[0]),)
+            return Group(node.origin.name, node.axes, (), None, (), stores, _origins(node))
+        case Reduce():
+            here = tuple(Index(a) for a in node.axes)
+            used = _fields_used(node, fusing)
+            stores = tuple(Output(node, f, here, slot(node.monoid, f)) for f in used)
+            return Group(
+                node.origin.name,
+                node.axes,
+                node.over,
+                node.monoid,
+                body,
+                stores,
+                _origins(node),
+            )
+        case Input() | Const():
+            raise AssertionError("inputs and constants are not computed")
+
+
+def _fields_used(node: Reduce, fusing: _Fusing) -> tuple[int, ...]:
+    used = {f for _, n, f in fusing.graph.outputs if n is node}
+    for bodies in fusing.bodies.values():
+        used |= {e.field for e in walk(*bodies) if isinstance(e, Read) and e.source is node}
+    return tuple(sorted(used))
+
+
+def _origins(*nodes: Node) -> tuple[Origin, ...]:
+    return tuple(dict.fromkeys(n.origin for n in nodes))

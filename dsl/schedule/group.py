@@ -1,0 +1,92 @@
+"""A group: the definitions that one kernel computes, as one map or one reduction.
+
+In: nodes chosen by `fuse`. Out: the meaning that a nest schedules and `lower` prints.
+Invariant: expressions read only nodes outside the group; `lift` is over `axes` and `over`; stored
+values are over `axes` and, where there is a reduction, `Slot(0, field)` for its results.
+
+    Group(axes=(m, n), over=(k,), SUM, lift=(a[m, k] * b[k, n],), stores=(c[m, n] = slot + bias[n],))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Read, Slot, walk
+from sdlc.graph.node import Monoid, Node
+from sdlc.graph.scalar import SCALARS
+from sdlc.graph.types import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """`node.field[indices] = value`, for every point of the group's axes."""
+
+    node: Node
+    field: int
+    indices: tuple[Expr, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`monoid` is None, and `over` and `lift` empty, for a map."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    over: tuple[Axis, ...]
+    monoid: Monoid | None
+    lift: tuple[Expr, ...]
+    stores: tuple[Output, ...]
+    origins: tuple[Origin, ...]
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        return (*self.lift, *(s.value for s in self.stores))
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """Every distinct read, in order of appearance."""
+        return tuple(e for e in walk(*self.expressions) if isinstance(e, Read))
+
+    @property
+    def operands(self) -> tuple[tuple[Node, int], ...]:
+        """The stored values that it reads: (node, field), without repetition."""
+        return tuple(dict.fromkeys((r.source, r.field) for r in self.reads))
+
+    @property
+    def points(self) -> int:
+        """Points of the output axes."""
+        return prod(a.extent for a in self.axes)
+
+    @property
+    def flop(self) -> int:
+        """Floating-point operations of one execution, by the scalar table's costs."""
+        combine = () if self.monoid is None else self.monoid.combine
+        steps = cost(*self.lift) + cost(*combine)
+        each = cost(*(s.value for s in self.stores))
+        return self.points * (steps * prod(a.extent for a in self.over) + each)
+
+    def __str__(self) -> str:
+        from sdlc.schedule.show import show_group
+
+        return show_group(self)
+
+
+def cost(*exprs: Expr) -> int:
+    """FLOP of evaluating the expressions once, shared parts counted once."""
+    return sum(
+        SCALARS[e.op].cost
+        for e in walk(*exprs)
+        if isinstance(e, Apply) and (e.dtype.is_float or e.args[0].dtype.is_float)
+    )
+
+
+def axes_of(*exprs: Expr) -> frozenset[Axis]:
+    """The axes that expressions depend on."""
+    return frozenset(e.axis for e in walk(*exprs) if isinstance(e, Index))
+
+
+def slot(monoid: Monoid, field: int) -> Slot:
+    """The reduction's result `field`, as stored values name it."""
+    return Slot(0, field, monoid.fields[field].dtype)

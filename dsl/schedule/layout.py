@@ -1,0 +1,176 @@
+"""Storage orders: which axis of each stored value is innermost.
+
+In: groups, a vector width. Out: for every (node, field) the order of its axes in storage, outermost
+first. Invariant: run-time inputs and the program's outputs are row-major.
+
+A contraction wants its vector axis innermost in its right factor and in its result (that makes
+images channels-last); everything else follows what it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sdlc.graph.expr import Axis, Index, Read
+from sdlc.graph.node import Const, Input, Node, Role
+from sdlc.schedule.affine import affine, bare_axis
+from sdlc.schedule.contraction import Contraction, contraction, reads_of
+from sdlc.schedule.group import Group, Output
+
+Value = tuple[Node, int]
+Orders = dict[Value, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An order that a reader would like a value to have."""
+
+    value: Value
+    order: tuple[int, ...]
+
+
+def assign_orders(
+    groups: Iterable[Group], kept: frozenset[Value], vector: int
+) -> tuple[Orders, dict[Value, Axis]]:
+    """Storage orders, and each contraction's vector axis, by the group's first stored value.
+
+    `kept` are the program's outputs, `vector` the lanes that the target prefers.
+    """
+    groups = tuple(groups)
+    vectors = {_key(g): v for g in groups if (v := vector_axis(g, vector)) is not None}
+    wishes: Orders = {}
+    for group in groups:
+        for wish in _wishes(group, vectors.get(_key(group))):
+            wishes.setdefault(wish.value, wish.order)
+    orders: Orders = {}
+    for group in groups:
+        for value in group.operands:
+            if value not in orders:
+                orders[value] = _source_order(value, wishes)
+        for store in group.stores:
+            orders[(store.node, store.field)] = _store_order(
+                group, store, vectors.get(_key(group)), kept, wishes, orders
+            )
+    return orders, vectors
+
+
+def _key(group: Group) -> Value:
+    return group.stores[0].node, group.stores[0].field
+
+
+def vector_of(group: Group, vectors: dict[Value, Axis]) -> Axis | None:
+    """The vector axis that `assign_orders` chose for a group."""
+    return vectors.get(_key(group))
+
+
+def row_major(value: Value) -> tuple[int, ...]:
+    return tuple(range(len(value[0].shape)))
+
+
+def _source_order(value: Value, wishes: Orders) -> tuple[int, ...]:
+    node = value[0]
+    free = isinstance(node, Const) or (isinstance(node, Input) and node.role is Role.WEIGHT)
+    return wishes.get(value, row_major(value)) if free else row_major(value)
+
+
+def vector_axis(group: Group, vector: int) -> Axis | None:
+    """The output axis of a contraction that runs along vector lanes.
+
+    An axis of the right factor where one is wide enough, preferring those that divide; else one of
+    the left; else a batch axis.
+    """
+    form = contraction(group)
+    if form is None:
+        return None
+    for axes in (form.n, form.m, form.batch):
+        ranked = sorted(axes, key=lambda a: (_lanes(a.extent, vector), a.extent))
+        if ranked and _lanes(ranked[-1].extent, vector) > 1:
+            return ranked[-1]
+    wide = max((*form.n, *form.m), key=lambda a: a.extent, default=None)
+    return wide if wide is not None and wide.extent > 1 else None
+
+
+def _lanes(extent: int, vector: int) -> int:
+    """The widest vector that divides an extent."""
+    width = vector
+    while width > 1 and extent % width:
+        width //= 2
+    return width
+
+
+def _wishes(group: Group, lanes: Axis | None) -> Iterable[Wish]:
+    form = contraction(group)
+    if form is None or lanes is None:
+        return
+    for factor in (form.left, form.right):
+        for read in reads_of(factor):
+            wish = _innermost(read, lanes, form)
+            if wish is not None:
+                yield wish
+
+
+def _innermost(read: Read, lanes: Axis, form: Contraction) -> Wish | None:
+    """The order of `read`'s source that puts the vector axis innermost, reduced axes before it."""
+    forms = [affine(i) for i in read.indices]
+    places = [d for d, f in enumerate(forms) if f is not None and f[0].get(lanes) == 1]
+    if len(places) != 1:
+        return None
+    rest = [d for d in range(len(forms)) if d != places[0]]
+    # Reduced dimensions that are small (a window's) go outside the large one.
+    rest.sort(key=lambda d: _reduced_extent(read, d, form))
+    return Wish((read.source, read.field), (*rest, places[0]))
+
+
+def _reduced_extent(read: Read, dimension: int, form: Contraction) -> int:
+    form_ = affine(read.indices[dimension])
+    if form_ is None:
+        return 0
+    return max((a.extent for a in form_[0] if a in form.k), default=0)
+
+
+def _store_order(
+    group: Group,
+    store: Output,
+    lanes: Axis | None,
+    kept: frozenset[Value],
+    wishes: Orders,
+    orders: Orders,
+) -> tuple[int, ...]:
+    value = (store.node, store.field)
+    if value in kept:
+        return row_major(value)
+    if value in wishes:
+        return wishes[value]
+    if lanes is not None:
+        return _with_innermost(store, lanes)
+    return _followed(group, store, orders)
+
+
+def _with_innermost(store: Output, lanes: Axis) -> tuple[int, ...]:
+    order = list(range(len(store.indices)))
+    place = next((d for d, i in enumerate(store.indices) if i is Index(lanes)), None)
+    if place is not None:
+        order.remove(place)
+        order.append(place)
+    return tuple(order)
+
+
+def _followed(group: Group, store: Output, orders: Orders) -> tuple[int, ...]:
+    """The order of the largest value that is read, carried over axis by axis."""
+    best: tuple[int, ...] | None = None
+    size = 0
+    position = {bare_axis(i): d for d, i in enumerate(store.indices)}
+    for read in group.reads:
+        order = orders.get((read.source, read.field))
+        axes = [bare_axis(i) for i in read.indices]
+        known = [a for a in axes if a is not None and a in position]
+        extent = 1
+        for a in known:
+            extent *= a.extent
+        if order is None or extent <= size or len(set(known)) != len(known):
+            continue
+        carried = [position[a] for d in order if (a := axes[d]) in position and a is not None]
+        missing = [d for d in range(len(store.indices)) if d not in carried]
+        size, best = extent, (*missing, *carried)
+    return best if best is not None else row_major((store.node, store.field))

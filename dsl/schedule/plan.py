@@ -1,0 +1,56 @@
+"""The plan: every kernel to be, with where its values are stored.
+
+In: a graph and a target. Out: `Plan`: groups in order, a nest for each, storage orders. Invariant:
+every nest is legal; every value that a group reads is an input, a constant, a weight or stored by an
+earlier group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdlc.graph.node import Graph
+from sdlc.schedule.fuse import fuse
+from sdlc.schedule.group import Group
+from sdlc.schedule.layout import Orders, assign_orders, vector_of
+from sdlc.schedule.nest import Nest, Step, schedule
+from sdlc.schedule.tactics import Setting, steps_for
+from sdlc.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """One kernel to be: the group, the steps that were taken and the nest that they gave."""
+
+    group: Group
+    steps: tuple[Step, ...]
+    nest: Nest
+
+    def __str__(self) -> str:
+        nest = "\n".join("  " + line for line in str(self.nest).splitlines())
+        return f"{self.group}\n{nest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Kernels to be in execution order, and the storage order of every (node, field)."""
+
+    kernels: tuple[Scheduled, ...]
+    orders: Orders
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(k) for k in self.kernels)
+
+
+def plan(graph: Graph, target: Target) -> Plan:
+    """Groups, storage orders and default schedules for a target."""
+    groups = fuse(graph, max_reads=max(4, target.caps.max_storage_buffers - 3))
+    kept = frozenset((node, field) for _, node, field in graph.outputs)
+    orders, vectors = assign_orders(groups, kept, target.profile.vector)
+    setting = Setting(target.profile, target.caps.max_groups, orders)
+    return Plan(tuple(_scheduled(g, vectors, setting) for g in groups), orders)
+
+
+def _scheduled(group: Group, vectors: dict[object, object], setting: Setting) -> Scheduled:
+    steps = steps_for(group, vector_of(group, vectors), setting)  # type: ignore[arg-type]
+    return Scheduled(group, steps, schedule(group, steps))

@@ -1,0 +1,274 @@
+"""Tactics: a group and a target's preferences become schedule steps.
+
+In: a group, its vector axis and storage orders, a `Profile`. Out: steps for `nest.schedule`.
+Invariant: the steps are legal for every group on every target. Decisions look at axes, extents and
+storage, never at what an operator or a GPU is called.
+
+Three shapes: a map runs along its innermost stored axis; a contraction keeps a tile of outputs in
+registers; any other reduction is shared by vector lanes or work-items along its longest axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import prod
+
+from sdlc.graph.expr import Axis, Expr
+from sdlc.schedule.affine import affine, bare_axis
+from sdlc.schedule.contraction import Contraction, contraction, reads_of
+from sdlc.schedule.group import Group, axes_of
+from sdlc.schedule.layout import Orders
+from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
+from sdlc.target import Profile
+
+SHORT_REDUCTION = 16
+"""A reduction of fewer elements is not worth sharing."""
+
+MIN_GROUPS = 32
+"""Work-groups that are left over, so that every core has some, before work-items loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a tactic may look at besides the group."""
+
+    profile: Profile
+    max_groups: int
+    orders: Orders
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Steps found so far; `left` is the extent of every axis's outermost loop."""
+
+    left: dict[Axis, int]
+    steps: list[Step] = field(default_factory=list)
+
+    def take(self, axis: Axis, size: int, kind: Kind, label: str, dim: int = 0) -> None:
+        """Moves `size` elements of the axis's outermost loop into a loop of this kind."""
+        if size > 1:
+            inner = f"{axis.name}.{label}"
+            self.steps += [Tile(axis.name, size, inner), Bind(inner, kind, dim)]
+            self.left[axis] = -(-self.left[axis] // size)
+
+    def loop(self, axis: Axis, size: int, label: str) -> None:
+        """Moves `size` elements into a serial loop."""
+        if size > 1:
+            self.steps.append(Tile(axis.name, size, f"{axis.name}.{label}"))
+            self.left[axis] = -(-self.left[axis] // size)
+
+    def bind_rest(self, axes: Iterable[Axis], max_groups: int) -> None:
+        """Runs what is left over work-groups; the last axis is the fastest, in dimension 0."""
+        dim, size = 0, 1
+        for axis in reversed(list(axes)):
+            if size * self.left[axis] > max_groups and size > 1 and dim < 2:
+                dim, size = dim + 1, 1
+            size *= self.left[axis]
+            self.steps.append(Bind(axis.name, Kind.GROUP, dim))
+
+
+def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:
+    """The default schedule of a group."""
+    form = contraction(group)
+    if group.monoid is None:
+        return _map_steps(group, setting)
+    if form is not None and lanes is not None:
+        return _contraction_steps(group, form, lanes, setting)
+    return _reduction_steps(group, setting)
+
+
+def divisor(extent: int, limit: int) -> int:
+    """The largest divisor of an extent that is at most `limit`."""
+    return next(d for d in range(min(extent, max(limit, 1)), 0, -1) if extent % d == 0)
+
+
+def _share(extent: int, limit: int) -> int:
+    """A tile of at most `limit`: exact where that wastes little, else guarded."""
+    exact = divisor(extent, limit)
+    return exact if 2 * exact > limit or exact == extent else min(limit, extent)
+
+
+def vector_width(extent: int, limit: int) -> int:
+    """The widest power-of-two vector that divides an extent."""
+    width = 1
+    while width * 2 <= limit and extent % (width * 2) == 0:
+        width *= 2
+    return width
+
+
+def _stored_axes(group: Group, setting: Setting) -> list[Axis]:
+    """The output axes from the outermost in storage to the innermost; others come first."""
+    store = group.stores[0]
+    found = [bare_axis(store.indices[d]) for d in setting.orders[(store.node, store.field)]]
+    stored = [a for a in found if a is not None]
+    return [a for a in group.axes if a not in stored] + stored
+
+
+# ---- maps
+
+
+def _map_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
+    axes = _stored_axes(group, setting)
+    draft = _Draft({a: a.extent for a in axes})
+    if not axes:
+        return ()
+    inner, profile = axes[-1], setting.profile
+    draft.take(inner, vector_width(inner.extent, profile.vector), Kind.VECTOR, "vec")
+    _take_lanes(draft, axes, profile.lanes)
+    _take_loops(draft, axes, profile.points // max(1, profile.vector))
+    draft.bind_rest(axes, setting.max_groups)
+    return tuple(draft.steps)
+
+
+def _take_lanes(draft: _Draft, axes: list[Axis], lanes: int, dim: int = 0) -> None:
+    """Spreads work-items over the innermost axes, at most three of them."""
+    for axis in reversed(axes):
+        if dim > 2 or lanes <= 1:
+            return
+        size = _share(draft.left[axis], lanes)
+        if size > 1:
+            draft.take(axis, size, Kind.LANE, "lane", dim)
+            lanes //= size
+            dim += 1
+
+
+def _take_loops(draft: _Draft, axes: list[Axis], points: int) -> None:
+    """Lets one work-item run over `points` tiles of the innermost axes, leaving some groups."""
+    for axis in reversed(axes):
+        groups = prod(draft.left[a] for a in axes)
+        spare = min(points, groups // MIN_GROUPS)
+        if spare <= 1:
+            return
+        size = divisor(draft.left[axis], spare)
+        draft.loop(axis, size, "loop")
+        points //= size
+
+
+# ---- contractions
+
+
+def _contraction_steps(
+    group: Group, form: Contraction, lanes: Axis, setting: Setting
+) -> tuple[Step, ...]:
+    profile = setting.profile
+    axes = _stored_axes(group, setting)
+    draft = _Draft({a: a.extent for a in (*axes, *group.over)})
+    rows, columns = profile.register_tile
+    width = vector_width(lanes.extent, profile.vector)
+    if width == 1 and lanes.extent > 1:
+        width = min(profile.vector, 1 << (lanes.extent - 1).bit_length())
+    draft.take(lanes, width, Kind.VECTOR, "vec")
+    draft.take(lanes, divisor(draft.left[lanes], columns // width), Kind.UNROLL, "tile")
+    row_axes = [a for a in axes if a in (form.n if lanes in form.m else form.m) and a != lanes]
+    for axis in reversed(row_axes):
+        size = _share(draft.left[axis], rows)
+        draft.take(axis, size, Kind.UNROLL, "tile")
+        rows //= size
+    order = [a for a in (*form.batch, *row_axes, lanes) if a in draft.left]
+    order += [a for a in axes if a not in order]
+    _take_lanes(draft, order, profile.lanes)
+    each = 2 * profile.register_tile[0] * profile.register_tile[1] * _reduced_points(group)
+    _take_loops(draft, row_axes, profile.flop // each)
+    draft.bind_rest(axes, setting.max_groups)
+    draft.steps += _reduced_loops(group, form, draft, setting)
+    return tuple(draft.steps)
+
+
+def _reduced_points(group: Group) -> int:
+    return prod(a.extent for a in group.over)
+
+
+def _reduced_loops(
+    group: Group, form: Contraction, draft: _Draft, setting: Setting
+) -> Iterable[Step]:
+    """Reduced loops in the order of the left factor's storage, the innermost unrolled.
+
+    A short axis that slides over a tiled one (a window) is unrolled whole: neighbours share loads,
+    and what is known of their sum decides most guards.
+    """
+    strides = _flat_strides(form.left, setting.orders)
+    order = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
+    yield Reorder(tuple(a.name for a in order))
+    tiled = {s.name for s in draft.steps if isinstance(s, Tile) and s.inner.endswith(".tile")}
+    for axis in order:
+        if 1 < axis.extent <= setting.profile.unroll and _slides(axis, tiled, form):
+            yield Bind(axis.name, Kind.UNROLL)
+            return
+    size = divisor(order[-1].extent, setting.profile.unroll) if order else 1
+    if size > 1:
+        inner = f"{order[-1].name}.unroll"
+        yield Tile(order[-1].name, size, inner)
+        yield Bind(inner, Kind.UNROLL)
+
+
+def _slides(axis: Axis, tiled: set[str], form: Contraction) -> bool:
+    """Whether some index of the left factor is a sum of `axis` and a tiled axis."""
+    for read in reads_of(form.left):
+        for index in read.indices:
+            terms = affine(index)
+            if terms is not None and axis in terms[0] and any(a.name in tiled for a in terms[0]):
+                return True
+    return False
+
+
+def _flat_strides(expr: Expr, orders: Orders) -> dict[Axis, int]:
+    """How far apart in storage neighbours along each axis are, in the first read that says so."""
+    found: dict[Axis, int] = {}
+    for read in reads_of(expr):
+        order = orders.get((read.source, read.field))
+        if order is None:
+            continue
+        stride = 1
+        for d in reversed(order):
+            form = affine(read.indices[d])
+            for axis, factor in form[0].items() if form is not None else ():
+                found.setdefault(axis, abs(factor) * stride)
+            stride *= read.source.shape[d]
+    return found
+
+
+# ---- other reductions
+
+
+def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
+    profile = setting.profile
+    axes = _stored_axes(group, setting)
+    draft = _Draft({a: a.extent for a in (*axes, *group.over)})
+    strides = _flat_strides(group.lift[0], setting.orders)
+    shared = max(group.over, key=lambda a: (strides.get(a) == 1, a.extent), default=None)
+    if shared is None or _reduced_points(group) < SHORT_REDUCTION:
+        _take_lanes(draft, axes, profile.lanes)
+    elif profile.reduction_lanes > 1:
+        _share_among_lanes(draft, axes, shared, profile)
+    else:
+        _share_among_vector(draft, group, strides, profile)
+    each = _reduced_points(group)
+    _take_loops(draft, axes, profile.points // max(1, each))
+    draft.bind_rest(axes, setting.max_groups)
+    loops = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
+    if loops:
+        draft.steps.append(Reorder(tuple(a.name for a in loops)))
+    return tuple(draft.steps)
+
+
+def _share_among_lanes(draft: _Draft, axes: list[Axis], shared: Axis, profile: Profile) -> None:
+    ways = min(profile.reduction_lanes, 1 << (shared.extent.bit_length() - 1))
+    draft.take(shared, ways, Kind.LANE, "lane")
+    _take_lanes(draft, axes, profile.lanes // ways, dim=1)
+
+
+def _share_among_vector(
+    draft: _Draft, group: Group, strides: dict[Axis, int], profile: Profile
+) -> None:
+    """Vector lanes along consecutive elements: of an output axis if there is one, else reduced."""
+    outputs = [a for a in group.axes if a in axes_of(*group.lift)]
+    ranked = [
+        *(a for a in outputs if strides.get(a) == 1),
+        *sorted(group.over, key=lambda a: (strides.get(a) != 1, -a.extent)),
+    ]
+    for axis in ranked:
+        width = vector_width(axis.extent, profile.vector)
+        if width >= min(4, profile.vector):
+            draft.take(axis, width, Kind.VECTOR, "vec")
+            return

@@ -1,0 +1,74 @@
+"""What a GPU can do and prefers: the facts that schedules, legalisation and verification read.
+
+In: `backends/targets/*.toml` and live devices. Out: `Target`. Invariant: no compiler decision looks
+at a target's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What generated kernels may use. Sizes are in bytes unless they say otherwise.
+
+    `languages` are in order of preference; `f16_storage`: kernels may load and store f16;
+    `f16_arithmetic`: the f16 type itself exists in the language; `vector_widths` are lanes;
+    `max_storage_buffers` counts bindings of one kernel; `max_groups` is per grid dimension;
+    `offset_alignment` is that of a binding within a buffer; `functions` are the scalar operators
+    with a built-in (others are expanded); `max_binding` bounds one bound range.
+    """
+
+    languages: tuple[str, ...]
+    f16_storage: bool = True
+    f16_arithmetic: bool = False
+    vector_widths: tuple[int, ...] = (1, 2, 4)
+    max_work_items: int = 256
+    max_group: tuple[int, int, int] = (256, 256, 64)
+    max_groups: int = 65535
+    local_bytes: int = 16384
+    max_storage_buffers: int = 8
+    max_binding: int = 134217728
+    offset_alignment: int = 256
+    subgroup_size: int = 0
+    missing_functions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the tactics prefer.
+
+    `vector` lanes of one memory access; `lanes` work-items of a work-group; `register_tile`: rows
+    and columns (scalars) of a contraction's result that one work-item keeps in registers;
+    `reduction_lanes` work-items that share one reduction (1: vector lanes share it instead);
+    `unroll` copies of a contraction's innermost reduced loop; `points` elements and `flop`
+    operations that one work-item computes at least, in loops, where there is enough work.
+    """
+
+    vector: int = 4
+    lanes: int = 64
+    register_tile: tuple[int, int] = (4, 8)
+    reduction_lanes: int = 64
+    unroll: int = 1
+    points: int = 1
+    flop: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Speed limits for estimates: FLOP/s of f32 and f16, bytes/s of memory."""
+
+    f32_flops: float
+    f16_flops: float
+    bandwidth: float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    name: str
+    title: str
+    caps: Capabilities
+    profile: Profile
+    peak: Peak
+    sources: tuple[tuple[str, str], ...] = ()

@@ -1,9 +1,9 @@
 """Statements from expressions: naming shared values and moving invariant ones out of loops.
 
-In: expressions and the loops that are open. Out: statements in which every shared or loop-invariant
-value is a `Let` in the outermost scope where its operands exist. Invariant: expressions have no
-effects and every load is in bounds (see `translate`), so a `Let` may run earlier and more often than
-its use. Mutable variables are never moved.
+In: expressions and the loops that are open. Out: statements in which every shared or
+loop-invariant value is a `Let` in the outermost scope where its operands exist. Invariant:
+effects and every load is in bounds (see `translate`), so a `Let` may run earlier and more often
+than its use. Mutable variables are never moved.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class _Level:
 
 
 class Emitter:
-    """Builds a kernel's body from the outside in. Declared variables are mutable: an expression that
-    reads one is never moved, and its name is forgotten at the next assignment."""
+    """Builds a kernel's body from the outside in. Declared variables are mutable: an expression
+    that reads one is never moved, and its name is forgotten at the next assignment."""
 
     def __init__(self, reserved: frozenset[str]) -> None:
         self._reserved = reserved
@@ -90,7 +90,7 @@ class Emitter:
         self._momentary.clear()
 
     def prepare(self, values: Iterable[k.Expr]) -> list[k.Expr]:
-        """The values to be settled next, in this order: what several of them share will be named."""
+        """The values to be settled next, in order: what several of them share will be named."""
         made = [self._associated(v) for v in values]
         self._shared = _shared(made)
         return made

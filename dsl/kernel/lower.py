@@ -14,11 +14,12 @@ stored nor combined. One path serves maps, reductions and contractions:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from sdlc.graph.expr import Axis
+from sdlc.graph.expr import Axis, Expr
 from sdlc.graph.node import Monoid, Node
 from sdlc.graph.types import DType, Origin
 from sdlc.kernel import ir as k
@@ -82,10 +83,10 @@ class _Lowering:
 
     # ---- expressions
 
-    def _scalar(self, expr: object, slots: dict[tuple[int, int], k.Expr]) -> k.Expr:
+    def _scalar(self, expr: Expr, slots: Mapping[tuple[int, int], k.Expr]) -> k.Expr:
         """A graph expression for one lane of one point, loop variables free."""
         scope = Scope(self.names.axes, slots, self.storage)
-        return simplify(translate(expr, scope), self.names.ranges)  # type: ignore[arg-type]
+        return simplify(translate(expr, scope), self.names.ranges)
 
     def _at(self, expr: k.Expr, point: Point) -> k.Expr:
         """The expression at a point of the register tile."""
@@ -232,14 +233,14 @@ class _Lowering:
     ) -> list[k.Store]:
         storage = self.storage[(output.node, output.field)]
         symbols = {key: k.Var(f"slot{key[1]}", k.Type(v.type.dtype)) for key, v in slots.items()}
-        value = self._at(self._scalar(output.value, dict(symbols)), point)
+        value = self._at(self._scalar(output.value, symbols), point)
         exact = Scope(self.names.axes, {}, self.storage)
         flat = storage.flat(tuple(translate(i, exact) for i in output.indices))
         index = self._at(simplify(flat, self.names.ranges), point)
         guard = self._at(self._store_guard(), point)
-        results = {symbols[key]: v for key, v in slots.items()}
+        results: Point = {symbols[key]: v for key, v in slots.items()}
         if self.vector is None or self.vector_reduces:
-            return [_stored(storage.buffer, index, replaced(value, dict(results)), guard)]
+            return [_stored(storage.buffer, index, replaced(value, results), guard)]
         return self._vector_stores(storage.buffer, index, value, guard, results)
 
     def _vector_stores(
@@ -248,10 +249,10 @@ class _Lowering:
         index: k.Expr,
         value: k.Expr,
         guard: k.Expr,
-        results: dict[k.Var, k.Expr],
+        results: Point,
     ) -> list[k.Store]:
         """One vector store where lanes are consecutive and all inside, else one a lane."""
-        wide = replaced(self._wide(value), dict(results))
+        wide = replaced(self._wide(value), results)
         lanes = [self._at(guard, {LANE: k.i32(n)}) for n in range(self.width)]
         varies = depends(guard, frozenset({LANE}))
         if contiguous(index, LANE) and not varies:
@@ -329,9 +330,7 @@ def splat(value: k.Expr, width: int) -> k.Expr:
     return k.Vector((value,) * width)
 
 
-def combined(
-    monoid: Monoid, left: tuple[k.Var, ...] | list[k.Expr], right: list[k.Expr]
-) -> list[k.Expr]:
+def combined(monoid: Monoid, left: Sequence[k.Expr], right: Sequence[k.Expr]) -> list[k.Expr]:
     """The monoid's combine of two states; a product that is added becomes a fused multiply-add."""
     slots = {(0, f): v for f, v in enumerate(left)} | {(1, f): v for f, v in enumerate(right)}
     scope = Scope({}, slots, {})

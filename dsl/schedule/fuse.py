@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Expr, Index, Read, rebuild, substitute, walk
+from sdlc.graph.expr import Axis, Expr, Index, Read, rebuild, substitute, walk
 from sdlc.graph.node import (
     Const,
     Graph,
@@ -116,7 +116,7 @@ def _times_read(node: Node, reader: Node) -> int:
     return sum(points for r in reads(reader) if r.source is node)
 
 
-def _domain(node: Node) -> tuple[object, ...]:
+def _domain(node: Node) -> tuple[Axis, ...]:
     match node:
         case Map():
             return node.axes
@@ -202,8 +202,8 @@ def _alone(node: Node, fusing: _Fusing) -> Group:
     match node:
         case Map():
             here = tuple(Index(a) for a in node.axes)
-            stores = (Output(node, 0, here, body[0]),)
-            return Group(node.origin.name, node.axes, (), None, (), stores, _origins(node))
+            store = Output(node, 0, here, body[0])
+            return Group(node.origin.name, node.axes, (), None, (), (store,), _origins(node))
         case Reduce():
             here = tuple(Index(a) for a in node.axes)
             used = _fields_used(node, fusing)

@@ -4,7 +4,7 @@ In: nodes chosen by `fuse`. Out: the meaning that a nest schedules and `lower` p
 Invariant: expressions read only nodes outside the group; `lift` is over `axes` and `over`; stored
 values are over `axes` and, where there is a reduction, `Slot(0, field)` for its results.
 
-    Group(axes=(m, n), over=(k,), SUM, lift=(a[m, k] * b[k, n],), stores=(c[m, n] = slot + bias[n],))
+    Group(axes=(m, n), over=(k,), SUM, lift=(a[m, k] * b[k, n],), stores=(c[m, n] = slot + d[n],))
 """
 
 from __future__ import annotations

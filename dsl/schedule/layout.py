@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 from sdlc.graph.expr import Axis, Index, Read
 from sdlc.graph.node import Const, Input, Node, Role
@@ -165,12 +166,10 @@ def _followed(group: Group, store: Output, orders: Orders) -> tuple[int, ...]:
         order = orders.get((read.source, read.field))
         axes = [bare_axis(i) for i in read.indices]
         known = [a for a in axes if a is not None and a in position]
-        extent = 1
-        for a in known:
-            extent *= a.extent
+        extent = prod(a.extent for a in known)
         if order is None or extent <= size or len(set(known)) != len(known):
             continue
-        carried = [position[a] for d in order if (a := axes[d]) in position and a is not None]
+        carried = [position[a] for a in (axes[d] for d in order) if a in position]
         missing = [d for d in range(len(store.indices)) if d not in carried]
         size, best = extent, (*missing, *carried)
     return best if best is not None else row_major((store.node, store.field))

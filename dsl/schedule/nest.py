@@ -85,7 +85,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """The loops from the outermost to the innermost; `reduced` are the names of the reduced axes."""
+    """The loops from the outermost to the innermost; `reduced` are the reduced axes."""
 
     loops: tuple[Loop, ...]
     reduced: frozenset[Axis]

@@ -1,14 +1,15 @@
 """The plan: every kernel to be, with where its values are stored.
 
 In: a graph and a target. Out: `Plan`: groups in order, a nest for each, storage orders. Invariant:
-every nest is legal; every value that a group reads is an input, a constant, a weight or stored by an
-earlier group.
+every nest is legal; every value that a group reads is an input, a constant, a weight or stored by
+an earlier group.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
@@ -48,9 +49,9 @@ def plan(graph: Graph, target: Target) -> Plan:
     kept = frozenset((node, field) for _, node, field in graph.outputs)
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
     setting = Setting(target.profile, target.caps.max_groups, orders)
-    return Plan(tuple(_scheduled(g, vectors, setting) for g in groups), orders)
+    return Plan(tuple(_scheduled(g, vector_of(g, vectors), setting) for g in groups), orders)
 
 
-def _scheduled(group: Group, vectors: dict[object, object], setting: Setting) -> Scheduled:
-    steps = steps_for(group, vector_of(group, vectors), setting)  # type: ignore[arg-type]
+def _scheduled(group: Group, lanes: Axis | None, setting: Setting) -> Scheduled:
+    steps = steps_for(group, lanes, setting)
     return Scheduled(group, steps, schedule(group, steps))

@@ -1,0 +1,94 @@
+"""Targets: what `targets/*.toml` say of GPUs, read and checked.
+
+In: a target's name. Out: `Target`. Invariant: every number of a target has a source, and every
+field is one of `sdlc.target`; docs/targets.md describes them.
+
+    load_target("adreno").caps.languages     ("opencl", "wgsl")
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from importlib.resources import files
+from typing import Any
+
+from sdlc.language.diagnostics import failure
+from sdlc.target import Capabilities, Peak, Profile, Target
+
+TABLES = ("caps", "profile", "peak")
+FOLDER = "sdlc.backends.targets"
+
+
+def target_names() -> tuple[str, ...]:
+    """The names that `load_target` takes, sorted."""
+    names = (f.name for f in files(FOLDER).iterdir())
+    return tuple(sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml")))
+
+
+def load_target(name: str) -> Target:
+    """The target `name`. Raises SdlError (D010) for a name that is none."""
+    known = target_names()
+    if name not in known:
+        close = get_close_matches(name, known, 1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise failure("D010", f"no target '{name}'", f"{hint}targets: {', '.join(known)}")
+    return parse_target(name, files(FOLDER).joinpath(f"{name}.toml").read_text("utf-8"))
+
+
+def parse_target(name: str, text: str) -> Target:
+    """A target from the text of its table. Raises SdlError (D011) for anything unknown, missing or
+    without a source."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _broken(name, str(error)) from error
+    _check_keys(name, "", table, {"title", *TABLES, "sources"}, {"title", *TABLES, "sources"})
+    caps, profile, peak = (_record(name, t, table[t]) for t in TABLES)
+    sources = table["sources"]
+    unsourced = [f for f in numbers(table) if not sources.get(f, "").strip()]
+    if unsourced:
+        raise _broken(name, f"no source for {', '.join(unsourced)}")
+    unused = [f for f in sources if f not in _names(table)]
+    if unused:
+        raise _broken(name, f"sources for fields that are not there: {', '.join(unused)}")
+    return Target(name, table["title"], caps, profile, peak, tuple(sources.items()))
+
+
+def numbers(table: dict[str, Any]) -> list[str]:
+    """The names (`caps.local_bytes`) of the fields that state a fact: all but lists of words."""
+    return [n for n in _names(table) if not _words(_value(table, n))]
+
+
+def _names(table: dict[str, Any]) -> list[str]:
+    return [f"{t}.{key}" for t in TABLES for key in table[t]]
+
+
+def _value(table: dict[str, Any], name: str) -> Any:
+    first, second = name.split(".")
+    return table[first][second]
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _record(name: str, key: str, table: dict[str, Any]) -> Any:
+    kind = {"caps": Capabilities, "profile": Profile, "peak": Peak}[key]
+    known = {f.name: f.default is MISSING for f in fields(kind)}
+    _check_keys(name, f"[{key}] ", table, set(known), {n for n, must in known.items() if must})
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+
+
+def _check_keys(
+    name: str, where: str, table: dict[str, Any], known: set[str], needed: set[str]
+) -> None:
+    if unknown := sorted(set(table) - known):
+        raise _broken(name, f"{where}has no field {', '.join(unknown)}")
+    if missing := sorted(needed - set(table)):
+        raise _broken(name, f"{where}lacks {', '.join(missing)}")
+
+
+def _broken(name: str, what: str) -> Exception:
+    return failure("D011", f"target '{name}': {what}", "see docs/targets.md for the fields")

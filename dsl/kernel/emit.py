@@ -2,8 +2,8 @@
 
 In: expressions and the loops that are open. Out: statements in which every shared or
 loop-invariant value is a `Let` in the outermost scope where its operands exist. Invariant:
-effects and every load is in bounds (see `translate`), so a `Let` may run earlier and more often
-than its use. Mutable variables are never moved.
+expressions have no effects and every load is in bounds (`translate`), so a `Let` may run earlier
+and more often than its use. Mutable variables are never moved.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Emitter:
         self._depths: dict[k.Expr, int] = {}
         self._names: Counter[str] = Counter()
         self._shared: frozenset[k.Expr] = frozenset()
+        self._mutable: set[k.Var] = set()
         self._momentary: dict[k.Expr, k.Var] = {}
 
     @property
@@ -57,16 +58,21 @@ class Emitter:
     def declare(self, var: k.Var, value: k.Expr) -> None:
         """A mutable variable and its first value."""
         self._depths[var] = NEVER
+        self._mutable.add(var)
         self.add(k.Declare(var, self.settle(value)))
 
     def bind(self, var: k.Var, value: k.Expr) -> k.Var:
-        """A named immutable value in the scope that is open."""
+        """A named immutable value in the scope that is open; a name that it has already stays."""
         value = self.settle(value)
+        if isinstance(value, k.Var) and value not in self._mutable:
+            return value
         self._depths[var] = max(self._depth(value), self.depth)
         self.add(k.Let(var, value))
         return var
 
     def add(self, *statements: k.Stmt) -> None:
+        if any(isinstance(s, k.Barrier) for s in statements):
+            self._momentary.clear()
         self._levels[-1].statements.extend(statements)
 
     def open(self, var: k.Var) -> None:
@@ -131,6 +137,8 @@ class Emitter:
 
     def _depth(self, e: k.Expr) -> int:
         """The number of the outermost scope in which everything in `e` exists."""
+        if isinstance(e, k.Load) and e.buffer.space is not k.Space.GLOBAL:
+            return NEVER
         if e not in self._depths:
             self._depths[e] = max((self._depth(o) for o in k.operands(e)), default=0)
         return self._depths[e]

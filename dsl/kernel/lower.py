@@ -37,10 +37,12 @@ LANE = k.Var("lane_of_vector", k.I32)
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """The values of a nest's loops and axes, and what is known of their ranges."""
+    """The values of a nest's loops and axes (`axes` never beyond the extent, `raw` possibly), the
+    conditions of being inside an inexact axis, and what is known of ranges."""
 
     loops: dict[str, k.Expr]
     axes: dict[Axis, k.Expr]
+    raw: dict[Axis, k.Expr]
     inside: dict[Axis, k.Expr]
     ranges: Ranges
 
@@ -133,6 +135,9 @@ class _Lowering:
         prepared = iter(self.emit.prepare(v for _, values in steps for v in values))
         for targets, values in steps:
             made = [self.emit.settle(next(prepared)) for _ in values]
+            if len(made) > 1:
+                # Every field's new value is of the old state: none is assigned before all are known.
+                made = [self.emit.bind(self.emit.fresh("next", v.type), v) for v in made]
             for target, value in zip(targets, made, strict=True):
                 self.emit.assign(target, value)
 
@@ -176,34 +181,27 @@ class _Lowering:
         rows = prod(extent for _, extent in others)
         row = k.call("mul", _mixed(others), k.i32(ways)) if others else k.i32(0)
         arrays = [self._local(f.name, f.dtype, rows * ways) for f in monoid.fields]
-        here = simplify(k.call("add", row, mine), self.names.ranges)
+        cell = simplify(k.call("add", row, mine), self.names.ranges)
+        here = self.emit.bind(self.emit.fresh("cell", k.I32), cell)
         values = self._settled(values)
         self.emit.add(k.Barrier())
         self.emit.add(*(k.Store(a, here, v) for a, v in zip(arrays, values, strict=True)))
         self.emit.add(k.Barrier())
         half = ways // 2
         while half:
-            self._halve(
-                monoid,
-                arrays,
-                here,
-                simplify(k.call("lt", mine, k.i32(half)), self.names.ranges),
-                half,
+            # Lanes beyond `half` look at their row's last cell, which nobody writes meanwhile.
+            other = k.call("min", k.call("add", mine, k.i32(half)), k.i32(ways - 1))
+            there = simplify(k.call("add", row, other), self.names.ranges)
+            active = simplify(k.call("lt", mine, k.i32(half)), self.names.ranges)
+            left: list[k.Expr] = [k.Load(a, here) for a in arrays]
+            right: list[k.Expr] = [k.Load(a, there) for a in arrays]
+            named = self._bound(combined(monoid, left, right))
+            self.emit.add(
+                *(k.Store(a, here, v, active) for a, v in zip(arrays, named, strict=True)),
+                k.Barrier(),
             )
             half //= 2
         return [k.Load(a, simplify(row, self.names.ranges)) for a in arrays]
-
-    def _halve(
-        self, monoid: Monoid, arrays: list[k.Buffer], here: k.Expr, active: k.Expr, half: int
-    ) -> None:
-        last = k.i32(arrays[0].size - 1)
-        there = simplify(k.call("min", k.call("add", here, k.i32(half)), last), self.names.ranges)
-        left: list[k.Expr] = [k.Load(a, here) for a in arrays]
-        right: list[k.Expr] = [k.Load(a, there) for a in arrays]
-        named = self._bound(combined(monoid, left, right))
-        for array, value in zip(arrays, named, strict=True):
-            self.emit.add(k.Store(array, here, value, active))
-        self.emit.add(k.Barrier())
 
     def _settled(self, values: list[k.Expr]) -> list[k.Expr]:
         return [self.emit.settle(v) for v in self.emit.prepare(values)]
@@ -234,7 +232,7 @@ class _Lowering:
         storage = self.storage[(output.node, output.field)]
         symbols = {key: k.Var(f"slot{key[1]}", k.Type(v.type.dtype)) for key, v in slots.items()}
         value = self._at(self._scalar(output.value, symbols), point)
-        exact = Scope(self.names.axes, {}, self.storage)
+        exact = Scope(self.names.raw, {}, self.storage)
         flat = storage.flat(tuple(translate(i, exact) for i in output.indices))
         index = self._at(simplify(flat, self.names.ranges), point)
         guard = self._at(self._store_guard(), point)
@@ -384,17 +382,19 @@ def _names(nest: Nest) -> _Names:
             loops[loop.name] = _loop_var(loop)
             ranges[_loop_var(loop)] = (0, loop.extent - 1)
     axes: dict[Axis, k.Expr] = {}
+    raw: dict[Axis, k.Expr] = {}
     inside: dict[Axis, k.Expr] = {}
     for axis in dict.fromkeys(lp.axis for lp in nest.loops):
         value: k.Expr = k.i32(0)
         for loop in nest.of_axis(axis):
             step = k.call("mul", loops[loop.name], k.i32(loop.stride))
             value = k.call("add", value, step)
+        raw[axis] = simplify(value, ranges)
         if not nest.is_exact(axis):
             inside[axis] = simplify(k.call("lt", value, k.i32(axis.extent)), ranges)
             value = k.call("min", value, k.i32(axis.extent - 1))
         axes[axis] = simplify(value, ranges)
-    return _Names(loops, axes, inside, ranges)
+    return _Names(loops, axes, raw, inside, ranges)
 
 
 def _digits(bound: list[Loop], number: k.Expr) -> dict[str, k.Expr]:

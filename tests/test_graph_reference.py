@@ -6,71 +6,21 @@ import time
 import tracemalloc
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from sdlc.graph.expr import ZERO, Axis, Expr, Index, Read, Slot, apply, f32, i32
-from sdlc.graph.node import Const, Field, Graph, Input, Map, Monoid, Node, Reduce, Role
+from graphs import at, axes, convolution, drawn, graph_of, softmax, softmax_monoid, sum_monoid
+from sdlc.graph.expr import ZERO, Axis, Index, apply, f32, i32
+from sdlc.graph.node import Const, Graph, Input, Map, Reduce
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.show import show_graph
-from sdlc.graph.types import LOWEST, Array, DType, Origin
+from sdlc.graph.types import Array, DType, Origin
 from sdlc.language.diagnostics import SdlError
 
+Reals = npt.NDArray[np.float64]
 PLAIN = Options(contractions=False)
 
 
-def slots(monoid_fields: int) -> tuple[list[Expr], list[Expr]]:
-    left = [Slot(0, f, DType.F32) for f in range(monoid_fields)]
-    right = [Slot(1, f, DType.F32) for f in range(monoid_fields)]
-    return list(left), list(right)
-
-
-def sum_monoid() -> Monoid:
-    (a,), (b,) = slots(1)
-    return Monoid("sum", (Field("value", DType.F32, 0.0),), (apply("add", a, b),))
-
-
-def softmax_monoid() -> Monoid:
-    (am, al), (bm, bl) = slots(2)
-    top = apply("max", am, bm)
-    scaled = [apply("mul", x, apply("exp", apply("sub", m, top))) for m, x in ((am, al), (bm, bl))]
-    fields = (Field("m", DType.F32, LOWEST), Field("l", DType.F32, 0.0))
-    return Monoid("softmax_stats", fields, (top, apply("add", *scaled)))
-
-
-def axes(**extents: int) -> list[Axis]:
-    return [Axis(name, extent) for name, extent in extents.items()]
-
-
-def at(source: Node, *indices: Expr | Axis, fill: Expr | None = None, field: int = 0) -> Read:
-    exprs = tuple(Index(i) if isinstance(i, Axis) else i for i in indices)
-    return Read(source, exprs, field, fill)
-
-
-def graph_of(node: Node, *inputs: Input, field: int = 0) -> Graph:
-    return Graph("test", (("out", node, field),), inputs)
-
-
-def window(axis: Axis, tap: Axis, stride: int, pad: int) -> Expr:
-    moved = apply("add", apply("mul", Index(axis), i32(stride)), Index(tap))
-    return apply("sub", moved, i32(pad))
-
-
-def convolution(
-    b: int, c: int, o: int, size: int, *, stride: int = 1, pad: int = 1, taps: int = 3
-) -> Graph:
-    out = (size + 2 * pad - taps) // stride + 1
-    x = Input("x", (b, c, size, size), DType.F32)
-    k = Input("k", (o, c, taps, taps), DType.F32, Role.WEIGHT)
-    bb, oo, y, xx = axes(b=b, o=o, y=out, x=out)
-    cc, i, j = axes(c=c, i=taps, j=taps)
-    read = at(x, bb, cc, window(y, i, stride, pad), window(xx, j, stride, pad), fill=ZERO)
-    lift = apply("mul", read, at(k, oo, cc, i, j))
-    origin = Origin("y", "conv2d", None, "conv_in")
-    monoid = sum_monoid()
-    node = Reduce((bb, oo, y, xx), (cc, i, j), monoid, (lift,), (DType.F32,), origin)
-    return graph_of(node, x)
-
-
-def conv_by_hand(x: Array, k: Array, stride: int, pad: int) -> Array:
+def conv_by_hand(x: Reals, k: Reals, stride: int, pad: int) -> Reals:
     wide = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     size = (wide.shape[2] - k.shape[2]) // stride + 1
     out = np.zeros((x.shape[0], k.shape[0], size, size))
@@ -82,8 +32,12 @@ def conv_by_hand(x: Array, k: Array, stride: int, pad: int) -> Array:
     return out
 
 
-def drawn(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+def floats(*values: float) -> npt.NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
+def f64(array: Array) -> Reals:
+    return array.astype(np.float64)
 
 
 @pytest.mark.parametrize(("stride", "pad", "taps"), [(1, 1, 3), (2, 0, 3), (2, 2, 5), (1, 0, 1)])
@@ -93,8 +47,8 @@ def test_convolution(stride: int, pad: int, taps: int) -> None:
     fast = evaluate(graph, {"x": x}, {"k": k}, Mode.F64)["out"]
     plain = evaluate(graph, {"x": x}, {"k": k}, Mode.F64, PLAIN)["out"]
     expected = conv_by_hand(x.astype(np.float64), k.astype(np.float64), stride, pad)
-    np.testing.assert_allclose(fast, expected, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(plain, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(f64(fast), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(f64(plain), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("spec", ["bik,bkj->bij", "bik,jk->bij", "bkq,qjk->bj", "ik,jk->ji"])
@@ -113,7 +67,7 @@ def test_contractions_agree_with_the_fold(spec: str) -> None:
     expected = np.einsum(spec, *(a.astype(np.float64) for a in arrays.values()))
     for options in (Options(), PLAIN):
         got = evaluate(graph, arrays, {}, Mode.F64, options)["out"]
-        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(f64(got), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_large_contraction_is_walked_in_boxes_and_stays_small() -> None:
@@ -129,21 +83,15 @@ def test_a_large_contraction_is_walked_in_boxes_and_stays_small() -> None:
     flop = 2 * fast.size * 64 * 9
     assert flop / seconds > 0.5e9, f"{flop / seconds / 1e9:.2f} GFLOP/s"
     rows = evaluate(graph, {"x": x}, {"k": k}, Mode.F64)["out"]
-    assert np.linalg.norm(fast - rows) <= 1e-6 * np.linalg.norm(rows)
+    assert np.linalg.norm(f64(fast) - f64(rows)) <= 1e-6 * np.linalg.norm(f64(rows))
 
 
 def test_softmax_with_large_logits() -> None:
-    x = Input("x", (3, 33), DType.F32)
-    b, j, i = axes(b=3, j=33, i=33)
-    lift = (at(x, b, j), f32(1))
-    stats = Reduce((b,), (j,), softmax_monoid(), lift, (DType.F32, DType.F32))
-    top, total = at(stats, b), at(stats, b, field=1)
-    body = apply("div", apply("exp", apply("sub", at(x, b, i), top)), total)
-    graph = graph_of(Map((b, i), body, DType.F32), x)
+    graph = softmax(3, 33)
     data = drawn(0, 3, 33) * 1000
     out = evaluate(graph, {"x": data}, {}, Mode.F64)["out"]
     shifted = np.exp(data.astype(np.float64) - data.max(1, keepdims=True))
-    np.testing.assert_allclose(out, shifted / shifted.sum(1, keepdims=True), rtol=1e-12)
+    np.testing.assert_allclose(f64(out), shifted / shifted.sum(1, keepdims=True), rtol=1e-12)
 
 
 def test_a_fill_is_only_looked_at_out_of_range() -> None:
@@ -152,7 +100,7 @@ def test_a_fill_is_only_looked_at_out_of_range() -> None:
     (i,) = axes(i=5)
     second = at(y, apply("sub", Index(i), i32(3)))
     graph = graph_of(Map((i,), at(x, i, fill=second), DType.F32), x, y)
-    out = evaluate(graph, {"x": np.float32([1, 2, 3]), "y": np.float32([4, 5])}, {}, Mode.F32)
+    out = evaluate(graph, {"x": floats(1, 2, 3), "y": floats(4, 5)}, {}, Mode.F32)
     assert out["out"].tolist() == [1, 2, 3, 4, 5]
     assert out["out"].dtype == np.float32
 
@@ -186,7 +134,7 @@ def test_reads_by_data() -> None:
     guarded = Map((d, t), at(table, apply("mul", back, i32(2)), d, fill=f32(-1)), DType.F32)
     graph = Graph("g", (("a", lookup, 0), ("b", diagonal, 0), ("c", guarded, 0)), (table, ids))
     data = np.arange(10, dtype=np.float32).reshape(5, 2)
-    out = evaluate(graph, {"table": data, "ids": np.int32([4, 0, 2, 2])}, {}, Mode.F32)
+    out = evaluate(graph, {"table": data, "ids": np.array([4, 0, 2, 2], np.int32)}, {}, Mode.F32)
     assert out["a"].tolist() == data[[4, 0, 2, 2]].tolist()
     assert out["b"].tolist() == [0, 3]
     assert out["c"].tolist() == [[-1, 8, 4, 0], [-1, 9, 5, 1]]
@@ -210,7 +158,7 @@ def test_integers_floor_and_booleans_are_ints_outside() -> None:
 
 
 def test_modes_round_as_they_say() -> None:
-    third = Const(np.float32([1 / 3]).tobytes(), (1,), DType.F32)
+    third = Const(floats(1 / 3).tobytes(), (1,), DType.F32)
     (i,) = axes(i=1)
     stored = Map((i,), at(third, i), DType.F16)
     graph = Graph("g", (("out", stored, 0),))

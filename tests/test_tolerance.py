@@ -1,0 +1,109 @@
+"""The computed tolerance lets correct arithmetic pass and wrong programs fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from graphs import at, axes, drawn, graph_of, softmax, sum_monoid
+from sdlc.graph.expr import apply, f32
+from sdlc.graph.node import Graph, Input, Map, Reduce
+from sdlc.graph.types import Array, DType
+from tolerance import Numerics, check, tolerance
+
+Floats = npt.NDArray[np.float32]
+Program = Callable[[Floats], npt.ArrayLike]
+
+
+def total(width: int, dtype: DType = DType.F32) -> Graph:
+    x = Input("x", (width,), dtype)
+    (i,) = axes(i=width)
+    return graph_of(Reduce((), (i,), sum_monoid(), (at(x, i),), (dtype,)), x)
+
+
+def judge(graph: Graph, x: Array, result: npt.ArrayLike, numerics: Numerics) -> None:
+    check(tolerance(graph, {"x": x}, {}), {"out": np.asarray(result)}, numerics)
+
+
+ORDERS: dict[str, Program] = {
+    "in order": lambda x: np.cumsum(x, dtype=np.float32)[-1],
+    "backwards": lambda x: np.cumsum(x[::-1], dtype=np.float32)[-1],
+    "by halves": lambda x: np.float32(x[::2].sum()) + np.float32(x[1::2].sum()),
+    "blocks of 64": lambda x: np.float32(sum(np.float32(b.sum()) for b in np.split(x, 8))),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("seed", range(8))
+def test_sums_in_any_order_pass(order: str, seed: int) -> None:
+    x = drawn(seed, 256)
+    judge(total(256), x, np.asarray(ORDERS[order](x)), Numerics.REASSOCIATED)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cancellation_is_allowed_for_and_a_lost_term_is_not(seed: int) -> None:
+    """The terms add up to nearly nothing: the error is that of the terms, not of the result."""
+    x = drawn(seed, 64) * 100
+    x[-1] -= x.sum()
+    judge(total(64), x, np.asarray(x[::-1].cumsum(dtype=np.float32)[-1]), Numerics.REASSOCIATED)
+    with pytest.raises(AssertionError, match="1 of 1 elements wrong"):
+        judge(total(64), x, np.asarray(x[1:].sum()), Numerics.BILINEAR)
+
+
+def softmax_f32(x: Floats, top: Floats) -> Floats:
+    e: Floats = np.exp(x - top)
+    result: Floats = e / e.sum(1, keepdims=True, dtype=np.float32)
+    return result
+
+
+def rows_max(x: Floats) -> Floats:
+    top: Floats = x.max(1, keepdims=True)
+    return top
+
+
+MUTANTS: dict[str, Program] = {
+    "no maximum": lambda x: softmax_f32(x, np.zeros((1, 1), np.float32)),
+    "a lane too few": lambda x: softmax_f32(x[:, :-1], rows_max(x)[:, :1]),
+    "sums in f16": lambda x: (
+        np.exp(x - rows_max(x))
+        / np.exp(x - rows_max(x)).astype(np.float16).sum(1, keepdims=True, dtype=np.float16)
+    ),
+    "one wrong element": lambda x: np.where(
+        np.arange(x.shape[1]) == 5, np.float32(1e-3), softmax_f32(x, rows_max(x))
+    ),
+}
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_softmax_passes(scale: float) -> None:
+    x = drawn(0, 3, 33) * np.float32(scale)
+    judge(softmax(3, 33), x, softmax_f32(x, rows_max(x)), Numerics.REASSOCIATED)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_wrong_softmaxes_fail(mutant: str) -> None:
+    x = drawn(0, 3, 33) * np.float32(100)
+    with np.errstate(all="ignore"):
+        result = MUTANTS[mutant](x)
+    with pytest.raises(AssertionError, match="output `out`"):
+        judge(softmax(3, 33), x, result, Numerics.BILINEAR)
+
+
+def test_where_f32_overflows_any_value_is_right_and_elsewhere_nan_is_wrong() -> None:
+    x = Input("x", (2,), DType.F32)
+    (i,) = axes(i=2)
+    graph = graph_of(Map((i,), apply("exp", apply("mul", at(x, i), f32(2))), DType.F32), x)
+    data = np.array([60, 1], np.float32)
+    judge(graph, data, np.array([np.inf, np.exp(2)], np.float32), Numerics.EXACT)
+    with pytest.raises(AssertionError, match=r"at \[1\]"):
+        judge(graph, data, np.array([0, np.nan], np.float32), Numerics.BILINEAR)
+
+
+def test_half_precision_is_judged_as_half_precision() -> None:
+    x = drawn(0, 100).astype(np.float16)
+    right = np.asarray(x.astype(np.float32).sum()).astype(np.float16)
+    judge(total(100, DType.F16), x, right, Numerics.EXACT)
+    with pytest.raises(AssertionError, match="wrong"):
+        judge(total(100, DType.F16), x, right + np.float16(0.5), Numerics.EXACT)

@@ -1,0 +1,206 @@
+"""How far a result may be from the truth: computed for each program and each element.
+
+In: a graph and the arrays it is run on. Out: for every output its f64 value r64 and the error that
+rounding explains: |y - r64| <= k * max(|r32 - r64|, eps(dtype) * |r64|).
+
+One f32 evaluation can be right by luck where another correct one is wrong, so |r32 - r64| is the
+largest over several: the reference in the program's own arithmetic, and `SAMPLES` evaluations in
+which every inexact operation is rounded up or down at random (Parker 1997, Monte Carlo arithmetic)
+and sums run in order, where errors grow most. Library functions err by as much as their language
+allows (`ACCURACY`). Cancellation, overflow and ties are thus measured and never guessed.
+`k` belongs to the numerics class of what was done to the program, and to nothing else.
+
+    allowed = tolerance(graph, {"x": x}, {}, language="wgsl")
+    check(allowed, outputs, Numerics.REASSOCIATED)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sdlc.graph.node import Graph, topological
+from sdlc.graph.reference import Mode, Options, evaluate
+from sdlc.graph.types import Array, DType
+
+Reals = npt.NDArray[np.float64]
+SAMPLES = 8
+
+
+class Numerics(Enum):
+    """What was done to the arithmetic; the value is `k`."""
+
+    EXACT = 4.0
+    """The same operations in the same order: only the roundings differ."""
+    REASSOCIATED = 8.0
+    """Sums in another order, multiplications and additions fused."""
+    RESCALED = 16.0
+    """Terms multiplied and divided by a factor, as online softmax does."""
+    BILINEAR = 64.0
+    """A product computed by a bilinear algorithm, whose matrices amplify rounding (Winograd)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """The error of a function: `ulps`, and as many again for each unit of |log2 result| as
+    `growing` says, and `absolute` (in units of 1)."""
+
+    ulps: float
+    growing: float = 0.0
+    absolute: float = 0.0
+
+
+# OpenCL C 3.0 specification, section 7.4, full profile, single precision.
+_OPENCL = {
+    "div": Accuracy(2.5),
+    "exp": Accuracy(3),
+    "exp2": Accuracy(3),
+    "log": Accuracy(3),
+    "log2": Accuracy(3),
+    "pow": Accuracy(16),
+    "sqrt": Accuracy(3),
+    "rsqrt": Accuracy(2),
+    "sin": Accuracy(4),
+    "cos": Accuracy(4),
+    "tan": Accuracy(5),
+    "atan": Accuracy(5),
+    "tanh": Accuracy(5),
+    "erf": Accuracy(16),
+}
+# WGSL, section 15.7.4 (accuracy of built-in functions); erf is not built in there and is expanded
+# to exp and arithmetic.
+_WGSL = {
+    "div": Accuracy(2.5),
+    "exp": Accuracy(3, growing=2),
+    "exp2": Accuracy(3, growing=2),
+    "log": Accuracy(3, absolute=2**-21),
+    "log2": Accuracy(3, absolute=2**-21),
+    "pow": Accuracy(3, growing=4, absolute=2**-21),
+    "sqrt": Accuracy(5),
+    "rsqrt": Accuracy(2),
+    "sin": Accuracy(0, absolute=2**-11),
+    "cos": Accuracy(0, absolute=2**-11),
+    "tan": Accuracy(5, absolute=2**-11),
+    "atan": Accuracy(4096),
+    "tanh": Accuracy(5, absolute=1e-5),
+    "erf": Accuracy(16, absolute=2**-21),
+}
+ACCURACY: Mapping[str, Mapping[str, Accuracy]] = MappingProxyType(
+    {"numpy": {name: Accuracy(1) for name in _OPENCL}, "opencl": _OPENCL, "wgsl": _WGSL}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomRounding:
+    """A rounding for the reference: f32 (or, for a store to half precision, f16), up or down."""
+
+    generator: np.random.Generator
+    functions: Mapping[str, Accuracy]
+
+    def __call__(self, op: str, value: Array) -> Array:
+        exact = value.astype(np.float64)
+        if op in self.functions:
+            exact = self._blurred(exact, self.functions[op])
+        return self._rounded(exact, np.dtype(np.float16 if op == "f16" else np.float32))
+
+    def _rounded(self, exact: Reals, kind: np.dtype[Any]) -> Reals:
+        near = exact.astype(kind)
+        away = np.where(exact > near, np.inf, -np.inf).astype(kind)
+        keep = (near == exact) | ~np.isfinite(near) | (self.generator.random(exact.shape) < 0.5)
+        return np.where(keep, near, np.nextafter(near, away)).astype(np.float64)
+
+    def _blurred(self, exact: Reals, accuracy: Accuracy) -> Reals:
+        near = exact.astype(np.float32)
+        size = np.abs(near)
+        # A quotient that is a float is met exactly: whole numbers divide without error.
+        ulps = accuracy.ulps + accuracy.growing * np.abs(np.log2(np.maximum(size, 1e-37)))
+        error = ulps * np.spacing(size) + accuracy.absolute
+        error = np.where((near == exact) | ~np.isfinite(near), 0.0, error)
+        return exact + error * self.generator.uniform(-1, 1, exact.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """For one output: `exact` (r64), `error` (the bracket, before `k`), and where it is `defined`:
+    some correct evaluation overflows elsewhere, so that any value is right there."""
+
+    exact: Reals
+    error: Reals
+    defined: npt.NDArray[np.bool_]
+    dtype: DType
+
+
+def mode_of(graph: Graph) -> Mode:
+    """The arithmetic that a program for this graph has."""
+    types = {d for node in topological(graph) for d in node.dtypes}
+    return Mode.F16 if DType.F16 in types else Mode.F32
+
+
+def tolerance(
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    weights: Mapping[str, Array],
+    language: str = "numpy",
+    measured: bool = True,
+) -> dict[str, Allowed]:
+    """The allowed error of every output; `language` is a key of ACCURACY. Not `measured`: without
+    the reference's own error, for a test of the reference."""
+    mode = mode_of(graph)
+    exact = evaluate(graph, inputs, weights, Mode.F64)
+    others = [evaluate(graph, inputs, weights, mode)] if measured else []
+    for seed in range(SAMPLES):
+        rounding = RandomRounding(np.random.default_rng(seed), ACCURACY[language])
+        others.append(evaluate(graph, inputs, weights, mode, Options(rounding=rounding)))
+    types = {name: node.dtypes[field] for name, node, field in graph.outputs}
+    return {n: _allowed(exact[n], [o[n] for o in others], types[n]) for n in exact}
+
+
+def _allowed(exact: Array, others: list[Array], dtype: DType) -> Allowed:
+    r64 = exact.astype(np.float64)
+    samples = np.stack([o.astype(np.float64) for o in others])
+    if not dtype.is_float:
+        error = np.abs(samples - r64).max(axis=0)
+        return Allowed(r64, error, np.ones(r64.shape, np.bool_), dtype)
+    facts = np.finfo(np.float16 if dtype is DType.F16 else np.float32)
+    defined = np.isfinite(samples).all(axis=0) & (np.abs(r64) <= float(facts.max))
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = np.where(defined, np.abs(samples - r64), 0.0).max(axis=0)
+    unit = float(facts.eps) * np.where(defined, np.abs(r64), 0.0)
+    # Drivers may flush numbers below the smallest normal f32 to zero.
+    tiny = float(np.finfo(np.float32).tiny)
+    return Allowed(r64, np.maximum(np.maximum(spread, unit), tiny), defined, dtype)
+
+
+def check(
+    allowed: Mapping[str, Allowed], got: Mapping[str, Array], numerics: Numerics, who: str = ""
+) -> None:
+    """Raises AssertionError naming the worst element of the first output that is too far off."""
+    for name, limit in allowed.items():
+        message = disagreement(limit, got[name], numerics)
+        assert message is None, f"{who + ': ' if who else ''}output `{name}`: {message}"
+
+
+def disagreement(allowed: Allowed, got: Array, numerics: Numerics) -> str | None:
+    """What is wrong with an output, or None."""
+    if got.shape != allowed.exact.shape:
+        return f"shape {got.shape}, expected {allowed.exact.shape}"
+    k = numerics.value if allowed.dtype.is_float else 1.0
+    value = got.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(value - allowed.exact)
+        wrong = allowed.defined & ~(distance <= k * allowed.error)
+    if not wrong.any():
+        return None
+    ratio = np.nan_to_num(distance / np.maximum(allowed.error, 1e-300), nan=np.inf)
+    excess = np.where(wrong, ratio, -1.0)
+    worst = np.unravel_index(int(excess.argmax()), excess.shape)
+    return (
+        f"{int(wrong.sum())} of {wrong.size} elements wrong, the worst at "
+        f"{[int(i) for i in worst]}: got {value[worst]:.9g}, expected "
+        f"{allowed.exact[worst]:.9g} ± {k * allowed.error[worst]:.3g} ({numerics.name.lower()})"
+    )

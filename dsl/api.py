@@ -23,7 +23,7 @@ from sdlc.language.diagnostics import failure
 from sdlc.program.device import Device, DeviceInfo, KernelText
 from sdlc.program.execute import Executable
 from sdlc.program.program import MemoryReport, Program
-from sdlc.program.target import Target
+from sdlc.target import Target
 
 if TYPE_CHECKING:
     from sdlc.language.library import Library
@@ -46,14 +46,19 @@ class Request:
     config: Mapping[str, object]
     precision: DType
 
-    def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
-        """Compiles with `sizes` beside those asked for."""
+    def graph(self, sizes: Mapping[str, Size] = NOTHING) -> Graph:
+        """What is computed, with `sizes` beside those asked for."""
         from sdlc.language.elaborate import build
-        from sdlc.program.pipeline import compile_graph
 
         every = {**sizes, **self.sizes}
-        graph = build(self.library, self.entry, every, self.config, self.precision)
-        return Compiled(graph, compile_graph(graph, self.target), self.target)
+        return build(self.library, self.entry, every, self.config, self.precision)
+
+    def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
+        """Compiles with `sizes` beside those asked for."""
+        from sdlc.program.pipeline import compile_graph
+
+        graph = self.graph(sizes)
+        return Compiled(graph, compile_graph(graph, self.target, self.precision), self.target)
 
     def missing_sizes(self) -> tuple[str, ...]:
         """Names in the inputs' types that have no size yet: run-time shapes will bind them."""
@@ -153,7 +158,8 @@ class CompiledProgram:
         import numpy as np
 
         open_sizes = bool(self.request.missing_sizes())
-        key = tuple((n, np.shape(a)) for n, a in sorted(arrays.items())) if open_sizes else ()
+        shapes = {name: np.asarray(array).shape for name, array in sorted(arrays.items())}
+        key = tuple(shapes.items()) if open_sizes else ()
         if key not in self._compiled:
             request = self.request
             self._compiled[key] = request.build_for(arrays) if open_sizes else request.build()
@@ -187,7 +193,7 @@ def compile(
 
 def make_request(
     source: str | Path,
-    target: str,
+    target: str | Target,
     entry: str | None,
     sizes: Mapping[str, Size],
     settings: tuple[Config | Sequence[Config] | None, str],
@@ -201,7 +207,8 @@ def make_request(
         raise failure("P009", f"unknown precision `{precision}`", help="use f32 or f16")
     library = load_library(source)
     values = read_config(config)
-    return Request(library, load_target(target), entry, sizes, values, known[precision])
+    chosen = load_target(target) if isinstance(target, str) else target
+    return Request(library, chosen, entry, sizes, values, known[precision])
 
 
 def load_library(source: str | Path) -> Library:

@@ -35,10 +35,10 @@ from sdlc.program.bundle_manifest import (
 )
 from sdlc.program.bundle_schema import FORMAT, MANIFEST, VERSION, faults
 from sdlc.program.device import Device, KernelText
-from sdlc.program.execute import Executable, check_weights
+from sdlc.program.execute import Executable, fitting
 from sdlc.program.program import Program, Tensor, TensorRole
-from sdlc.program.target import Capabilities
 from sdlc.program.values import stored_shape, unstored
+from sdlc.target import Capabilities
 
 EXTENSIONS = MappingProxyType({"opencl": "cl", "wgsl": "wgsl"})
 AGAIN = "the bundle is damaged or was edited: write it again with `sdlc compile`"
@@ -104,11 +104,10 @@ def write_bundle(
     """
     directory = Path(directory)
     _check_place(directory)
-    if weights is not None:
-        check_weights(program, weights)
+    packed = None if weights is None else {t.weight: a for t, a in fitting(program, weights)}
     part = directory.parent / f".{directory.name}.{os.getpid()}.part"
     try:
-        _write_all(program, texts, caps, part, weights)
+        _write_all(program, texts, caps, part, packed)
         _exchange(part, directory)
     except OSError as error:
         message = f"cannot write the bundle `{directory}`: {error.strerror or error}"
@@ -132,7 +131,7 @@ def is_bundle(directory: Path) -> bool:
     """Whether a folder holds a manifest of ours (valid or not)."""
     try:
         head = json.loads((directory / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(head, dict) and head.get("format") == FORMAT
 

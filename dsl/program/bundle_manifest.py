@@ -16,7 +16,7 @@ from sdlc.program.bundle_schema import FORMAT, VERSION
 from sdlc.program.device import KernelText
 from sdlc.program.memory import align, conflicts, lifetimes_of
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
-from sdlc.program.target import Capabilities
+from sdlc.target import Capabilities
 
 Manifest = dict[str, Any]
 

@@ -17,7 +17,8 @@ recorded once; between `step`s nothing returns to the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 
 import numpy as np
@@ -61,7 +62,6 @@ class Executable:
     ) -> None:
         """Raises SdlError: P001 missing weight, P002 weight of a wrong shape or type, P006 feedback
         between unlike tensors, P007 a tensor that is larger than the device can bind."""
-        check_weights(program, weights)
         _check_feedback(program, feedback)
         _check_sizes(program, device)
         if texts is None:
@@ -126,15 +126,22 @@ class Executable:
 # ---- weights -------------------------------------------------------------------------------------
 
 
-def check_weights(program: Program, weights: Mapping[str, Array]) -> None:
-    """Raises SdlError (P001, P002) naming every weight that is missing or does not fit."""
-    wanted = _of_role(program, TensorRole.WEIGHT)
-    problems = [p for t in wanted if (p := _weight_problem(t, weights)) is not None]
+def fitting(program: Program, weights: Mapping[str, Array]) -> Iterator[tuple[Tensor, Array]]:
+    """Each weight of the program with its array, read once (weight files are read lazily).
+
+    Raises SdlError (P001, P002) at the end, naming every weight that is missing or does not fit."""
+    problems: list[Diagnostic] = []
+    for tensor in _of_role(program, TensorRole.WEIGHT):
+        found = _fitted(tensor, weights)
+        if isinstance(found, Diagnostic):
+            problems.append(found)
+        else:
+            yield tensor, found
     if problems:
         raise located(problems)
 
 
-def _weight_problem(tensor: Tensor, weights: Mapping[str, Array]) -> Diagnostic | None:
+def _fitted(tensor: Tensor, weights: Mapping[str, Array]) -> Array | Diagnostic:
     notes = (("in", tensor.origin.definition),) if tensor.origin else ()
     if tensor.weight not in weights:
         help = did_you_mean(tensor.weight, weights) or (
@@ -155,7 +162,7 @@ def _weight_problem(tensor: Tensor, weights: Mapping[str, Array]) -> Diagnostic 
         notes = (*notes, ("values", range_text(array)))
         help = "compile with --precision f32"
         return Diagnostic("P002", message, origin_span(tensor), "declared here", notes, help)
-    return None
+    return array
 
 
 def _upload(
@@ -164,12 +171,14 @@ def _upload(
     weights: Mapping[str, Array],
     places: Mapping[str, Binding],
 ) -> None:
-    for tensor in _of_role(program, TensorRole.WEIGHT, TensorRole.CONSTANT):
-        constant = tensor.role is TensorRole.CONSTANT
-        array = program.constants[tensor.name] if constant else weights[tensor.weight]
+    for tensor, array in chain(_constants(program), fitting(program, weights)):
         place = places[tensor.name]
-        data = store(np.asarray(array).reshape(tensor.shape), tensor)
-        device.write(place.memory, place.offset, data)
+        device.write(place.memory, place.offset, store(array, tensor))
+
+
+def _constants(program: Program) -> Iterator[tuple[Tensor, Array]]:
+    for tensor in _of_role(program, TensorRole.CONSTANT):
+        yield tensor, program.constants[tensor.name].reshape(tensor.shape)
 
 
 # ---- memory --------------------------------------------------------------------------------------

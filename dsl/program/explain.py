@@ -16,6 +16,7 @@ from sdlc.graph.node import Graph
 from sdlc.program.device import KernelText
 from sdlc.program.program import Program, Tensor, TensorRole
 from sdlc.program.values import describe
+from sdlc.schedule.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,9 @@ class Explanation:
         return asdict(self)
 
 
-def explain(
-    graph: Graph, plan: object, program: Program, texts: Sequence[KernelText]
-) -> Explanation:
-    """`plan` is what `schedule.plan.plan` made of the graph; its `groups` print themselves."""
-    groups = tuple(str(group) for group in getattr(plan, "groups", ()))
+def explain(graph: Graph, plan: Plan, program: Program, texts: Sequence[KernelText]) -> Explanation:
+    """`plan` is what `schedule.plan.plan` made of the graph: its kernels-to-be print themselves."""
+    groups = tuple(str(scheduled) for scheduled in plan.kernels)
     report = program.memory
     return Explanation(
         name=program.name,

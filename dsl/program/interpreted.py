@@ -22,7 +22,7 @@ from sdlc.kernel.ir import Access, Kernel
 from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch
 from sdlc.program.execute import Executable
 from sdlc.program.program import Program
-from sdlc.program.target import Capabilities
+from sdlc.target import Capabilities
 
 Bytes = npt.NDArray[np.uint8]
 Change = Callable[[Kernel], Kernel]

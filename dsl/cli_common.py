@@ -1,0 +1,172 @@
+"""What commands share: options, values given as `name=value`, JSON, files that appear whole.
+
+In: what a user typed. Out: values, or a usage error (exit status 2). Invariant: nothing heavy is
+imported here at the top; `write_whole` leaves the old file or the complete new one.
+
+    parse_sizes(("n=3", "b=2x3"))     {"n": 3, "b": (2, 3)}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Size = int | tuple[int, ...]
+
+
+class ManyValues(click.Command):
+    """A command whose `--set` and `--input` take several values: `--set n=3 b=2`."""
+
+    many = ("--set", "--input")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        option, expects = "", False
+        for token in args:
+            if token in self.many:
+                option, expects = token, True
+            elif expects:
+                expects = False
+            elif option and "=" in token and not token.startswith("-"):
+                spread.append(option)
+            else:
+                option = ""
+            spread.append(token)
+        return super().parse_args(ctx, spread)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def source_options(command: Command) -> Command:
+    """The options that say what to compile: `--entry --config --set --precision`."""
+    for option in (
+        click.option("--entry", metavar="NAME", help="The model, block or op to compile."),
+        click.option(
+            "--config",
+            "configs",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            help="A config.json that overrides the file's `config` values. May be repeated.",
+        ),
+        click.option(
+            "--set",
+            "sizes",
+            multiple=True,
+            metavar="NAME=SIZE…",
+            help="Sizes: n=3 b=2x3 (2x3 for `*b`). May be repeated.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["f32", "f16"]),
+            default="f32",
+            show_default=True,
+            help="Storage type of floats.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def target_option(command: Command) -> Command:
+    return click.option(
+        "--target",
+        default="cpu",
+        show_default=True,
+        metavar="NAME",
+        help="What to compile for; `sdlc targets` lists them.",
+    )(command)
+
+
+def parse_sizes(settings: Iterable[str]) -> dict[str, Size]:
+    """Sizes by name from `name=3` and `name=2x3`; `name=` is a spread of no axes."""
+    sizes: dict[str, Size] = {}
+    for name, value in parse_pairs(settings, "--set"):
+        parts = value.split("x") if value else []
+        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+            message = f"'{name}={value}' is no size: write {name}=3, or {name}=2x3 for *{name}"
+            raise click.BadParameter(message, param_hint="--set")
+        extents = tuple(int(part) for part in parts)
+        sizes[name] = extents[0] if len(extents) == 1 else extents
+    return sizes
+
+
+def parse_pairs(settings: Iterable[str], option: str) -> list[tuple[str, str]]:
+    pairs: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"'{setting}' is not NAME=VALUE", param_hint=option)
+        if name in pairs:
+            raise click.BadParameter(f"'{name}' is given twice", param_hint=option)
+        pairs[name] = value
+    return list(pairs.items())
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what the standard encoder does not know: paths, enumerations, NumPy scalars."""
+    for attribute in ("value", "item"):
+        if hasattr(value, attribute):
+            held = getattr(value, attribute)
+            return held() if callable(held) else held
+    return str(value)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table as wide as it needs to be on a pipe and as the terminal on a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*[_literal(cell) for cell in row])
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+
+
+def _literal(cell: str) -> str:
+    """Square brackets are part of the text, not of rich's markup."""
+    return cell.replace("[", r"\[")
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file through `write`; it appears under its name only when it is complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+        if path.exists():
+            part.chmod(path.stat().st_mode & 0o777)
+        part.replace(path)
+    except OSError as error:
+        from sdlc.language.diagnostics import failure
+
+        message = f"cannot write `{path}`: {error.strerror or error}"
+        raise failure("X003", message, help="choose a place that you can write to") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def size_text(nbytes: int) -> str:
+    """Bytes as people read them: `1.5 MiB`."""
+    amount = float(nbytes)
+    for unit in ("bytes", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{nbytes} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.2f} GiB"

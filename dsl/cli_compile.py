@@ -1,0 +1,152 @@
+"""`sdlc compile` and `sdlc explain`: a bundle of a file, or an account of what became of it.
+
+In: a file, sizes, configuration and a target. Out: a folder (docs/bundle.md) or text. Example:
+
+    sdlc compile softmax.sdl --target mali --set b=2x3 n=64 -o softmax-mali
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from sdlc.cli_common import (
+    ManyValues,
+    json_option,
+    parse_sizes,
+    print_json,
+    print_table,
+    size_text,
+    source_options,
+    target_option,
+)
+
+if TYPE_CHECKING:
+    from sdlc.api import Compiled
+
+SECTIONS = ("graph", "groups", "dispatches", "kernels", "tensors", "memory")
+
+
+@click.command("compile", cls=ManyValues)
+@click.argument("file", type=click.Path(path_type=Path))
+@target_option
+@source_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Pack the weights of a safetensors file or folder into the bundle.",
+)
+@json_option
+def compile_command(
+    file: Path, output: Path | None, weights: Path | None, as_json: bool, **what: Any
+) -> None:
+    """Compiles FILE and writes a bundle: manifest.json and kernels.
+
+    \b
+    Examples:
+      sdlc compile softmax.sdl --set b=2x3 n=64
+      sdlc compile unet.sdl --target adreno --config unet/config.json \\
+          --set b=2 h=64 w=64 t=77 --precision f16 -o unet-adreno
+    """
+    from sdlc.api import load_weights
+    from sdlc.program.bundle import write_bundle
+
+    started = time.perf_counter()
+    compiled = compiled_from(file, **what)
+    directory = output or Path(f"{compiled.program.name}-{compiled.target.name}")
+    packed = None if weights is None else load_weights(weights)
+    texts, caps = compiled.texts(), compiled.target.caps
+    write_bundle(compiled.program, texts, caps, directory, packed)
+    summary = _summary(compiled, directory, time.perf_counter() - started)
+    if as_json:
+        print_json(summary)
+    else:
+        print_table("", ("bundle", str(directory)), _summary_rows(summary))
+
+
+def compiled_from(
+    file: Path,
+    target: str,
+    entry: str | None,
+    configs: tuple[Path, ...],
+    sizes: tuple[str, ...],
+    precision: str,
+) -> Compiled:
+    """The program that a command's options ask for."""
+    from sdlc.api import make_request
+
+    bound = parse_sizes(sizes)
+    return make_request(file, target, entry, bound, (configs, precision)).build()
+
+
+def _summary(compiled: Compiled, directory: Path, seconds: float) -> dict[str, Any]:
+    program = compiled.program
+    memory = program.memory
+    return {
+        "bundle": str(directory),
+        "name": program.name,
+        "target": program.target,
+        "precision": program.precision.value,
+        "inputs": {n: list(program.tensors[n].shape) for n in program.inputs},
+        "outputs": {n: list(program.tensors[n].shape) for n in program.outputs},
+        "kernels": len(program.kernels),
+        "dispatches": len(program.dispatches),
+        "flop": program.flop,
+        "memory": {
+            "naive": memory.naive,
+            "arena": memory.arena,
+            "lower_bound": memory.lower_bound,
+            "weights": memory.weights,
+        },
+        "seconds": round(seconds, 3),
+    }
+
+
+def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    memory = {name: size_text(n) for name, n in summary["memory"].items()}
+    return [
+        ("program", f"{summary['name']} for {summary['target']}, {summary['precision']}"),
+        ("inputs", ", ".join(f"{n}{s}" for n, s in summary["inputs"].items()) or "none"),
+        ("outputs", ", ".join(f"{n}{s}" for n, s in summary["outputs"].items())),
+        ("kernels", f"{summary['kernels']}, dispatched {summary['dispatches']} times"),
+        ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
+        ("weights", memory["weights"]),
+        ("work", f"{summary['flop'] / 1e9:.3g} GFLOP"),
+        ("compiled in", f"{summary['seconds']:.2f} s"),
+    ]
+
+
+@click.command("explain", cls=ManyValues)
+@click.argument("file", type=click.Path(path_type=Path))
+@target_option
+@source_options
+@click.option(
+    "--section",
+    "sections",
+    multiple=True,
+    type=click.Choice(SECTIONS),
+    help="Only this section. May be repeated.",
+)
+@json_option
+def explain_command(file: Path, sections: tuple[str, ...], as_json: bool, **what: Any) -> None:
+    """Shows what becomes of FILE: graph, groups, dispatches, kernels, tensors, memory.
+
+    \b
+    Examples:
+      sdlc explain softmax.sdl --set b=2x3 n=64 --target mali
+      sdlc explain softmax.sdl --set b=2x3 n=64 --section kernels
+    """
+    from sdlc.api import explanation
+
+    made = explanation(compiled_from(file, **what))
+    wanted = sections or SECTIONS
+    if as_json:
+        everything = made.as_json()
+        always = {"name": everything["name"], "target": everything["target"]}
+        print_json(always | {name: everything[name] for name in wanted})
+        return
+    chosen = [pair for name, pair in zip(SECTIONS, made.sections(), strict=True) if name in wanted]
+    click.echo("\n\n".join(f"== {title} ==\n{text}" for title, text in chosen))

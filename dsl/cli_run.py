@@ -1,0 +1,158 @@
+"""`sdlc run`: a bundle or a file on a device, arrays from and to NumPy's formats.
+
+In: a bundle's folder or an `.sdl` file, `.npy` files. Out: an `.npz` file and a summary. Example:
+
+    sdlc run softmax.sdl --input x=x.npy -o out.npz
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+from sdlc.cli_common import (
+    ManyValues,
+    json_option,
+    parse_pairs,
+    parse_sizes,
+    print_json,
+    print_table,
+    source_options,
+    write_whole,
+)
+
+if TYPE_CHECKING:
+    from sdlc.graph.types import Array
+    from sdlc.program.device import Device
+    from sdlc.program.execute import Executable
+
+Outputs = dict[str, "Array"]
+
+
+@click.command("run", cls=ManyValues)
+@click.argument("program", type=click.Path(path_type=Path))
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=FILE.npy…",
+    help="An input: a .npy file or a number. May be repeated.",
+)
+@click.option("--device", metavar="DEVICE", help="Where to run; `sdlc devices` lists them.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="A safetensors file, or a folder of them."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write outputs to a .npz.")
+@click.option("--target", metavar="NAME", help="For a .sdl file (default: the device's own).")
+@source_options
+@json_option
+def run_command(
+    program: Path,
+    inputs: tuple[str, ...],
+    device: str | None,
+    output: Path | None,
+    as_json: bool,
+    **what: Any,
+) -> None:
+    """Runs PROGRAM: a bundle's folder, or a .sdl file compiled for the shapes of its inputs.
+
+    \b
+    Examples:
+      sdlc run softmax.sdl --input x=x.npy -o out.npz
+      sdlc run unet-adreno --input latent=l.npy timestep=981 context=c.npy \\
+          --weights unet/ --device pocl -o out.npz
+    """
+    from sdlc.backends.devices import open_device
+
+    arrays = {name: read_input(name, value) for name, value in parse_pairs(inputs, "--input")}
+    opened = open_device(device)
+    executable = _executable(program, arrays, opened, **what)
+    started = time.perf_counter()
+    outputs = executable.run(arrays)
+    seconds = time.perf_counter() - started
+    if output is not None:
+        write_whole(output, lambda file: _save(file, outputs))
+    _report(outputs, opened.info.name, seconds, as_json)
+
+
+def _executable(
+    program: Path,
+    arrays: Mapping[str, Array],
+    device: Device,
+    weights: Path | None,
+    target: str | None,
+    **source: Any,
+) -> Executable:
+    from sdlc.api import load_weights, make_request
+    from sdlc.backends.devices import target_of
+    from sdlc.program.bundle import read_bundle
+    from sdlc.program.execute import Executable
+
+    if program.is_dir():
+        packed = None if weights is None else load_weights(weights)
+        return read_bundle(program).executable(device, packed)
+    sizes, settings = parse_sizes(source["sizes"]), (source["configs"], source["precision"])
+    chosen = target or target_of(device.info)
+    request = make_request(program, chosen, source["entry"], sizes, settings)
+    return Executable(request.build_for(arrays).program, device, load_weights(weights))
+
+
+def read_input(name: str, value: str) -> Array:
+    """The array of `--input name=value`: a .npy file, or a number."""
+    import numpy as np
+    from sdlc.language.diagnostics import failure
+
+    for number in (int, float):
+        try:
+            return np.asarray(number(value))
+        except (ValueError, OverflowError):
+            continue
+    try:
+        made = np.load(value, allow_pickle=False)
+    except OSError as error:
+        message = f"input `{name}`: `{value}` cannot be read: {error.strerror or error}"
+        raise failure("P005", message, help="give a .npy file or a number") from error
+    except (ValueError, EOFError) as error:
+        message = f"input `{name}`: `{value}` is no .npy file of numbers"
+        raise failure("P005", message, help="write it with numpy.save(file, array)") from error
+    if not isinstance(made, np.ndarray):
+        message = f"input `{name}`: `{value}` holds several arrays"
+        raise failure("P005", message, help="save the one array with numpy.save(file, array)")
+    return made
+
+
+def _save(file: IO[bytes], outputs: Outputs) -> None:
+    import numpy as np
+
+    np.savez(file, allow_pickle=False, **dict(outputs))
+
+
+def _report(outputs: Outputs, device: str, seconds: float, as_json: bool) -> None:
+    described = {name: _describe(array) for name, array in outputs.items()}
+    if as_json:
+        print_json({"device": device, "seconds": round(seconds, 6), "outputs": described})
+        return
+    rows = [(name, *(str(v) for v in d.values())) for name, d in described.items()]
+    title = f"{device}: {seconds * 1e3:.2f} ms"
+    print_table(title, ("output", "dtype", "shape", "min", "max", "mean", "finite"), rows)
+
+
+def _describe(array: Array) -> dict[str, Any]:
+    import numpy as np
+
+    values = array.astype(np.float64)
+    numbers = (values.min(), values.max(), values.mean()) if array.size else (0.0, 0.0, 0.0)
+    low, high, mean = (float(f"{n:.6g}") for n in numbers)
+    finite = bool(np.isfinite(values).all())
+    shape = list(array.shape)
+    return {
+        "dtype": str(array.dtype),
+        "shape": shape,
+        "min": low,
+        "max": high,
+        "mean": mean,
+        "finite": finite,
+    }

@@ -10,6 +10,7 @@ no pass looks at the name of a target or a device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sdlc.backends.grids import check_limits, fold_grid, split_groups
 from sdlc.backends.scalars import expand_functions, floor_division, round_through_memory
@@ -40,11 +41,26 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
+WGSL_WIDTHS = (1, 2, 4)
+WGSL_MISSING = ("erf", "pow", "tanh")
+"""WGSL has no erf, a pow of positive bases only, and a tanh that may overflow to NaN."""
+
+
+def within_language(caps: Capabilities, language: str) -> Capabilities:
+    """`caps` as far as the language has the means for them."""
+    if language != "wgsl":
+        return caps
+    widths = tuple(w for w in caps.vector_widths if w in WGSL_WIDTHS)
+    missing = tuple(dict.fromkeys((*caps.missing_functions, *WGSL_MISSING)))
+    return replace(caps, vector_widths=widths, missing_functions=missing)
+
+
 def legalize(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     """`kernel` within `caps` and the means of `language`.
 
     Raises SdlError (D022, D023) where no rewrite can make it fit.
     """
+    caps = within_language(caps, language)
     for rewrite in PASSES:
         kernel = rewrite(kernel, caps, language)
     return kernel

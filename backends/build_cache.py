@@ -1,0 +1,71 @@
+"""Built kernels on disk, so that a program that was built once starts quickly.
+
+In: a key (text, device, driver). Out: the bytes that were kept for it, or None. Invariant: an entry
+that is damaged in any way is None; a folder that cannot be written keeps nothing, quietly.
+
+    cache = BuildCache.default()
+    cache.put(key, binary);  cache.get(key) == binary
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from sdlc.backends.opencl_loader import cache_folder
+
+DIGEST_BYTES = 32
+MOST_BYTES = 512 << 20
+"""The cache's size from which its oldest entries go."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCache:
+    """Entries in `folder`; None keeps nothing."""
+
+    folder: Path | None
+
+    @staticmethod
+    def default() -> BuildCache:
+        return BuildCache(cache_folder("kernels"))
+
+    def get(self, key: str) -> bytes | None:
+        if self.folder is None:
+            return None
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        digest, content = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+        if not content or sha256(content).digest() != digest:
+            return None
+        return content
+
+    def put(self, key: str, content: bytes) -> None:
+        if self.folder is None:
+            return
+        path = self._path(key)
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as made:
+                made.write(sha256(content).digest() + content)
+            os.replace(made.name, path)
+            self._trim()
+        except OSError:
+            return
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{sha256(key.encode()).hexdigest()[:32]}.bin"
+
+    def _trim(self) -> None:
+        assert self.folder is not None
+        entries = sorted(((f.stat().st_mtime, f) for f in self.folder.glob("*.bin")), reverse=True)
+        total = 0
+        for _, entry in entries:
+            total += entry.stat().st_size
+            if total > MOST_BYTES:
+                entry.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""OpenCL devices, through pyopencl.
+
+In: kernels and memory requests. Out: results. Invariant: kernels of a recording are made once, with
+their arguments set; a submit only enqueues. Launches run in order on one in-order queue.
+
+    device = OpenCLDevice(cl_device, "cpu")
+    built = device.build([device.text(kernel)])
+    device.submit(device.record(built, [Launch(kernel.name, (Binding(memory, 0, 64),))]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sdlc.backends.build_cache import BuildCache
+from sdlc.backends.legalize import legalize
+from sdlc.backends.opencl_build import build_programs
+from sdlc.backends.opencl_loader import load_opencl
+from sdlc.backends.printer import print_kernel
+from sdlc.kernel.ir import Kernel
+from sdlc.language.diagnostics import failure
+from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch
+from sdlc.target import Capabilities
+
+INT_MAX = 2**31 - 1
+POINTER_BYTES = 8
+
+
+def capabilities(device: Any) -> Capabilities:
+    """What a live OpenCL device can do, as it reports it."""
+    sizes = tuple(int(n) for n in device.max_work_item_sizes[:3])
+    return Capabilities(
+        languages=("opencl",),
+        f16_storage=True,
+        f16_arithmetic="cl_khr_fp16" in device.extensions.split(),
+        vector_widths=(1, 2, 4, 8, 16),
+        max_work_items=int(device.max_work_group_size),
+        max_group=(sizes[0], sizes[1], sizes[2]),
+        max_groups=INT_MAX,
+        local_bytes=int(device.local_mem_size),
+        max_storage_buffers=int(device.max_parameter_size) // POINTER_BYTES,
+        max_binding=int(device.max_mem_alloc_size),
+        offset_alignment=max(64, int(device.mem_base_addr_align) // 8),
+    )
+
+
+def device_info(device: Any, id: str) -> DeviceInfo:
+    return DeviceInfo(
+        id=id,
+        kind="opencl",
+        name=device.name.strip(),
+        vendor=device.vendor.strip(),
+        driver=f"{device.platform.name.strip()} {device.driver_version.strip()}",
+        memory_bytes=int(device.global_mem_size),
+        caps=capabilities(device),
+    )
+
+
+@dataclass(slots=True)
+class Memory:
+    """A buffer and the ranges of it that kernels take."""
+
+    buffer: Any
+    nbytes: int
+    ranges: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    def range(self, offset: int, nbytes: int) -> Any:
+        if offset == 0 and nbytes == self.nbytes:
+            return self.buffer
+        key = (offset, nbytes)
+        if key not in self.ranges:
+            self.ranges[key] = self.buffer.get_sub_region(offset, nbytes)
+        return self.ranges[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    program: Any
+    text: KernelText
+
+
+class OpenCLDevice:
+    """One OpenCL device with a context and a queue."""
+
+    def __init__(self, device: Any, id: str, cache: BuildCache | None = None) -> None:
+        cl = self._cl = load_opencl()
+        self._info = device_info(device, id)
+        with self._errors("opening the device"):
+            self.context = cl.Context([device])
+            self._queue = cl.CommandQueue(self.context, device)
+        self._device = device
+        self._cache = cache if cache is not None else BuildCache.default()
+
+    @property
+    def info(self) -> DeviceInfo:
+        return self._info
+
+    def text(self, kernel: Kernel) -> KernelText:
+        caps = self._info.caps
+        return print_kernel(legalize(kernel, caps, "opencl"), "opencl", caps)
+
+    def build(self, texts: Sequence[KernelText]) -> Mapping[str, Any]:
+        """Raises SdlError (D030) that shows the line of the kernel that the driver refuses."""
+        key = f"{self._info.name}\n{self._info.driver}\n{self._device.version}"
+        built = build_programs(self.context, self._device, texts, self._cache, key)
+        return {t.name: Built(p, t) for t, p in zip(texts, built, strict=True)}
+
+    def allocate(self, nbytes: int) -> Memory:
+        if nbytes > self._info.caps.max_binding:
+            raise self._too_small(nbytes, self._info.caps.max_binding)
+        cl = self._cl
+        with self._errors(f"allocating {nbytes:,} bytes"):
+            size = max(4, -(-nbytes // 4) * 4)
+            buffer = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, size)
+            cl.enqueue_fill_buffer(self._queue, buffer, b"\0\0\0\0", 0, size)
+            return Memory(buffer, size)
+
+    def write(self, memory: Memory, offset: int, data: bytes) -> None:
+        if not data:
+            return
+        with self._errors("writing to the device"):
+            self._cl.enqueue_copy(self._queue, memory.buffer, data, dst_offset=offset)
+
+    def read(self, memory: Memory, offset: int, nbytes: int) -> bytes:
+        data = bytearray(nbytes)
+        if nbytes:
+            with self._errors("reading from the device"):
+                self._cl.enqueue_copy(self._queue, data, memory.buffer, src_offset=offset)
+        return bytes(data)
+
+    def record(self, built: Mapping[str, Built], launches: Sequence[Launch]) -> Any:
+        with self._errors("preparing kernels"):
+            return [self._prepared(built[each.kernel], each.bindings) for each in launches]
+
+    def _prepared(self, built: Built, bindings: Sequence[Binding]) -> tuple[Any, Any, Any]:
+        text = built.text
+        kernel = self._cl.Kernel(built.program, text.entry)
+        kernel.set_args(*(b.memory.range(b.offset, b.nbytes) for b in bindings))
+        size = tuple(n * m for n, m in zip(text.grid, text.group, strict=True))
+        return kernel, size, text.group
+
+    def submit(self, recording: Any) -> None:
+        enqueue, queue = self._cl.enqueue_nd_range_kernel, self._queue
+        with self._errors("starting kernels"):
+            for kernel, size, group in recording:
+                enqueue(queue, kernel, size, group)
+            queue.flush()
+
+    def finish(self) -> None:
+        with self._errors("running kernels"):
+            self._queue.finish()
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        """OpenCL's errors as SdlError (D031 too small, D032 lost)."""
+        cl = self._cl
+        try:
+            yield
+        except cl.MemoryError as error:
+            raise self._too_small(0, self._info.memory_bytes, doing) from error
+        except cl.Error as error:
+            raise failure(
+                "D032",
+                f"{self._info.name} failed while {doing}: {error}",
+                "run it again; if it fails again, choose another device (`sdlc devices`)",
+            ) from error
+
+    def _too_small(self, need: int, limit: int, doing: str = "") -> Exception:
+        what = doing or f"allocating {need:,} bytes"
+        return failure(
+            "D031",
+            f"{self._info.name} has too little memory for {what}; the limit is {limit:,} bytes",
+            "use a smaller --size or --batch, --precision f16, or another device (`sdlc devices`)",
+        )

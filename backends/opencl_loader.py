@@ -1,0 +1,107 @@
+"""Makes the OpenCL loader see the CPU runtime that pip installed.
+
+In: the installed distributions. Out: pyopencl, imported, whose loader lists the system's drivers
+and the `intel-opencl-rt` of this Python. Invariant: a value of OCL_ICD_VENDORS that the user set is
+respected: its drivers are listed too; nothing outside the cache folder is written.
+
+The wheel's own `.icd` file names a path of the machine that built it, so the loader does not find
+the library. A folder of `.icd` files, one that names the installed library beside copies of the
+system's, stands in for the system's folder; the loader reads the variable at its first call.
+
+    cl = load_opencl()
+    [p.name for p in cl.get_platforms()]
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from types import ModuleType
+
+from platformdirs import user_cache_path
+
+SYSTEM_FOLDER = Path("/etc/OpenCL/vendors")
+VARIABLE = "OCL_ICD_VENDORS"
+RUNTIME = "intel-opencl-rt"
+LIBRARIES = "intel-cmplr-lib-rt"
+LIBRARY = "libintelocl.so"
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of ours in the user's cache, or a temporary one where that cannot be written."""
+    folder = user_cache_path("sdlc") / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        made = Path(tempfile.gettempdir()) / f"sdlc-{os.getuid()}" / name
+        made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return made
+
+
+def installed_runtime() -> Path | None:
+    """The CPU runtime's library, if pip has installed it."""
+    try:
+        files = distribution(RUNTIME).files or []
+    except PackageNotFoundError:
+        return None
+    found = (Path(str(f.locate())).resolve() for f in files if f.name == LIBRARY)
+    return next((f for f in found if f.is_file()), None)
+
+
+def has_libraries() -> bool:
+    """Whether the runtime's maths libraries are installed beside it."""
+    try:
+        distribution(LIBRARIES)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def vendor_files(folder: Path) -> dict[str, str]:
+    """The `.icd` files of a folder: name to text."""
+    if not folder.is_dir():
+        return {}
+    return {f.name: f.read_text("utf-8", "replace") for f in sorted(folder.glob("*.icd"))}
+
+
+def write_vendors(files: dict[str, str]) -> Path:
+    """A folder with exactly these files. Its name is their digest, so it is never changed."""
+    digest = sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
+    folder = cache_folder("opencl-vendors") / digest
+    if vendor_files(folder) == files:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as made:
+            made.write(text)
+        os.replace(made.name, folder / name)
+    return folder
+
+
+def prepare() -> None:
+    """Points the loader at a folder that lists the installed runtime."""
+    library = installed_runtime() if sys.platform == "linux" else None
+    if library is None:
+        return
+    chosen = os.environ.get(VARIABLE, "")
+    if chosen and not Path(chosen).is_dir():
+        return
+    files = vendor_files(Path(chosen) if chosen else SYSTEM_FOLDER)
+    if any(LIBRARY in text for text in files.values()):
+        return
+    os.environ[VARIABLE] = str(write_vendors({**files, "sdlc-cpu.icd": f"{library}\n"}))
+
+
+@cache
+def load_opencl() -> ModuleType:
+    """pyopencl, with the installed CPU runtime in its list. Raises ImportError without pyopencl."""
+    prepare()
+    return importlib.import_module("pyopencl")

@@ -1,0 +1,228 @@
+"""WebGPU devices, through wgpu-py.
+
+In: kernels and memory requests. Out: results. Invariant: pipelines and bind groups of a recording
+are made once; a submit only encodes and queues. WebGPU orders the dispatches of a pass by the
+memory that they share.
+
+    device = WebGpuDevice(adapter, "llvmpipe")
+    built = device.build([device.text(kernel)])
+    device.submit(device.record(built, [Launch(kernel.name, (Binding(memory, 0, 64),))]))
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from sdlc.backends.build_log import build_failure
+from sdlc.backends.legalize import legalize
+from sdlc.backends.printer import print_kernel
+from sdlc.kernel.ir import Kernel
+from sdlc.language.diagnostics import failure
+from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch
+from sdlc.target import Capabilities
+
+BINDING_ALIGNMENT = 256
+DISPATCHES = 256
+"""Dispatches of one submission: a driver that watches the time of one is not kept waiting."""
+MEMORY_ADVICE = (
+    "use a smaller --size or --batch, --precision f16, or another device (`sdlc devices`)"
+)
+
+
+@cache
+def load_wgpu() -> ModuleType:
+    """wgpu-py, on the platform's own interface. Raises ImportError where it is not installed."""
+    import wgpu
+
+    if sys.platform == "linux":
+        from wgpu.backends.wgpu_native import extras
+
+        # The OpenGL backend shows every device twice, without what compute needs.
+        extras.set_instance_extras(backends=["Vulkan"])
+    module: ModuleType = wgpu
+    return module
+
+
+def capabilities(adapter: Any) -> Capabilities:
+    """What a live adapter can do, as it reports it."""
+    limits = adapter.limits
+    half = "shader-f16" in adapter.features
+    size = tuple(int(limits[f"max-compute-workgroup-size-{axis}"]) for axis in "xyz")
+    return Capabilities(
+        languages=("wgsl",),
+        f16_storage=half,
+        f16_arithmetic=half,
+        vector_widths=(1, 2, 4),
+        max_work_items=int(limits["max-compute-invocations-per-workgroup"]),
+        max_group=(size[0], size[1], size[2]),
+        max_groups=int(limits["max-compute-workgroups-per-dimension"]),
+        local_bytes=int(limits["max-compute-workgroup-storage-size"]),
+        max_storage_buffers=int(limits["max-storage-buffers-per-shader-stage"]),
+        max_binding=min(
+            int(limits["max-storage-buffer-binding-size"]), int(limits["max-buffer-size"])
+        ),
+        offset_alignment=max(BINDING_ALIGNMENT, int(limits["min-storage-buffer-offset-alignment"])),
+    )
+
+
+def device_info(adapter: Any, id: str) -> DeviceInfo:
+    info = adapter.info
+    return DeviceInfo(
+        id=id,
+        kind="webgpu",
+        name=info["device"],
+        vendor=info["vendor"],
+        driver=f"{info['backend_type']} {info['description']}".strip(),
+        memory_bytes=int(adapter.limits["max-buffer-size"]),
+        caps=capabilities(adapter),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    pipeline: Any
+    layout: Any
+    text: KernelText
+
+
+class WebGpuDevice:
+    """One WebGPU adapter with a device and its queue."""
+
+    def __init__(self, adapter: Any, id: str) -> None:
+        wgpu = self._wgpu = load_wgpu()
+        self._info = device_info(adapter, id)
+        features = [f for f in ("shader-f16",) if f in adapter.features]
+        with self._errors("opening the device"):
+            self._device = adapter.request_device_sync(
+                required_features=features, required_limits=dict(adapter.limits)
+            )
+        self._usage = (
+            wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
+        )
+        self._layouts: dict[int, Any] = {}
+
+    @property
+    def info(self) -> DeviceInfo:
+        return self._info
+
+    def text(self, kernel: Kernel) -> KernelText:
+        caps = self._info.caps
+        return print_kernel(legalize(kernel, caps, "wgsl"), "wgsl", caps)
+
+    def build(self, texts: Sequence[KernelText]) -> Mapping[str, Any]:
+        """Raises SdlError (D030) that shows the line of the kernel that is refused."""
+        return {text.name: self._build(text) for text in texts}
+
+    def _build(self, text: KernelText) -> Built:
+        wgpu, device = self._wgpu, self._device
+        layout = self._layout(len(text.parameters))
+        try:
+            module = device.create_shader_module(code=text.text, label=text.name)
+            pipeline = device.create_compute_pipeline(
+                layout=device.create_pipeline_layout(bind_group_layouts=[layout]),
+                compute={"module": module, "entry_point": text.entry},
+                label=text.name,
+            )
+        except wgpu.GPUError as error:
+            raise build_failure(text, str(error), self._info.name) from error
+        return Built(pipeline, layout, text)
+
+    def _layout(self, count: int) -> Any:
+        """The layout of `count` storage buffers, shared by the kernels that have as many."""
+        if count not in self._layouts:
+            wgpu = self._wgpu
+            entries = [
+                {
+                    "binding": number,
+                    "visibility": wgpu.ShaderStage.COMPUTE,
+                    "buffer": {"type": wgpu.BufferBindingType.storage},
+                }
+                for number in range(count)
+            ]
+            self._layouts[count] = self._device.create_bind_group_layout(entries=entries)
+        return self._layouts[count]
+
+    def allocate(self, nbytes: int) -> Any:
+        size = max(4, -(-nbytes // 4) * 4)
+        if size > self._info.memory_bytes:
+            raise self._too_small(f"a buffer of {size:,} bytes", self._info.memory_bytes)
+        with self._errors(f"allocating {size:,} bytes"):
+            return self._device.create_buffer(size=size, usage=self._usage)
+
+    def write(self, memory: Any, offset: int, data: bytes) -> None:
+        padded = data + bytes(-len(data) % 4)
+        if padded:
+            with self._errors("writing to the device"):
+                self._device.queue.write_buffer(memory, offset, padded)
+
+    def read(self, memory: Any, offset: int, nbytes: int) -> bytes:
+        if not nbytes:
+            return b""
+        with self._errors("reading from the device"):
+            size = -(-nbytes // 4) * 4
+            return bytes(self._device.queue.read_buffer(memory, offset, size))[:nbytes]
+
+    def record(self, built: Mapping[str, Built], launches: Sequence[Launch]) -> Any:
+        with self._errors("preparing kernels"):
+            return [self._prepared(built[each.kernel], each.bindings) for each in launches]
+
+    def _prepared(self, built: Built, bindings: Sequence[Binding]) -> tuple[Any, Any, Any]:
+        entries = []
+        for number, binding in enumerate(bindings):
+            size = -(-binding.nbytes // 4) * 4
+            if size > self._info.caps.max_binding:
+                raise self._too_small(f"a binding of {size:,} bytes", self._info.caps.max_binding)
+            place = {"buffer": binding.memory, "offset": binding.offset, "size": size}
+            entries.append({"binding": number, "resource": place})
+        group = self._device.create_bind_group(layout=built.layout, entries=entries)
+        return built.pipeline, group, built.text.grid
+
+    def submit(self, recording: Any) -> None:
+        with self._errors("starting kernels"):
+            for start in range(0, len(recording), DISPATCHES):
+                self._submit(recording[start : start + DISPATCHES])
+
+    def _submit(self, recording: Any) -> None:
+        encoder = self._device.create_command_encoder()
+        run = encoder.begin_compute_pass()
+        current = None
+        for pipeline, group, grid in recording:
+            if pipeline is not current:
+                run.set_pipeline(pipeline)
+                current = pipeline
+            run.set_bind_group(0, group)
+            run.dispatch_workgroups(*grid)
+        run.end()
+        self._device.queue.submit([encoder.finish()])
+
+    def finish(self) -> None:
+        with self._errors("running kernels"):
+            self._device.queue.on_submitted_work_done_sync()
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        """wgpu's errors as SdlError (D031 too small, D032 lost)."""
+        wgpu = self._wgpu
+        try:
+            yield
+        except wgpu.GPUOutOfMemoryError as error:
+            raise self._too_small(doing, self._info.memory_bytes) from error
+        except (wgpu.GPUError, RuntimeError) as error:
+            raise failure(
+                "D032",
+                f"{self._info.name} failed while {doing}: {error}",
+                "run it again; if it fails again, choose another device (`sdlc devices`)",
+            ) from error
+
+    def _too_small(self, what: str, limit: int) -> Exception:
+        return failure(
+            "D031",
+            f"{self._info.name} has too little memory for {what}; the limit is {limit:,} bytes",
+            MEMORY_ADVICE,
+        )

@@ -136,7 +136,7 @@ class _Lowering:
         for targets, values in steps:
             made = [self.emit.settle(next(prepared)) for _ in values]
             if len(made) > 1:
-                # Every field's new value is of the old state: none is assigned before all are known.
+                # Every new value is of the old state: none is assigned before all are known.
                 made = [self.emit.bind(self.emit.fresh("next", v.type), v) for v in made]
             for target, value in zip(targets, made, strict=True):
                 self.emit.assign(target, value)

@@ -36,8 +36,7 @@ def compile_graph(graph: Graph, target: Target, precision: DType = DType.F32) ->
     `precision` is recorded in the program; the graph has its types already.
     """
     scheduled = plan(graph, target)
-    names = _tensor_names(graph, scheduled)
-    tensors = _tensors(graph, scheduled, names)
+    names, tensors = tensors_of(graph, scheduled)
     kernels, dispatches = _kernels(scheduled, names, tensors, target)
     program = Program(
         name=graph.name,
@@ -67,6 +66,12 @@ def allocate(program: Program, target: Target) -> Program:
     weights = sum(align(t.nbytes, 4) for t in tensors.values() if t.role in static)
     report = MemoryReport(memory.naive, memory.arena, memory.lower_bound, weights)
     return replace(program, tensors=tensors, memory=report)
+
+
+def tensors_of(graph: Graph, scheduled: Plan) -> tuple[dict[Value, str], dict[str, Tensor]]:
+    """Every stored value's unique name, and the tensors by name, without arena offsets."""
+    names = _tensor_names(graph, scheduled)
+    return names, _tensors(graph, scheduled, names)
 
 
 def _tensor_names(graph: Graph, scheduled: Plan) -> dict[Value, str]:
@@ -145,7 +150,7 @@ def _kernels(
     known: dict[Kernel, str] = {}
     dispatches = []
     for item in scheduled.kernels:
-        storage = _storage(item, names, tensors)
+        storage = storage_of(item, names, tensors)
         kernel = _kernel(item, storage)
         if kernel not in known:
             name = _kernel_name(item.group, kernels)
@@ -166,7 +171,7 @@ def _kernel(item: Scheduled, storage: dict[Value, Storage]) -> Kernel:
     return kernel
 
 
-def _storage(
+def storage_of(
     item: Scheduled, names: dict[Value, str], tensors: dict[str, Tensor]
 ) -> dict[Value, Storage]:
     """Buffers for what a group reads and stores, named as in the source."""

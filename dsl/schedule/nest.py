@@ -163,6 +163,8 @@ def _tile(nest: Nest, step: Tile, refuse: Callable[[str], Refused]) -> Nest:
         raise refuse("only a serial loop can be tiled")
     if step.size < 1:
         raise refuse("a tile has at least one element")
+    if loop.extent % step.size and loop.name != loop.axis.name:
+        raise refuse("an inner tile that does not divide would run into its neighbour's elements")
     if any(lp.name == step.inner for lp in nest.loops):
         raise refuse(f"there is a loop `{step.inner}` already")
     outer = replace(loop, extent=-(-loop.extent // step.size), stride=loop.stride * step.size)

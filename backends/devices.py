@@ -10,20 +10,19 @@ what to install.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from sdlc.backends import opencl_device, opencl_loader, webgpu_device
 from sdlc.language.diagnostics import failure
 from sdlc.program.device import Device, DeviceInfo
 
-INTEL_HELP = "pip install 'sdlc[cpu]'"
-POCL_HELP = "apt-get install pocl-opencl-icd"
-VULKAN_HELP = "apt-get install mesa-vulkan-drivers"
-
-INTEL, POCL = "Intel(R) OpenCL", "Portable Computing Language"
-ALIASES = (("cpu", INTEL), ("pocl", POCL))
+SOFTWARE, DISCRETE = "CPU", "DiscreteGPU"
+"""WebGPU's adapter types. A GPU comes before every software driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,24 @@ class Missing:
     kind: str
     reason: str
     help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A driver with a name of its own, from drivers.toml."""
+
+    id: str
+    kind: str
+    reports: str
+    rank: int
+    missing: str
+    help: str
+
+
+@cache
+def drivers() -> tuple[Driver, ...]:
+    text = files("sdlc.backends").joinpath("drivers.toml").read_text("utf-8")
+    return tuple(Driver(**entry) for entry in tomllib.loads(text)["driver"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +116,8 @@ def _searches(selector: str | None) -> tuple[Callable[[], Search], ...]:
 def _matches(candidate: Candidate, selector: str) -> bool:
     if selector in candidate.selectors:
         return True
-    named = ":" not in selector and selector not in dict(ALIASES)
-    return named and selector.lower() in candidate.info.name.lower()
+    is_id = ":" in selector or any(d.id == selector for d in drivers())
+    return not is_id and selector.lower() in candidate.info.name.lower()
 
 
 def _none(selector: str | None, candidates: list[Candidate], missing: list[Missing]) -> Exception:
@@ -130,33 +147,15 @@ def _opencl() -> Search:
         devices = []
     usable = [d for d in devices if d.available and d.compiler_available]
     found = [_opencl_candidate(cl, d, number) for number, d in enumerate(usable)]
-    return found, _missing_opencl({c.info.id for c in found})
+    return found, _missing("opencl", found)
 
 
 def _opencl_candidate(cl: Any, device: Any, number: int) -> Candidate:
-    names = {platform: id for id, platform in ALIASES}
-    id = names.get(device.platform.name.strip(), f"opencl:{number}")
+    driver = _driver("opencl", device.platform.name)
+    id = driver.id if driver else f"opencl:{number}"
+    rank = 0 if device.type & cl.device_type.GPU else driver.rank if driver else 30
     info = opencl_device.device_info(device, id)
-    is_gpu = bool(device.type & cl.device_type.GPU)
-    rank = 0 if is_gpu else {"cpu": 20, "pocl": 40}.get(id, 30)
     return Candidate(info, number, rank, lambda: opencl_device.OpenCLDevice(device, id))
-
-
-def _missing_opencl(ids: set[str]) -> list[Missing]:
-    missing = []
-    if "cpu" not in ids:
-        missing.append(Missing("cpu", _why_no_intel(), INTEL_HELP))
-    if "pocl" not in ids:
-        missing.append(Missing("pocl", "PoCL's OpenCL driver is not installed", POCL_HELP))
-    return missing
-
-
-def _why_no_intel() -> str:
-    if opencl_loader.installed_runtime() is None:
-        return f"the CPU's OpenCL runtime ({opencl_loader.RUNTIME}) is not installed"
-    if not opencl_loader.has_libraries():
-        return f"{opencl_loader.LIBRARIES}, which the CPU's OpenCL runtime needs, is not installed"
-    return "the CPU's OpenCL runtime is installed but does not load on this machine"
 
 
 # ---- WebGPU --------------------------------------------------------------------------------------
@@ -169,17 +168,36 @@ def _webgpu() -> Search:
     except (ImportError, OSError, RuntimeError) as error:
         return [], [Missing("webgpu", f"wgpu cannot be loaded: {error}", "pip install wgpu")]
     found = [_webgpu_candidate(a, number) for number, a in enumerate(adapters)]
-    missing = []
-    if not any(c.info.id == "llvmpipe" for c in found):
-        reason = "Mesa's software Vulkan driver (llvmpipe) is not installed"
-        missing.append(Missing("llvmpipe", reason, VULKAN_HELP))
-    return found, missing
+    return found, _missing("webgpu", found)
 
 
 def _webgpu_candidate(adapter: Any, number: int) -> Candidate:
-    software = adapter.info["adapter_type"] == "CPU"
-    is_llvmpipe = "llvmpipe" in adapter.info["device"]
-    id = "llvmpipe" if is_llvmpipe else f"webgpu:{number}"
-    rank = 50 if software else 10 if adapter.info["adapter_type"] == "DiscreteGPU" else 15
+    driver = _driver("webgpu", adapter.info["device"])
+    kind = adapter.info["adapter_type"]
+    id = driver.id if driver else f"webgpu:{number}"
+    software = driver.rank if driver else 60
+    rank = software if kind == SOFTWARE else 10 if kind == DISCRETE else 15
     info = webgpu_device.device_info(adapter, id)
     return Candidate(info, number, rank, lambda: webgpu_device.WebGpuDevice(adapter, id))
+
+
+# ---- drivers -------------------------------------------------------------------------------------
+
+
+def _driver(kind: str, reported: str) -> Driver | None:
+    return next((d for d in drivers() if d.kind == kind and d.reports in reported), None)
+
+
+def _missing(kind: str, found: list[Candidate]) -> list[Missing]:
+    """The drivers of a kind that were not found."""
+    ids = {c.info.id for c in found}
+    absent = (d for d in drivers() if d.kind == kind and d.id not in ids)
+    return [Missing(d.id, _reason(d), d.help) for d in absent]
+
+
+def _reason(driver: Driver) -> str:
+    if opencl_loader.RUNTIME not in driver.missing or opencl_loader.installed_runtime() is None:
+        return driver.missing
+    if not opencl_loader.has_libraries():
+        return f"{opencl_loader.LIBRARIES}, which {opencl_loader.RUNTIME} needs, is not installed"
+    return f"{opencl_loader.RUNTIME} is installed but does not load on this machine"

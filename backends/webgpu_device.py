@@ -11,6 +11,7 @@ memory that they share.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Any
 
 from sdlc.backends.build_log import build_failure
 from sdlc.backends.legalize import legalize
+from sdlc.backends.opencl_loader import cache_folder
 from sdlc.backends.printer import print_kernel
 from sdlc.kernel.ir import Kernel
 from sdlc.language.diagnostics import failure
@@ -43,6 +45,8 @@ def load_wgpu() -> ModuleType:
     if sys.platform == "linux":
         from wgpu.backends.wgpu_native import extras
 
+        # Mesa's window code complains on stderr where nobody is logged in, windows or not.
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(cache_folder("runtime")))
         # The OpenGL backend shows every device twice, without what compute needs.
         extras.set_instance_extras(backends=["Vulkan"])
     module: ModuleType = wgpu

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ from sdlc.cli_common import (
 
 if TYPE_CHECKING:
     from sdlc.graph.types import Array
-    from sdlc.program.device import Device
     from sdlc.program.execute import Executable
 
 Outputs = dict[str, "Array"]
@@ -65,39 +65,39 @@ def run_command(
       sdlc run unet-adreno --input latent=l.npy timestep=981 context=c.npy \\
           --weights unet/ --device pocl -o out.npz
     """
-    from sdlc.backends.devices import open_device
-
     arrays = {name: read_input(name, value) for name, value in parse_pairs(inputs, "--input")}
-    opened = open_device(device)
-    executable = _executable(program, arrays, opened, **what)
+    executable = _executable(program, arrays, device, **what)
     started = time.perf_counter()
     outputs = executable.run(arrays)
     seconds = time.perf_counter() - started
     if output is not None:
         write_whole(output, lambda file: _save(file, outputs))
-    _report(outputs, opened.info.name, seconds, as_json)
+    _report(outputs, executable.device.info.name, seconds, as_json)
 
 
 def _executable(
     program: Path,
     arrays: Mapping[str, Array],
-    device: Device,
+    device: str | None,
     weights: Path | None,
     target: str | None,
     **source: Any,
 ) -> Executable:
+    """Whatever can be wrong with the files is said before a device is opened."""
     from sdlc.api import load_weights, make_request
-    from sdlc.backends.devices import target_of
+    from sdlc.backends.devices import open_device, target_of
     from sdlc.program.bundle import read_bundle
     from sdlc.program.execute import Executable
 
+    held = None if weights is None else load_weights(weights)
     if program.is_dir():
-        packed = None if weights is None else load_weights(weights)
-        return read_bundle(program).executable(device, packed)
+        return read_bundle(program).executable(open_device(device), held)
     sizes, settings = parse_sizes(source["sizes"]), (source["configs"], source["precision"])
-    chosen = target or target_of(device.info)
-    request = make_request(program, chosen, source["entry"], sizes, settings)
-    return Executable(request.build_for(arrays).program, device, load_weights(weights))
+    request = make_request(program, target or "cpu", source["entry"], sizes, settings)
+    opened = open_device(device)
+    if target is None:
+        request = replace(request, target=target_of(opened.info))
+    return Executable(request.build_for(arrays).program, opened, held or {})
 
 
 def read_input(name: str, value: str) -> Array:

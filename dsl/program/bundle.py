@@ -18,6 +18,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -143,14 +144,12 @@ def _write_all(
     part: Path,
     weights: Mapping[str, Array] | None,
 ) -> None:
-    from sdlc import __version__
-
     (part / "kernels").mkdir(parents=True)
     files = [
         (name, _write_file(part / name, text.text.encode()))
         for name, text in zip(file_names(texts), texts, strict=True)
     ]
-    manifest = manifest_of(program, texts, files, caps, __version__)
+    manifest = manifest_of(program, texts, files, caps, version("sdlc"))
     if program.constants:
         manifest["constants"] = _write_tensors(part, "constants", program, program.constants)
     if weights is not None:

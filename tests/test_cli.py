@@ -1,0 +1,372 @@
+"""The command line: what it prints, writes and returns, for good input and for bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sdlc
+from click.testing import CliRunner
+from sdlc.cli import commands, message_of, status_of
+from sdlc.cli_common import parse_sizes, size_text, write_whole
+from sdlc.language.diagnostics import SdlError
+
+ROOT = Path(__file__).parents[1]
+DOUBLE = "op double(x: T[n]) -> T[n] {\n  out[i] = 2 * x[i]\n}\n"
+NET = """model net(x: T[b, n]) -> T[b, m] {
+  config m = 3
+  return proj: linear(x, m)
+}
+"""
+
+
+class Result:
+    """What a command left behind."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    def run(*arguments: object, status: int = 0) -> Result:
+        capsys.readouterr()
+        got = status_of([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        result = Result(got, captured.out, captured.err)
+        assert "Traceback" not in result.err
+        assert got == status, result.out + result.err
+        return result
+
+    yield run
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Path:
+    path = tmp_path / "double.sdl"
+    path.write_text(DOUBLE)
+    return path
+
+
+@pytest.fixture
+def x(tmp_path: Path) -> Path:
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(6, dtype=np.float32))
+    return path
+
+
+# ---- every command -------------------------------------------------------------------------------
+
+
+def test_version(call: Any) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sdlc.__version__ == project["version"]
+    assert call("--version").out == f"sdlc {sdlc.__version__}\n"
+    assert call("version", "--json").json["sdlc"] == sdlc.__version__
+    assert sdlc.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_help_shows_an_example(name: str, call: Any) -> None:
+    text = call(name, "--help").out
+    assert "Example" in text and f"sdlc {name}" in text
+
+
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_every_command_is_documented_and_prints_json(name: str, call: Any) -> None:
+    assert f"`sdlc {name}" in (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert "--json" in call(name, "--help").out
+
+
+def test_help_is_quick() -> None:
+    """Nothing heavy is imported for it: no NumPy, no devices. Time is of the fastest of three."""
+    code = "import sys; from sdlc.cli import status_of; status_of(['--help']); print(*sys.modules)"
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        times.append(time.perf_counter() - begin)
+    loaded = set(done.stdout.split("\n")[-2].split())
+    assert loaded.isdisjoint({"numpy", "rich.console", "pyopencl", "wgpu", "lark"})
+    assert min(times) < 0.6  # 0.11 s alone on two cores; CI may be busy
+
+
+# ---- sources -------------------------------------------------------------------------------------
+
+
+def test_check_finds_errors_in_several_files(tmp_path: Path, double: Path, call: Any) -> None:
+    broken = tmp_path / "broken.sdl"
+    broken.write_text("op f(x: T[4]) -> T[4] {\n  out[i] = y[i] + z[i]\n}\n")
+    worse = tmp_path / "worse.sdl"
+    worse.write_text("op (\n\nop g( -> \n")
+    found = call("check", "--syntax", double, broken, worse, status=1)
+    assert f"{broken}:2" in found.err and f"{worse}:1" in found.err
+    assert f"{double}: 0 definitions built" in found.out
+    record = call("check", "--syntax", "--json", double, broken, worse, status=1).json
+    assert len(record["diagnostics"]) >= 2
+    assert record["diagnostics"][0]["span"]["line"] == 2
+
+
+def test_check_builds_what_has_its_sizes(tmp_path: Path, double: Path, call: Any) -> None:
+    assert "1 definitions built" in call("check", "--syntax", double, "--set", "n=4").out
+    assert "1 definitions built" in call("check", double, "--set", "n=4", "--target", "mali").out
+
+
+def test_the_standard_library_checks(call: Any) -> None:
+    call("check", "--syntax", *sorted((ROOT / "stdlib").glob("*.sdl")))
+
+
+def test_fmt(tmp_path: Path, call: Any) -> None:
+    messy = tmp_path / "messy.sdl"
+    text = "op  double( x:T[n] )->T[n]{\n out[i]=2*x[i]   # twice\n}\n"
+    messy.write_text(text)
+    assert call("fmt", "--check", messy, status=1).out == f"would change: {messy}\n"
+    assert "+  out[i] = 2 * x[i]" in call("fmt", "--diff", messy, status=1).out
+    assert messy.read_text() == text
+    assert call("fmt", "--json", messy).json == {"changed": [str(messy)], "files": 1}
+    assert "out[i] = 2 * x[i]" in messy.read_text() and "# twice" in messy.read_text()
+    assert call("fmt", "--check", messy).out == "nothing to change\n"
+    call("fmt", "--check", "--diff", messy, status=2)
+
+
+def test_fmt_of_standard_input() -> None:
+    made = CliRunner().invoke(commands, ["fmt", "-"], input=DOUBLE)
+    assert made.stdout == DOUBLE
+
+
+# ---- compile, run, explain -----------------------------------------------------------------------
+
+
+def test_compile_then_run(tmp_path: Path, double: Path, x: Path, call: Any) -> None:
+    bundle = tmp_path / "bundle"
+    summary = call(
+        "compile", double, "--set", "n=6", "--target", "adreno", "-o", bundle, "--json"
+    ).json
+    assert summary["inputs"] == {"x": [6]} and summary["dispatches"] >= 1
+    assert (bundle / "manifest.json").exists()
+    out = tmp_path / "out.npz"
+    made = call("run", bundle, "--input", f"x={x}", "-o", out, "--json").json
+    np.testing.assert_array_equal(np.load(out)["out"], 2 * np.arange(6, dtype=np.float32))
+    assert made["outputs"]["out"]["max"] == 10
+
+
+def test_run_binds_sizes_from_inputs(tmp_path: Path, double: Path, x: Path, call: Any) -> None:
+    out = tmp_path / "out.npz"
+    assert "10.0" in call("run", double, "--input", f"x={x}", "-o", out).out
+    np.testing.assert_array_equal(np.load(out)["out"], 2 * np.arange(6, dtype=np.float32))
+
+
+def test_run_with_weights_and_config(tmp_path: Path, call: Any) -> None:
+    from safetensors.numpy import save_file
+
+    (tmp_path / "net.sdl").write_text(NET)
+    (tmp_path / "config.json").write_text('{"m": 2}')
+    random = np.random.default_rng(0)
+    weights = {
+        "proj.weight": random.standard_normal((2, 4)).astype(np.float32),
+        "proj.bias": random.standard_normal(2).astype(np.float32),
+    }
+    save_file(weights, tmp_path / "w.safetensors")
+    x = random.standard_normal((3, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    expected = x @ weights["proj.weight"].T + weights["proj.bias"]
+    common = ("--config", tmp_path / "config.json")
+    out = tmp_path / "out.npz"
+    inputs = ("--input", f"x={tmp_path / 'x.npy'}")
+    call(
+        *("run", tmp_path / "net.sdl", *inputs, *common, "-o", out),
+        *("--weights", tmp_path / "w.safetensors"),
+    )
+    np.testing.assert_allclose(np.load(out)["out"], expected, rtol=1e-5, atol=1e-5)
+    bundle = tmp_path / "bundle"
+    call(
+        *("compile", tmp_path / "net.sdl", "--set", "b=3", "n=4", *common, "-o", bundle),
+        *("--weights", tmp_path / "w.safetensors"),
+    )
+    call("run", bundle, *inputs, "-o", out)
+    np.testing.assert_allclose(np.load(out)["out"], expected, rtol=1e-5, atol=1e-5)
+    lost = call("run", tmp_path / "net.sdl", *inputs, *common, status=1)
+    assert "weight `proj.weight` is missing" in lost.err and "--weights" in lost.err
+    assert "net.sdl:3" in lost.err or "linear" in lost.err
+
+
+def test_explain(double: Path, call: Any) -> None:
+    common = ("explain", double, "--set", "n=6", "--target", "mali")
+    text = call(*common).out
+    for title in ("graph ==", "groups (1)", "dispatches (1)", "kernels (", "tensors", "memory"):
+        assert title in text
+    only = call(*common, "--section", "memory").out
+    assert "arena" in only and "graph" not in only
+    record = call(*common, "--json").json
+    assert record["memory"]["arena"] == 0 and "__kernel" in record["kernels"][0]["text"]
+
+
+# ---- reports -------------------------------------------------------------------------------------
+
+
+def test_targets(call: Any) -> None:
+    names = {t["name"] for t in call("targets", "--json").json}
+    assert {"adreno", "mali", "apple", "nvidia", "cpu", "llvmpipe", "swiftshader"} <= names
+    assert "adreno" in call("targets").out
+
+
+def test_devices_and_doctor(call: Any) -> None:
+    found = call("devices", "--json").json
+    record = call("doctor", "--json").json
+    assert [d["id"] for d in found] == [d["id"] for d in record["devices"]] != []
+    assert all(m["help"] for m in record["missing"])
+    assert found[0]["id"] in call("devices").out
+    assert "numpy" in call("doctor").out
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compile",),
+        ("compile", "f.sdl", "--set", "n"),
+        ("compile", "f.sdl", "--set", "n=two"),
+        ("compile", "f.sdl", "--set", "n=0"),
+        ("compile", "f.sdl", "--set", "n=1", "n=2"),
+        ("compile", "f.sdl", "--precision", "f8"),
+        ("run", "f.sdl", "--input", "x"),
+        ("nonsense",),
+        ("fmt",),
+        ("generate", "x", "--size", "big"),
+        ("generate", "x", "--steps", "0"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], call: Any) -> None:
+    assert "Usage:" in call(*arguments, status=2).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("compile", "{dir}/none.sdl"), "none.sdl"),
+        (("compile", "{dir}"), "{dir}"),
+        (("compile", "{double}", "--set", "n=4", "--target", "voodoo"), "voodoo"),
+        (("compile", "{double}"), "n"),
+        (("compile", "{double}", "--set", "n=4", "--entry", "triple"), "triple"),
+        (("compile", "{double}", "--set", "n=4", "--config", "{dir}/no.json"), "no.json"),
+        (("compile", "{double}", "--set", "n=4", "--config", "{double}"), "is not JSON"),
+        (("compile", "{double}", "--set", "n=4", "-o", "{double}"), "is a file"),
+        (("compile", "{double}", "--set", "n=4", "-o", "{dir}"), "no bundle"),
+        (("compile", "{double}", "--set", "n=4", "-o", "{double}/x"), "cannot write"),
+        (("compile", "{double}", "--set", "n=4", "--weights", "{dir}/w"), "w"),
+        (("run", "{dir}"), "is no bundle"),
+        (("run", "{double}"), "missing"),
+        (("run", "{double}", "--input", "x={dir}/none.npy"), "none.npy"),
+        (("run", "{double}", "--input", "x={double}"), "no .npy file"),
+        (("run", "{double}", "--input", "x=3"), "axes"),
+        (("run", "{double}", "--input", "x={x}", "y=1"), "no input `y`"),
+        (("run", "{double}", "--input", "x={x}", "-o", "{dir}/no/out.npz"), "cannot write"),
+        (("run", "{double}", "--input", "x={x}", "--device", "voodoo"), "voodoo"),
+        (("fmt", "{x}"), "x.npy"),
+        (("explain", "{dir}/none.sdl"), "none.sdl"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    arguments: tuple[str, ...], words: str, tmp_path: Path, double: Path, x: Path, call: Any
+) -> None:
+    names = {"dir": tmp_path, "double": double, "x": x}
+    made = call(*(a.format(**names) for a in arguments), status=1)
+    assert "error[" in made.err and "help:" in made.err
+    assert "X000" not in made.err and words.format(**names) in made.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["double.sdl", "x.npy"]
+
+
+def test_defects_are_called_defects() -> None:
+    text = message_of(KeyError("x"))
+    assert "error[X000]: defect in sdlc: KeyError" in text and "--debug" in text
+    assert "X002" in message_of(MemoryError())
+    assert "`f`: No space" in message_of(OSError(28, "No space left on device", "f"))
+
+
+def test_interruption_exits_with_130(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sdlc.api.make_request", interrupt)
+    assert call("compile", "f.sdl", status=130).err.strip() == "interrupted"
+
+
+def test_a_real_interruption_leaves_nothing(tmp_path: Path) -> None:
+    """SIGINT while a command waits inside `write_whole`."""
+    code = (
+        "import sys, time; from pathlib import Path; import sdlc.cli as cli\n"
+        "from sdlc.cli_common import write_whole\n"
+        "import click\n"
+        "def slow(file):\n"
+        "    file.write(b'half'); print('ready', flush=True); time.sleep(30)\n"
+        "@cli.commands.command('slow')\n"
+        "def command(): write_whole(Path(sys.argv[1]), slow)\n"
+        "cli.main(['slow'])\n"
+    )
+    target = tmp_path / "out.bin"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(target)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err.strip()) == (130, "interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_is_no_error(double: Path) -> None:
+    command = f"{sys.executable} -m sdlc.cli targets --json | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[", "")
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+
+def test_sizes() -> None:
+    assert parse_sizes(("n=3", "b=2x3", "s=")) == {"n": 3, "b": (2, 3), "s": ()}
+
+
+def test_byte_counts() -> None:
+    assert [size_text(n) for n in (0, 1023, 1536, 3 << 30)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1.5 KiB",
+        "3.00 GiB",
+    ]
+
+
+def test_a_file_keeps_its_mode_and_survives_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    os.chmod(path, 0o640)
+
+    def fail(file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SdlError, match="X003"):
+        write_whole(path, fail)
+    assert path.read_text() == "old"
+    write_whole(path, lambda file: file.write(b"new"))
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o640
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]

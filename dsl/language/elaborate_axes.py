@@ -1,0 +1,256 @@
+"""The axes of a definition or a reduction, and how long they are.
+
+In: the axes as written and the expressions under them. Out: an `Env` in which they are in scope.
+Invariant: the extent of an axis is, in this order: what is written (`i < n`), the declared
+dimension of a result, the dimension at which a tensor is read with the bare axis, the size of that
+name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from sdlc.graph.expr import Axis
+from sdlc.graph.types import Span
+from sdlc.language.ranges import FULL
+from sdlc.language.scope import Env, Poisoned, fresh_axis, plural
+from sdlc.language.syntax import (
+    Attribute,
+    AxisRange,
+    Binary,
+    Call,
+    Conditional,
+    Expression,
+    ListValue,
+    Name,
+    Range,
+    Reduction,
+    Spread,
+    Subscript,
+    Unary,
+)
+from sdlc.language.values import Poison, Record, Tensor, Value, is_integer, shape_text
+
+Extents = tuple[int, ...]
+
+
+def enter_axes(
+    env: Env,
+    axes: Sequence[AxisRange],
+    bodies: Sequence[Expression],
+    declared: tuple[str, Extents] | None = None,
+) -> tuple[Env, tuple[Axis, ...]]:
+    """`env` with these axes in scope, and the axes in order.
+
+    `declared` is the name and shape of the result that is being defined. What conditions told about
+    enclosing axes is forgotten: a reduction is computed for all their values.
+    """
+    _check_names(env, axes)
+    parts = _declared_parts(env, axes, declared)
+    made: list[Axis] = []
+    names, groups = dict(env.axes), dict(env.groups)
+    for position, axis in enumerate(axes):
+        extents = _extents(env, axis, bodies, parts[position], declared)
+        found: list[Axis] = []
+        for number, extent in enumerate(extents):
+            name = f"{axis.name}{number}" if axis.spread and len(extents) > 1 else axis.name
+            found.append(fresh_axis(name, extent, (*env.enclosing, *made, *found)))
+        made += found
+        if axis.spread:
+            groups[axis.name] = tuple(found)
+        else:
+            names[axis.name] = found[0]
+    inner = replace(
+        env,
+        scalar=True,
+        axes=names,
+        groups=groups,
+        enclosing=(*env.enclosing, *made),
+        ranges=FULL,
+    )
+    return inner, tuple(made)
+
+
+def _check_names(env: Env, axes: Sequence[AxisRange]) -> None:
+    seen: set[tuple[str, bool]] = set()
+    for axis in axes:
+        if (axis.name, axis.spread) in seen:
+            raise env.fail("E032", f"axis `{axis.name}` stands here twice", axis.span)
+        seen.add((axis.name, axis.spread))
+
+
+def _declared_parts(
+    env: Env, axes: Sequence[AxisRange], declared: tuple[str, Extents] | None
+) -> list[Extents | None]:
+    """The dimensions of a declared result that each axis stands for."""
+    if declared is None:
+        return [None] * len(axes)
+    name, shape = declared
+    spreads = sum(a.spread for a in axes)
+    rest = len(shape) - (len(axes) - spreads)
+    if spreads > 1 or rest < 0 or (not spreads and rest):
+        span = replace_end(axes[0].span, axes[-1].span) if axes else None
+        raise env.fail(
+            "E028",
+            f"`{name}` has {plural(len(shape), 'dimension')}, but {len(axes)} "
+            f"{'axis is' if len(axes) == 1 else 'axes are'} given",
+            span if span is not None else env.frame.definition.span,
+            f"its declared shape is {shape_text(shape)}",
+        )
+    parts: list[Extents | None] = []
+    position = 0
+    for axis in axes:
+        width = rest if axis.spread else 1
+        parts.append(shape[position : position + width])
+        position += width
+    return parts
+
+
+def replace_end(first: Span, last: Span) -> Span:
+    return Span(first.file, first.line, first.column, last.end_line, last.end_column)
+
+
+def _extents(
+    env: Env,
+    axis: AxisRange,
+    bodies: Sequence[Expression],
+    part: Extents | None,
+    declared: tuple[str, Extents] | None,
+) -> Extents:
+    if axis.extent is not None:
+        extent = env.integer(axis.extent, f"the extent of axis `{axis.name}`")
+        if part is not None and part != (extent,) and declared is not None:
+            raise env.fail(
+                "E033",
+                f"axis `{axis.name}` does not fit the declared shape of `{declared[0]}`",
+                axis.span,
+                f"{extent} here, {part[0]} declared",
+            )
+        if extent < 1:
+            raise env.fail(
+                "E038", f"axis `{axis.name}` has no elements", axis.span, f"it is {extent}"
+            )
+        return (extent,)
+    if part is not None:
+        return part
+    read = _from_reads(env, axis, bodies)
+    if read is not None:
+        return read
+    size = env.frame.names.get(f"*{axis.name}" if axis.spread else axis.name)
+    if axis.spread and isinstance(size, tuple):
+        return tuple(n for n in size if is_integer(n))
+    if not axis.spread and is_integer(size) and size > 0:
+        return (size,)
+    text = f"*{axis.name}" if axis.spread else axis.name
+    advice = f"write it, as in `{text} < n`, or read a tensor with `{text}` alone as an index"
+    if axis.spread:
+        advice = f"read a tensor with it, as in `x[{text}, i]`"
+    raise env.fail("E032", f"the extent of axis `{text}` is not known", axis.span, help=advice)
+
+
+def _from_reads(env: Env, axis: AxisRange, bodies: Sequence[Expression]) -> Extents | None:
+    """The extents at which tensors are read with the bare axis; guarded reads are heard last."""
+    found = [
+        (read, extents)
+        for body in bodies
+        for read in _reads(body, axis)
+        if (extents := _extents_at(env, read, axis)) is not None
+    ]
+    sure = [(r, e) for r, e in found if r.otherwise is None] or found
+    if not sure:
+        return None
+    first, extents = sure[0]
+    for read, other in sure[1:]:
+        if other != extents:
+            a, b = (env.text(first.span), env.text(read.span))
+            raise env.fail(
+                "E032",
+                f"axis `{axis.name}` has two extents",
+                axis.span,
+                f"{_shown(extents)} in `{a}`, {_shown(other)} in `{b}`",
+                f"write the one that is meant: `{axis.name} < …`",
+            )
+    return extents
+
+
+def _shown(extents: Extents) -> str:
+    return str(extents[0]) if len(extents) == 1 else shape_text(extents)
+
+
+def _reads(expr: Expression | Spread | Range, axis: AxisRange) -> Iterator[Subscript]:
+    """Every read of a tensor that has the bare axis as an index."""
+    if isinstance(expr, Reduction) and any(
+        a.name == axis.name and a.spread == axis.spread for a in expr.axes
+    ):
+        return
+    if isinstance(expr, Subscript) and any(_is_bare(i, axis) for i in expr.indices):
+        yield expr
+    for part in parts(expr):
+        yield from _reads(part, axis)
+
+
+def _is_bare(index: Expression | Spread | Range, axis: AxisRange) -> bool:
+    kind = Spread if axis.spread else Name
+    return isinstance(index, kind) and index.id == axis.name
+
+
+def parts(expr: Expression | Spread | Range) -> tuple[Expression | Spread | Range, ...]:
+    """The direct subexpressions of a syntax tree."""
+    match expr:
+        case Unary(operand=a):
+            return (a,)
+        case Binary(left=a, right=b):
+            return (a, b)
+        case Conditional(condition=a, then=b, otherwise=c):
+            return (a, b, c)
+        case Subscript(base=base, indices=indices, otherwise=None):
+            return (base, *indices)
+        case Subscript(base=base, indices=indices, otherwise=e) if e is not None:
+            return (base, *indices, e)
+        case Attribute(base=base):
+            return (base,)
+        case Call(arguments=arguments, attributes=attributes):
+            return (*arguments, *(a.value for a in attributes))
+        case Reduction(fields=fields):
+            return tuple(f.value for f in fields)
+        case ListValue(items=items):
+            return items
+    return ()
+
+
+def _extents_at(env: Env, read: Subscript, axis: AxisRange) -> Extents | None:
+    shape = shape_of(env, read.base)
+    if shape is None:
+        return None
+    spreads = [i for i, index in enumerate(read.indices) if isinstance(index, Spread)]
+    width = len(shape) - (len(read.indices) - len(spreads))
+    if len(spreads) > 1 or width < 0:
+        return None
+    position = next(i for i, index in enumerate(read.indices) if _is_bare(index, axis))
+    start = position + width - 1 if spreads and spreads[0] < position else position
+    if axis.spread:
+        return shape[start : start + width]
+    return shape[start : start + 1] or None
+
+
+def shape_of(env: Env, base: Expression) -> Extents | None:
+    """The shape of what is indexed, if that is a tensor of this scope."""
+    match base:
+        case Name(id=name):
+            return _value_shape(env.frame.names.get(name))
+        case Attribute(base=Name(id=name)):
+            return _value_shape(env.frame.names.get(name))
+        case Subscript(base=Name(id=name)) if isinstance(env.frame.names.get(name), tuple):
+            return _value_shape(env.whole().evaluate(base))
+    return None
+
+
+def _value_shape(value: Value) -> Extents | None:
+    if isinstance(value, Poison):
+        raise Poisoned
+    if isinstance(value, (Tensor, Record)):
+        return value.shape
+    if isinstance(value, tuple) and value and all(not isinstance(v, Tensor) for v in value):
+        return (len(value), *(_value_shape(value[0]) or ()))
+    return None

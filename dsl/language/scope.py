@@ -1,0 +1,223 @@
+"""Where an expression stands: the build, the definition instance, the axes around it.
+
+In: definitions and the calls that instantiate them. Out: `Session`, `Frame`, `Env`, and `Fail`, the
+way in which an error leaves an expression. Invariant: a `Fail` carries one complete diagnostic; the
+statement that it ends binds its names to `POISON`, and `Poisoned` ends what uses them in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from sdlc.graph.expr import Axis, Expr, Index
+from sdlc.graph.node import Input, Monoid
+from sdlc.graph.types import DType, Origin, Span
+from sdlc.language.diagnostics import Diagnostic
+from sdlc.language.library import Library
+from sdlc.language.ranges import FULL, Ranges
+from sdlc.language.syntax import (
+    Call,
+    Definition,
+    Expression,
+    Function,
+    MonoidDefinition,
+)
+from sdlc.language.values import Poison, Value, describe, is_integer
+
+AnyDefinition = Definition | Function | MonoidDefinition
+
+MAX_ERRORS = 20
+MAX_DEPTH = 48
+"""Calls within calls; more is a definition that calls itself without end."""
+
+
+class Fail(Exception):
+    """An error of the user's, on its way to the statement that it ends."""
+
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        super().__init__(diagnostic.message)
+        self.diagnostic = diagnostic
+
+
+class Poisoned(Exception):
+    """A value that already failed was used: nothing more to say."""
+
+
+@dataclass(slots=True)
+class Session:
+    """The state of one build: what has been found wrong, the weights so far, and the two functions
+    through which expressions and calls reach each other."""
+
+    library: Library
+    precision: DType
+    evaluate: Callable[[Env, Expression], Value]
+    invoke: Callable[[Env, Call, Definition], Value]
+    diagnostics: dict[tuple[str, str, Span | None], Diagnostic] = field(default_factory=dict)
+    weights: dict[str, Input] = field(default_factory=dict)
+    monoids: dict[Span, Monoid] = field(default_factory=dict)
+    axis_names: dict[Input, tuple[str, ...]] = field(default_factory=dict)
+
+    def report(self, diagnostic: Diagnostic) -> None:
+        """Keep an error, once; the same line may fail in many instances of its definition."""
+        key = (diagnostic.code, diagnostic.message, diagnostic.span)
+        self.diagnostics.setdefault(key, diagnostic)
+
+
+@dataclass(slots=True)
+class Frame:
+    """An instance of a definition: its names, its element types and where its weights live."""
+
+    session: Session
+    definition: AnyDefinition
+    names: dict[str, Value] = field(default_factory=dict)
+    types: dict[str, DType] = field(default_factory=dict)
+    sizes: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
+    scope: str = ""
+    caller: Frame | None = None
+    site: Span | None = None
+    depth: int = 0
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    results: dict[str, tuple[DType, tuple[int, ...]]] = field(default_factory=dict)
+
+    def path(self, name: str) -> str:
+        return f"{self.scope}.{name}" if self.scope else name
+
+    def origin(self, name: str, span: Span) -> Origin:
+        return Origin(name, self.definition.name, span, self.scope)
+
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """Which definition an error stands in, where it is called from, and with which sizes."""
+        found: list[tuple[str, str]] = []
+        if self.caller is not None:
+            found.append(("in", signature(self.session.library, self.definition)))
+            if self.sizes:
+                found.append(
+                    ("with", ", ".join(f"{n} = {size_text(s)}" for n, s in self.sizes.items()))
+                )
+            found += [("called at", str(site)) for site in self._sites()[:4]]
+        return tuple(found)
+
+    def _sites(self) -> list[Span]:
+        sites, frame = [], self
+        while frame.caller is not None:
+            if frame.site is not None:
+                sites.append(frame.site)
+            frame = frame.caller
+        return sites
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """The surroundings of an expression.
+
+    `scalar`: inside a statement in index notation. `axes` are its axes by name, `groups` those
+    that `*name` stands for, `enclosing` all of them in order, those of the enclosing reductions
+    last. `ranges` is what conditions tell about them here. `statement` is the tensor that is being
+    defined, for the names of reductions inside.
+    """
+
+    frame: Frame
+    scalar: bool = False
+    axes: Mapping[str, Axis] = field(default_factory=dict)
+    groups: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+    enclosing: tuple[Axis, ...] = ()
+    ranges: Ranges = FULL
+    statement: tuple[str, Span] | None = None
+
+    @property
+    def session(self) -> Session:
+        return self.frame.session
+
+    def evaluate(self, expression: Expression) -> Value:
+        """The value of an expression here; Poisoned if it has failed before."""
+        value = self.session.evaluate(self, expression)
+        if isinstance(value, Poison):
+            raise Poisoned
+        return value
+
+    def whole(self) -> Env:
+        """The same place for an operand that is a whole tensor."""
+        return replace(self, scalar=False)
+
+    def knowing(self, ranges: Ranges) -> Env:
+        return replace(self, ranges=ranges)
+
+    def fail(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        label: str = "",
+        help: str = "",
+        callee: AnyDefinition | None = None,
+    ) -> Fail:
+        """An error at `span`; `callee` is the definition that a failed call would have used."""
+        library = self.session.library
+        called = (("in", signature(library, callee)),) if callee is not None else ()
+        notes = called + self.frame.notes()
+        return Fail(Diagnostic(code, message, span, label, notes, help))
+
+    def text(self, span: Span) -> str:
+        return span_text(self.session.library, span)
+
+    def integer(self, expression: Expression, what: str) -> int:
+        """A compile-time integer; `what` names its use in the message."""
+        value = self.whole().evaluate(expression)
+        if is_integer(value):
+            return value
+        raise self.fail(
+            "E041",
+            f"{what} must be an integer that is known when the program is built",
+            expression.span,
+            f"this is {describe(value)}",
+        )
+
+
+def span_text(library: Library, span: Span) -> str:
+    """The source text of a span on one line, white space collapsed."""
+    lines = library.sources.get(span.file, "").splitlines()[span.line - 1 : span.end_line]
+    if not lines:
+        return ""
+    lines[-1] = lines[-1][: span.end_column - 1]
+    lines[0] = lines[0][span.column - 1 :]
+    return " ".join(" ".join(line.split()) for line in lines).strip()
+
+
+def signature(library: Library, definition: AnyDefinition) -> str:
+    """`op matmul(x: T[*b, m, k], …) -> T[*b, m, n]   stdlib/matmul.sdl:3`"""
+    where = f"{definition.span.file}:{definition.span.line}"
+    match definition:
+        case Definition(header=header):
+            return f"{span_text(library, header)}   {where}"
+        case Function(name=name, parameters=parameters):
+            return f"fn {name}({', '.join(parameters)})   {where}"
+        case MonoidDefinition(name=name):
+            return f"monoid {name}   {where}"
+
+
+def size_text(size: int | tuple[int, ...]) -> str:
+    return str(size) if isinstance(size, int) else "×".join(map(str, size)) or "()"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean `softmax`?`, or '' where nothing is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else ""
+
+
+def fresh_axis(name: str, extent: int, taken: Iterable[Axis]) -> Axis:
+    """An axis whose name none of `taken` has."""
+    names = {a.name for a in taken}
+    while name in names:
+        name += "_"
+    return Axis(name, extent)
+
+
+def indices(axes: Iterable[Axis]) -> tuple[Expr, ...]:
+    return tuple(Index(a) for a in axes)

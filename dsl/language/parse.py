@@ -3,24 +3,20 @@
 In: the text of a `.sdl` file. Out: a `Module`, or an `SdlError` with every syntax error that can be
 told apart (codes E001 to E019). Invariant: every node's span lies in the text, and parsing the
 canonical layout (`format_source`) of a text gives the same tree, spans aside.
-Example: `parse_module('op f(x: T[n]) -> T[n] { out[i] = -x[i] }', "f.sdl").definitions[0].name == "f"`.
+Example: `parse_module("fn square(x) = x * x", "f.sdl").definitions[0].name == "square"`.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from lark import Lark
 from lark.exceptions import UnexpectedInput
-
 from sdlc.graph.types import Span
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.language.parse_build import Builder
 from sdlc.language.parse_errors import describe
+from sdlc.language.parse_grammar import grammar
 from sdlc.language.parse_recover import find_errors
-from sdlc.language.parse_tokens import Layout
 from sdlc.language.syntax import Expression, Module, Name
 
 
@@ -49,20 +45,6 @@ def parse_expression(text: str, file: str = "<expression>") -> Expression:
     return value  # type: ignore[no-any-return]
 
 
-@cache
-def grammar() -> Lark:
-    """The parser, built once. `debug=True` elsewhere asserts that the grammar has no conflicts."""
-    return Lark(
-        files("sdlc.language").joinpath("grammar.lark").read_text(encoding="utf-8"),
-        parser="lalr",
-        lexer="contextual",
-        start=["module", "expression"],
-        postlex=Layout(),
-        keep_all_tokens=True,
-        maybe_placeholders=True,
-    )
-
-
 def _parse(text: str, file: str, start: str) -> tuple[Any, list[Diagnostic]]:
     """A tree and the mistakes that the grammar does not see. Raises `UnexpectedInput`."""
     tree = grammar().parse(text, start=start)
@@ -74,6 +56,10 @@ def _parse_part(text: str, place: Span) -> tuple[Expression | None, list[Diagnos
     """The expression in a label's braces, which stands at `place` in its file."""
     if text.isidentifier() and text.isascii():
         return Name(text, place), []
+    if not text.strip():
+        braces = Span(place.file, place.line, place.column - 1, place.line, place.end_column + 1)
+        help = "write a compile-time value: `layers.{i}: f(x)`"
+        return None, [Diagnostic("E001", "an expression is missing", braces, "", (), help)]
     padded = "\n" * (place.line - 1) + " " * (place.column - 1) + text
     try:
         return _parse(padded, place.file, "expression")

@@ -14,7 +14,6 @@ from typing import Any
 
 from lark import Token, Tree
 from lark.visitors import Transformer_NonRecursive
-
 from sdlc.graph.types import Span
 from sdlc.language import syntax
 from sdlc.language.diagnostics import Diagnostic
@@ -170,7 +169,7 @@ class Builder(Transformer_NonRecursive[Token, Any]):
             if str(method) not in arity:
                 self.problem("E016", f"a monoid has no `{method}`", span, "", help)
             elif len(names) != arity[method]:
-                message = f"`{method}` takes {_count(arity[method])}, not {len(names)}"
+                message = f"`{method}` has {_operands(len(names))}, not {_operands(arity[method])}"
                 self.problem("E016", message, span, "", help)
             elif method in seen:
                 self.problem("E016", f"`{method}` is given twice", span, "", "keep one of them")
@@ -353,5 +352,5 @@ def _strings(tokens: tuple[Token, ...] | None) -> tuple[str, ...]:
     return tuple(str(token) for token in tokens or ())
 
 
-def _count(number: int) -> str:
-    return "one name" if number == 1 else "two names"
+def _operands(count: int) -> str:
+    return f"{count} operand{'' if count == 1 else 's'}"

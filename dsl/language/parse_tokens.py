@@ -15,8 +15,9 @@ from lark import Token
 _OPEN = frozenset({"LPAR", "LSQB", "LBRACE"})
 _CLOSE = frozenset({"RPAR", "RSQB", "RBRACE"})
 _GOES_ON = frozenset(
-    "_NL LBRACE COMMA EQUAL ARROW COMPARE LESS PLUS MINUS STAR SLASH PERCENT CARET AND OR NOT IN "
-    "OF OVER THEN ELSE GUARD IF REDUCE WHERE RETURN LABEL COLON".split()
+    {"_NL", "LBRACE", "COMMA", "EQUAL", "ARROW", "COMPARE", "LESS", "PLUS", "MINUS", "STAR"}
+    | {"SLASH", "PERCENT", "CARET", "AND", "OR", "NOT", "IN", "OF", "OVER", "IF", "THEN", "ELSE"}
+    | {"GUARD", "REDUCE", "WHERE", "RETURN", "LABEL", "COLON"}
 )
 """The tokens after which a newline means nothing: the statement cannot end there."""
 

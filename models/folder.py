@@ -19,6 +19,9 @@ from sdlc.language.diagnostics import failure
 
 Config = Mapping[str, object]
 
+SOURCES = Path(__file__).parent / "stable_diffusion"
+"""The networks in `.sdl`."""
+
 PIPELINES = ("StableDiffusionPipeline",)
 CLASSES = MappingProxyType(
     {

@@ -17,12 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.language.elaborate import build
 from sdlc.language.library import load
-from sdlc.models.folder import ModelFolder, load_folder
+from sdlc.models.folder import SOURCES, ModelFolder, load_folder
 from sdlc.models.image import to_pixels
 from sdlc.models.scheduler import Schedule, make_schedule
 from sdlc.models.tokenizer import load_tokenizer
@@ -33,7 +32,6 @@ from sdlc.program.pipeline import compile_graph
 from sdlc.program.program import Program
 from sdlc.program.target import Target
 
-SOURCES = Path(__file__).parent / "stable_diffusion"
 FEEDBACK = MappingProxyType({"latent": "next_latent", "step": "next_step"})
 MAX_SIZE = 4096
 MAX_BATCH = 64

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from hypothesis import strategies as st
+
 from stdlib_formulas import FORMULAS, Array, Draw, Given, formula
 
 # ---- normalisation -------------------------------------------------------------------------------
@@ -371,10 +372,10 @@ def _(draw: Draw) -> Given:
     return draw.call({}, result, queries=s, keys=t)
 
 
-@formula("cast_like")
+@formula("cast")
 def _(draw: Draw) -> Given:
-    x = draw.array(*draw.batch(), draw.size())
-    return draw.call({"x": x, "like": draw.array(2)}, x)
+    ids = draw.array(*draw.batch(), draw.size()).astype(np.int32)
+    return draw.call({"x": ids}, ids.astype(float))
 
 
 # ---- reductions ----------------------------------------------------------------------------------

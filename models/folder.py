@@ -62,8 +62,10 @@ class ModelFolder:
     def default_size(self) -> tuple[int, int]:
         """Width and height in pixels of the pictures that the model was trained on."""
         sample = self.unet.get("sample_size", 64)
-        height, width = sample if isinstance(sample, list) else (sample, sample)
-        return int(width) * self.pixels_per_latent, int(height) * self.pixels_per_latent
+        rows, columns = sample if isinstance(sample, list) else (sample, sample)
+        if not isinstance(rows, int) or not isinstance(columns, int):
+            raise failure("M004", "sample_size is not a number", help="see unet/config.json")
+        return columns * self.pixels_per_latent, rows * self.pixels_per_latent
 
     @property
     def tokens(self) -> int:

@@ -215,7 +215,7 @@ def prepare(
     schedule = make_schedule(folder.scheduler, settings.steps)
     target = target_of(device.info)
     parts = networks(folder, settings)
-    ready = []
+    ready: list[Executable] = []
     for done, network in enumerate(parts, 1):
         begin = time.perf_counter()
         program = compile_network(network, folder, target, settings.precision)
@@ -226,7 +226,8 @@ def prepare(
         tell(Progress("compile", done, len(parts), seconds, network.part))
     sizes = parts[2].sizes
     shape = (sizes["c"], sizes["h"], sizes["w"])
-    return Painter(folder, device, settings.batch, shape, schedule, *ready)
+    encoder, sampler, decoder = ready
+    return Painter(folder, device, settings.batch, shape, schedule, encoder, sampler, decoder)
 
 
 def draw(painter: Painter, settings: GenerateSettings, tell: Report) -> Pictures:

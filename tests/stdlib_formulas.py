@@ -178,7 +178,7 @@ _product("matmul_nn", "k", "kn", "n", "xr")
 _product("matmul_tn", "km", "kn", "mn")
 _product("matmul_batched_nt", "mk", "nk", "mn")
 _product("matvec", "mk", "k", "m")
-_product("dot", "k", "k", "")
+_product("inner", "k", "k", "")
 _product("outer", "m", "n", "mn")
 
 

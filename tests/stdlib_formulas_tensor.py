@@ -311,7 +311,7 @@ def _(draw: Draw) -> Given:
     return draw.call({"x": x}, np.roll(x, shift, -1), shift=shift)
 
 
-@formula("select")
+@formula("choose")
 def _(draw: Draw) -> Given:
     shape = (*draw.batch(), draw.size())
     c, x, y = draw.array(*shape) > 0, draw.array(*shape), draw.array(*shape)

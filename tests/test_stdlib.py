@@ -6,6 +6,8 @@ result type is the formula's shape, so that declared shapes are tested as well.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,7 +17,7 @@ from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import DType
 from sdlc.language.elaborate import build
 from sdlc.language.library import load, load_prelude
-from sdlc.language.syntax import Definition
+from sdlc.language.syntax import Definition, Function, MonoidDefinition
 
 import stdlib_formulas_tensor  # noqa: F401  (adds its formulas)
 from stdlib_formulas import FORMULAS, Draw, Given
@@ -66,3 +68,15 @@ def test_every_definition_has_a_docstring() -> None:
     everything = [*prelude.callables.values(), *prelude.monoids.values()]
     helpers = {"resize_numerator", "resize_denominator"}
     assert [d.name for d in everything if not d.doc and d.name not in helpers] == []
+
+
+def test_every_definition_is_documented() -> None:
+    prelude = load_prelude()
+    page = (Path(__file__).parent.parent / "docs" / "stdlib.md").read_text("utf-8")
+    for definition in (*prelude.callables.values(), *prelude.monoids.values()):
+        kind = getattr(definition, "kind", "")
+        if isinstance(definition, Function):
+            kind = "fn"
+        if isinstance(definition, MonoidDefinition):
+            kind = "monoid"
+        assert f"`{kind} {definition.name}(" in page and definition.doc in page

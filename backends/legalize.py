@@ -42,8 +42,9 @@ PASSES: tuple[Pass, ...] = (
 
 
 WGSL_WIDTHS = (1, 2, 4)
-WGSL_MISSING = ("erf", "pow", "tanh")
-"""WGSL has no erf, a pow of positive bases only, and a tanh that may overflow to NaN."""
+WGSL_MISSING = ("erf", "pow", "tanh", "sin", "cos")
+"""WGSL has no erf, a pow of positive bases only, a tanh that may overflow to NaN, and a sine and a
+cosine whose error is bounded between -π and π only (WGSL specification, 15.7.4)."""
 
 
 def within_language(caps: Capabilities, language: str) -> Capabilities:

@@ -25,9 +25,6 @@ from sdlc.kernel.ir import (
     Space,
     Type,
     WorkId,
-    statement_expressions,
-    statements,
-    walk,
 )
 
 VALUES = MappingProxyType(
@@ -85,7 +82,7 @@ class OpenCLPrinter(Printer):
 
     def head(self) -> None:
         kernel = self.kernel
-        if self.caps.f16_arithmetic and self._uses_half():
+        if self.caps.f16_arithmetic and self.uses_half():
             self.line("#pragma OPENCL EXTENSION cl_khr_fp16 : enable")
         self.line("#pragma OPENCL FP_CONTRACT OFF")
         group = ", ".join(map(str, kernel.group))
@@ -94,14 +91,6 @@ class OpenCLPrinter(Printer):
         self.line(f"void {self.entry}({parameters}) {{")
         for array in kernel.arrays:
             self.line("  " + self._array(array))
-
-    def _uses_half(self) -> bool:
-        buffers = (*self.kernel.buffers, *self.kernel.arrays)
-        return any(b.dtype is DType.F16 for b in buffers) or any(
-            isinstance(e, Cast) and e.dtype is DType.F16
-            for s in statements(self.kernel.body)
-            for e in walk(*statement_expressions(s))
-        )
 
     def _element(self, buffer: Buffer) -> str:
         return STORED[buffer.dtype] + (str(buffer.lanes) if buffer.lanes > 1 else "")

@@ -8,7 +8,6 @@ driver refuses is built again.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +17,7 @@ from sdlc.backends.build_log import build_failure
 from sdlc.backends.opencl_loader import load_opencl
 from sdlc.program.device import KernelText
 
-OPTIONS = "-cl-std=CL1.2"
+OPTIONS = "-cl-std=CL1.2 -w"
 BATCH = 8
 """Kernels of one driver call."""
 
@@ -58,9 +57,7 @@ def _from_binary(context: Any, device: Any, binary: bytes) -> Any:
 def _from_source(context: Any, device: Any, source: str, texts: Sequence[KernelText]) -> Any:
     cl = load_opencl()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", cl.CompilerWarning)
-            return cl.Program(context, source).build(OPTIONS, cache_dir=False)
+        return cl.Program(context, source).build(OPTIONS, cache_dir=False)
     except cl.RuntimeError as error:
         raise _culprit(context, device, texts, str(error)) from error
 

@@ -260,6 +260,15 @@ class Printer(ABC):
         }
         return sorted(found, key=lambda w: (w.kind, w.dim))
 
+    def uses_half(self) -> bool:
+        """Whether the text needs the type of halves, where the language has it."""
+        buffers = (*self.kernel.buffers, *self.kernel.arrays)
+        return any(b.dtype is DType.F16 for b in buffers) or any(
+            isinstance(e, Cast) and e.dtype is DType.F16
+            for s in statements(self.kernel.body)
+            for e in walk(*statement_expressions(s))
+        )
+
     def line(self, text: str) -> None:
         self.lines.append("  " * self.depth + text)
 
@@ -286,7 +295,8 @@ class Printer(ABC):
             case Store():
                 self._store(stmt)
             case For():
-                note = f"  // {stmt.axis}" if stmt.axis else ""
+                label = stmt.axis if stmt.axis != stmt.var.name else ""
+                note = f"  // {label}" if label else ""
                 self._block(self.loop(self.name(stmt.var), stmt.extent) + " {" + note, stmt.body)
             case If():
                 self._block(f"if ({self.text(stmt.condition)}) {{", stmt.body)

@@ -130,11 +130,18 @@ class Here:
     ranges: Ranges
     before: list[Stmt] = field(default_factory=list)
     arrays: list[Buffer] = field(default_factory=list)
+    bound: dict[Expr, Var] = field(default_factory=dict)
 
     def bind(self, value: Expr, like: str) -> Expr:
-        """A local with this value; atoms stay themselves."""
+        """A local with this value, one for each value of a statement; atoms stay themselves."""
         if isinstance(value, Var | Literal | WorkId):
             return value
+        if value not in self.bound:
+            self.bound[value] = self.local(value, like)
+        return self.bound[value]
+
+    def local(self, value: Expr, like: str) -> Var:
+        """A new local with this value."""
         var = Var(self.fresh.name(like), value.type)
         self.before.append(Let(var, value))
         self.learn(var, value)
@@ -159,7 +166,7 @@ def expand(kernel: Kernel, change: Callable[[Expr, Here], Expr]) -> Kernel:
         made: list[Stmt] = []
         for stmt in body:
             memo: dict[Expr, Expr] = {}
-            here.before = []
+            here.before, here.bound = [], {}
             change_one: Change = lambda e: rebuild(e, lambda x: change(x, here), memo)  # noqa: B023, E731
             stmt = with_expressions(stmt, change_one)
             made += here.before

@@ -200,7 +200,7 @@ def round_through_memory(kernel: Kernel, caps: Capabilities, language: str) -> K
             arrays[lanes] = Buffer(name, DType.F16, lanes, Space.PRIVATE)
             here.arrays.append(arrays[lanes])
         here.before.append(Store(arrays[lanes], i32(0), half))
-        return here.bind(Cast(Load(arrays[lanes], i32(0), lanes), DType.F32), "r")
+        return here.local(Cast(Load(arrays[lanes], i32(0), lanes), DType.F32), "r")
 
     return expand(_casts_explicit(kernel), change)
 

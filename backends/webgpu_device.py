@@ -110,6 +110,7 @@ class WebGpuDevice:
             wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
         )
         self._layouts: dict[int, Any] = {}
+        self._marker = self._device.create_buffer(size=4, usage=self._usage)
 
     @property
     def info(self) -> DeviceInfo:
@@ -206,8 +207,10 @@ class WebGpuDevice:
         self._device.queue.submit([encoder.finish()])
 
     def finish(self) -> None:
+        # A read waits for everything submitted before it. wgpu-py's own call for this passes a
+        # callback of the wrong type in some versions.
         with self._errors("running kernels"):
-            self._device.queue.on_submitted_work_done_sync()
+            self._device.queue.read_buffer(self._marker, 0, 4)
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:

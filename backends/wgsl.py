@@ -70,8 +70,7 @@ class WgslPrinter(Printer):
 
     def head(self) -> None:
         kernel = self.kernel
-        halves = any(b.dtype is DType.F16 for b in (*kernel.buffers, *kernel.arrays))
-        if halves and self.caps.f16_arithmetic:
+        if self.caps.f16_arithmetic and self.uses_half():
             self.line("enable f16;")
         for number, buffer in enumerate(kernel.buffers):
             declared = f"{self.buffer(buffer)}: array<{self._element(buffer)}>;"

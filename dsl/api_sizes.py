@@ -43,14 +43,18 @@ def size_names(definition: Definition) -> tuple[str, ...]:
 
 
 def sizes_of(definition: Definition, arrays: Mapping[str, object]) -> dict[str, Size]:
-    """The sizes that `arrays` bind. Raises SdlError (P004) for an array of the wrong rank and for
-    two arrays that do not agree."""
+    """The sizes that `arrays` bind. Raises SdlError (P003) for an input without an array, (P004)
+    for an array of the wrong rank and for two arrays that do not agree."""
     sizes: dict[str, Size] = {}
     problems: list[Diagnostic] = []
     for parameter, type_ in _tensors(definition):
         if parameter.name in arrays:
             array = np.asarray(arrays[parameter.name])
             problems += _bind(parameter, type_, array, sizes)
+        elif parameter.default is None and not type_.optional:
+            message = f"input `{parameter.name}` of `{definition.name}` is missing"
+            help = f"give an array for `{parameter.name}`"
+            problems.append(Diagnostic("P003", message, parameter.span, help=help))
     if problems:
         span = definition.header
         raise SdlError(tuple(problems), {span.file: _text(span.file)})

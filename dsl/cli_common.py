@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -123,25 +125,23 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table as wide as it needs to be on a pipe and as the terminal on a terminal."""
+    from io import StringIO
+
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*[_literal(cell) for cell in row])
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
-
-
-def _literal(cell: str) -> str:
-    """Square brackets are part of the text, not of rich's markup."""
-    return cell.replace("[", r"\[")
+        table.add_row(*[Text(cell) for cell in row])
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    made = StringIO()
+    Console(file=made, width=width, highlight=False).print(table)
+    click.echo("\n".join(line.rstrip() for line in made.getvalue().splitlines()))
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -64,7 +64,7 @@ def compile_command(
     if as_json:
         print_json(summary)
     else:
-        print_table("", ("bundle", str(directory)), _summary_rows(summary))
+        print_table(("bundle", str(directory)), _summary_rows(summary))
 
 
 def compiled_from(

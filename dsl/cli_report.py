@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sdlc.target import Capabilities, Target
 
 PACKAGES = ("numpy", "pyopencl", "wgpu", "intel-opencl-rt", "safetensors", "tokenizers")
+DEVICE_COLUMNS = ("device", "name", "languages", "memory", "f16")
 
 
 @click.command("devices")
@@ -39,9 +40,7 @@ def devices_command(as_json: bool) -> None:
     if as_json:
         print_json([device_record(d) for d in found.devices])
     elif found.devices:
-        print_table(
-            "", ("device", "name", "languages", "memory", "f16"), _device_rows(found.devices)
-        )
+        print_table(DEVICE_COLUMNS, _device_rows(found.devices))
     else:
         click.echo("no device was found: `sdlc doctor` says what to install", err=True)
 
@@ -96,7 +95,7 @@ def targets_command(as_json: bool) -> None:
         )
         for t in targets
     ]
-    print_table("", ("target", "hardware", "languages", "local", "work-items", "f16"), rows)
+    print_table(("target", "hardware", "languages", "local", "work-items", "f16"), rows)
 
 
 def _target_record(target: Target) -> dict[str, Any]:
@@ -138,8 +137,8 @@ def doctor_command(as_json: bool) -> int:
         "packages: " + ", ".join(f"{n} {v or '(not installed)'}" for n, v in versions.items())
     )
     if found.devices:
-        columns = ("device", "name", "languages", "memory", "f16")
-        print_table("\nfound", columns, _device_rows(found.devices))
+        click.echo("\nfound:")
+        print_table(DEVICE_COLUMNS, _device_rows(found.devices))
     for missing in found.missing:
         click.echo(f"\nnot found: {missing.kind}: {missing.reason}\n  help: {missing.help}")
     if not found.devices:

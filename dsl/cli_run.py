@@ -136,8 +136,8 @@ def _report(outputs: Outputs, device: str, seconds: float, as_json: bool) -> Non
         print_json({"device": device, "seconds": round(seconds, 6), "outputs": described})
         return
     rows = [(name, *(str(v) for v in d.values())) for name, d in described.items()]
-    title = f"{device}: {seconds * 1e3:.2f} ms"
-    print_table(title, ("output", "dtype", "shape", "min", "max", "mean", "finite"), rows)
+    print_table(("output", "dtype", "shape", "min", "max", "mean", "finite"), rows)
+    click.echo(f"{seconds * 1e3:.2f} ms on {device}")
 
 
 def _describe(array: Array) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from sdlc.program.bundle_manifest import (
     contradictions,
     lacks,
     manifest_of,
+    manifest_text,
     program_of,
     text_of,
 )
@@ -156,7 +157,7 @@ def _write_all(
         manifest["weights"] = _write_tensors(part, "weights", program, weights)
     problems = [*faults(manifest), *contradictions(manifest)]
     assert not problems, problems  # a defect of the compiler: never shipped
-    _write_file(part / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    _write_file(part / MANIFEST, manifest_text(manifest).encode())
 
 
 def file_names(texts: Sequence[KernelText]) -> list[str]:

@@ -7,6 +7,7 @@ manifest, or the program (without kernel IR) and the descriptions of its texts. 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
@@ -54,6 +55,18 @@ def manifest_of(
         "kernels": [_kernel_record(t, *f) for t, f in zip(texts, files, strict=True)],
         "dispatches": [_dispatch_record(d, texts) for d in program.dispatches],
     }
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """JSON for people too: one line a field, and in lists of records one line a record."""
+    fields = []
+    for name, value in manifest.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            records = ",\n  ".join(json.dumps(record) for record in value)
+            text = f"[\n  {records}\n ]"
+        fields.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def _tensor_record(tensor: Tensor) -> Manifest:

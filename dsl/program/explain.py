@@ -28,7 +28,7 @@ class Explanation:
     graph: str
     groups: tuple[str, ...]
     dispatches: tuple[str, ...]
-    texts: tuple[KernelText, ...]
+    kernels: tuple[KernelText, ...]
     tensors: tuple[str, ...]
     memory: dict[str, int]
 
@@ -39,14 +39,14 @@ class Explanation:
         """Titles and texts in reading order."""
         kernels = "\n\n".join(
             f"-- {t.name} ({t.language}) grid {t.grid} group {t.group}\n{t.text}"
-            for t in self.texts
+            for t in self.kernels
         )
         memory = "\n".join(f"{name:12} {size:>16,} bytes" for name, size in self.memory.items())
         return (
             (f"{self.name} for {self.target}: graph", self.graph),
             (f"groups ({len(self.groups)})", "\n\n".join(self.groups)),
             (f"dispatches ({len(self.dispatches)})", "\n".join(self.dispatches)),
-            (f"kernels ({len(self.texts)})", kernels),
+            (f"kernels ({len(self.kernels)})", kernels),
             ("tensors", "\n".join(self.tensors)),
             ("memory", memory),
         )
@@ -65,7 +65,7 @@ def explain(graph: Graph, plan: Plan, program: Program, texts: Sequence[KernelTe
         graph=str(graph),
         groups=groups,
         dispatches=tuple(dispatch_lines(program)),
-        texts=tuple(texts),
+        kernels=tuple(texts),
         tensors=tuple(tensor_line(t) for t in program.tensors.values()),
         memory={
             "naive": report.naive,

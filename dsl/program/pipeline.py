@@ -9,9 +9,10 @@ Every pass is a named pure function with a verifier behind it; the passes over o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
+from sdlc.graph.expr import Apply, Expr, Read, children, walk
 from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.ir import Access, Buffer, Kernel
@@ -147,21 +148,46 @@ def _kernels(
 ) -> tuple[dict[str, Kernel], tuple[Dispatch, ...]]:
     """Every distinct kernel once, and the dispatches in order."""
     kernels: dict[str, Kernel] = {}
-    known: dict[Kernel, str] = {}
+    known: dict[Hashable, str] = {}
     dispatches = []
     for item in scheduled.kernels:
         storage = storage_of(item, names, tensors)
-        kernel = _kernel(item, storage)
-        if kernel not in known:
+        meaning = signature(item, storage)
+        if meaning not in known:
             name = _kernel_name(item.group, kernels)
-            known[kernel] = name
-            kernels[name] = replace(kernel, name=name)
+            known[meaning] = name
+            kernels[name] = replace(_kernel(item, storage), name=name)
             verify(kernels[name], target.caps)
-        values = [v for v in storage if storage[v].buffer in kernel.buffers]
-        bound = {storage[v].buffer.name: names[v] for v in values}
-        bindings = tuple((b.name, bound[b.name]) for b in kernel.buffers)
-        dispatches.append(Dispatch(known[kernel], bindings, _label(item.group)))
+        bound = {s.buffer.name: names[v] for v, s in storage.items()}
+        buffers = kernels[known[meaning]].buffers
+        bindings = tuple((b.name, bound[b.name]) for b in buffers)
+        dispatches.append(Dispatch(known[meaning], bindings, _label(item.group)))
     return kernels, tuple(dispatches)
+
+
+def signature(item: Scheduled, storage: dict[Value, Storage]) -> Hashable:
+    """Equal for two kernels to be if lowering them gives one kernel, names apart."""
+    group = item.group
+    places: dict[Expr, int] = {}
+    parts: list[Hashable] = []
+    for e in walk(*group.expressions, *(i for s in group.stores for i in s.indices)):
+        places[e] = len(places)
+        inner = tuple(places[c] for c in children(e))
+        match e:
+            case Read():
+                guarded = e.fill is not None
+                parts.append((storage[(e.source, e.field)], inner, guarded))
+            case Apply():
+                parts.append((e.op, inner))
+            case _:
+                parts.append(e)
+    stores = tuple(
+        (storage[(s.node, s.field)], places[s.value], tuple(places[i] for i in s.indices))
+        for s in group.stores
+    )
+    lift = tuple(places[e] for e in group.lift)
+    origins = tuple((o.definition, o.name, o.span) for o in group.origins)
+    return (tuple(parts), item.nest, group.monoid, lift, stores, origins)
 
 
 def _kernel(item: Scheduled, storage: dict[Value, Storage]) -> Kernel:

@@ -62,7 +62,7 @@ def run_command(
     \b
     Examples:
       sdlc run softmax.sdl --input x=x.npy -o out.npz
-      sdlc run unet-adreno --input latent=l.npy timestep=981 context=c.npy \\
+      sdlc run unet-adreno --input latent=l.npy timestep=t.npy context=c.npy \\
           --weights unet/ --device pocl -o out.npz
     """
     arrays = {name: read_input(name, value) for name, value in parse_pairs(inputs, "--input")}
@@ -141,12 +141,14 @@ def _report(outputs: Outputs, device: str, seconds: float, as_json: bool) -> Non
 
 
 def _describe(array: Array) -> dict[str, Any]:
+    """Type, shape and the range of the finite values."""
     import numpy as np
 
-    values = array.astype(np.float64)
-    numbers = (values.min(), values.max(), values.mean()) if array.size else (0.0, 0.0, 0.0)
+    everything = array.astype(np.float64)
+    values = everything[np.isfinite(everything)]
+    numbers = (values.min(), values.max(), values.mean()) if values.size else (0.0, 0.0, 0.0)
     low, high, mean = (float(f"{n:.6g}") for n in numbers)
-    finite = bool(np.isfinite(values).all())
+    finite = values.size == everything.size
     shape = list(array.shape)
     return {
         "dtype": str(array.dtype),

@@ -233,6 +233,58 @@ def test_devices_and_doctor(call: Any) -> None:
     assert "numpy" in call("doctor").out
 
 
+# ---- generate ------------------------------------------------------------------------------------
+
+
+def draw(settings: Any, report: Any) -> Any:
+    """Grey pictures and reports, as `sdlc.models.pipeline.generate` gives them."""
+    from sdlc.models.pipeline import Pictures, Progress
+
+    pixels = np.full((settings.batch, 8, 16, 3), 128, np.uint8)
+    for step in range(1, settings.steps + 1):
+        shown = pixels if settings.preview and step % settings.preview == 0 else None
+        report(Progress("step", step, settings.steps, 0.01, preview=shown))
+    told = {"prompt": settings.prompt, "seed": settings.seed, "steps": settings.steps}
+    return Pictures(pixels, pixels, told, {"step": 0.03}, ("the text is long",))
+
+
+def test_generate(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr("sdlc.models.pipeline.generate", draw)
+    out = tmp_path / "p.png"
+    common = ("generate", "a rocket", "-o", out, "--seed", 3, "--size", "16x8", "--steps", 4)
+    made = call(*common)
+    assert made.out == f"{out}\n" and "warning: the text is long" in made.err
+    with Image.open(out) as picture:
+        assert picture.size == (16, 8) and picture.info["prompt"] == "a rocket"
+    record = call(*common, "--batch", 2, "--preview", 2, "--json").json
+    assert record["files"] == [str(tmp_path / "p-1.png"), str(tmp_path / "p-2.png")]
+    with Image.open(tmp_path / "p-2.png") as picture:
+        assert picture.info["seed"] == "4"
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"p-1-step-02.png", "p-2-step-04.png"} <= names and len(names) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "{dir}/none"), "none"),
+        (("--size", "250x256"), "250x256"),
+        (("-o", "{dir}/no/out.png"), "out.png"),
+        (("-o", "{dir}/out.jpg"), ".png"),
+        (("--device", "voodoo"), "voodoo"),
+        (("--guidance", "nan"), "guidance"),
+    ],
+)
+def test_generate_refuses(options: tuple[str, str], words: str, tmp_path: Path, call: Any) -> None:
+    given = [o.format(dir=tmp_path) for o in options]
+    output = [] if "-o" in options else ["-o", tmp_path / "out.png"]
+    made = call("generate", "a rocket", *given, *output, status=1)
+    assert words in made.err and "help:" in made.err and "X000" not in made.err
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 

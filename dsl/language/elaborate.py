@@ -14,20 +14,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from sdlc.graph.node import Const, Graph, Input, Map, Node
 from sdlc.graph.types import DType, Origin, Span
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
-from sdlc.language.elaborate_call import (
-    Binding,
-    bind,
+from sdlc.language.elaborate_call import Binding, bind
+from sdlc.language.elaborate_expression import evaluate
+from sdlc.language.elaborate_invoke import invoke, run
+from sdlc.language.elaborate_operators import Operand, axes_of
+from sdlc.language.elaborate_types import (
     config_value,
     configs,
+    dimension_names,
     element_type,
     from_json,
     shape_of_type,
     tensor_parameters,
     value_names,
 )
-from sdlc.language.elaborate_expression import evaluate
-from sdlc.language.elaborate_operators import Operand, axes_of
-from sdlc.language.elaborate_statement import dimension_names, invoke, run
 from sdlc.language.library import Library
 from sdlc.language.scope import (
     MAX_ERRORS,
@@ -161,7 +161,7 @@ def _unbound(env: Env, definition: Definition, missing: Sequence[str]) -> Fail:
         f"{len(missing)} {plural} no value: {listed}",
         definition.header,
         "shapes are fixed when a program is built",
-        f"give values, for example `{options}`",
+        help=f"give values, for example `{options}`",
     )
 
 
@@ -273,7 +273,7 @@ def sizes_from_shapes(
                     parameters[name],
                     f"`{size_name}` is {size_text(size)} in the input `{name}`, but "
                     f"{size_text(known)} in `{first}`",
-                    f"`{name}` has the shape {shape_text(shape)}, `{first}` {shape_text(shapes[first])}",
+                    f"`{name}` is {shape_text(shape)}, `{first}` is {shape_text(shapes[first])}",
                 )
             source.setdefault(size_name, name)
     return sizes

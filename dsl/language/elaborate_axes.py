@@ -76,7 +76,12 @@ def _check_names(env: Env, axes: Sequence[AxisRange]) -> None:
     seen: set[tuple[str, bool]] = set()
     for axis in axes:
         if (axis.name, axis.spread) in seen:
-            raise env.fail("E032", f"axis `{axis.name}` stands here twice", axis.span)
+            raise env.fail(
+                "E032",
+                f"axis `{axis.name}` stands here twice",
+                axis.span,
+                help="give the second one another name",
+            )
         seen.add((axis.name, axis.spread))
 
 
@@ -90,13 +95,13 @@ def _declared_parts(
     spreads = sum(a.spread for a in axes)
     rest = len(shape) - (len(axes) - spreads)
     if spreads > 1 or rest < 0 or (not spreads and rest):
-        span = replace_end(axes[0].span, axes[-1].span) if axes else None
         raise env.fail(
             "E028",
             f"`{name}` has {plural(len(shape), 'dimension')}, but {len(axes)} "
             f"{'axis is' if len(axes) == 1 else 'axes are'} given",
-            span if span is not None else env.frame.definition.span,
+            _reach(axes) or (env.statement[1] if env.statement else env.frame.definition.span),
             f"its declared shape is {shape_text(shape)}",
+            help=f"write one axis for each dimension, or one `*` for the rest: `{name}[*rest]`",
         )
     parts: list[Extents | None] = []
     position = 0
@@ -107,7 +112,10 @@ def _declared_parts(
     return parts
 
 
-def replace_end(first: Span, last: Span) -> Span:
+def _reach(axes: Sequence[AxisRange]) -> Span | None:
+    if not axes:
+        return None
+    first, last = axes[0].span, axes[-1].span
     return Span(first.file, first.line, first.column, last.end_line, last.end_column)
 
 
@@ -126,10 +134,15 @@ def _extents(
                 f"axis `{axis.name}` does not fit the declared shape of `{declared[0]}`",
                 axis.span,
                 f"{extent} here, {part[0]} declared",
+                help=f"leave the extent out: `{axis.name}` is then as long as declared",
             )
         if extent < 1:
             raise env.fail(
-                "E038", f"axis `{axis.name}` has no elements", axis.span, f"it is {extent}"
+                "E038",
+                f"axis `{axis.name}` has no elements",
+                axis.span,
+                f"it is {extent}",
+                help="an axis has at least one element; check what it is computed from",
             )
         return (extent,)
     if part is not None:
@@ -169,7 +182,7 @@ def _from_reads(env: Env, axis: AxisRange, bodies: Sequence[Expression]) -> Exte
                 f"axis `{axis.name}` has two extents",
                 axis.span,
                 f"{_shown(extents)} in `{a}`, {_shown(other)} in `{b}`",
-                f"write the one that is meant: `{axis.name} < …`",
+                help=f"write the one that is meant: `{axis.name} < …`",
             )
     return extents
 

@@ -14,17 +14,20 @@ from typing import assert_never
 from sdlc.graph.types import DType, Span
 from sdlc.language.elaborate_operators import Operand, as_whole, node_of
 from sdlc.language.elaborate_scalar import literal
-from sdlc.language.scope import (
-    Env,
-    Frame,
-    did_you_mean,
-    plural,
-    signature,
-    size_text,
+from sdlc.language.elaborate_suggest import for_name, for_shapes, for_value_type, listed
+from sdlc.language.elaborate_types import (
+    FIXED_TYPES,
+    check_element,
+    config_value,
+    configs,
+    element_type,
+    shape_of_type,
+    tensor_parameters,
+    value_names,
 )
+from sdlc.language.scope import Env, Frame, plural, size_text
 from sdlc.language.syntax import (
     Call,
-    Config,
     Definition,
     Expression,
     Name,
@@ -43,8 +46,6 @@ from sdlc.language.values import (
     is_tensor,
     type_text,
 )
-
-FIXED_TYPES = ("f32", "f16", "i32", "bool")
 
 
 @dataclass(slots=True)
@@ -65,10 +66,8 @@ class Binding:
     def frame(self) -> Frame:
         return self.inside.frame
 
-    def fail(
-        self, code: str, message: str, span: Span, label: str = "", help: str = ""
-    ) -> Exception:
-        return self.env.fail(code, message, span, label, help, self._callee())
+    def fail(self, code: str, message: str, span: Span, label: str = "", *, help: str) -> Exception:
+        return self.env.fail(code, message, span, label, help=help, callee=self._callee())
 
     def _callee(self) -> Definition | None:
         return self.definition if self.frame.caller is not None else None
@@ -88,8 +87,8 @@ def arguments_of(env: Env, call: Call, definition: Definition) -> dict[str, Oper
             f"not {len(call.arguments)}",
             call.arguments[len(positional)].span,
             "this one is too many",
-            _attribute_hint(definition),
-            definition,
+            help=_attribute_hint(definition),
+            callee=definition,
         )
     given: dict[str, Operand] = {}
     for parameter, argument in zip(positional, call.arguments, strict=False):
@@ -98,23 +97,31 @@ def arguments_of(env: Env, call: Call, definition: Definition) -> dict[str, Oper
     for named in call.attributes:
         if named.name not in names:
             known = [p.name for p in definition.parameters if p.attribute]
-            listed = f"it has {', '.join(f'`{n}`' for n in known)}" if known else "it has none"
+            all_of_them = listed("its attributes are", known) if known else "it takes none"
             raise env.fail(
                 "E025",
                 f"`{definition.name}` has no attribute `{named.name}`",
                 named.span,
-                help=did_you_mean(named.name, names) or listed,
+                help=for_name(named.name, names, all_of_them),
                 callee=definition,
             )
         if named.name in given:
-            raise env.fail("E025", f"`{named.name}` is given twice", named.span, callee=definition)
+            raise env.fail(
+                "E025",
+                f"`{named.name}` is given twice",
+                named.span,
+                callee=definition,
+                help="delete one of them",
+            )
         given[named.name] = Operand(outside.evaluate(named.value), named.value.span)
     return given
 
 
 def _attribute_hint(definition: Definition) -> str:
     names = [p.name for p in definition.parameters if p.attribute]
-    return f"attributes are given by name, after a `;`: `; {names[0]} = …`" if names else ""
+    if names:
+        return f"attributes are given by name, after a `;`: `; {names[0]} = …`"
+    return "delete it"
 
 
 # ---- the order of binding ----------------------------------------------------------------------
@@ -144,36 +151,24 @@ def bind(binding: Binding) -> Frame:
     return binding.frame
 
 
-def tensor_parameters(definition: Definition) -> Iterator[tuple[Parameter, TensorType]]:
-    for parameter in definition.parameters:
-        if isinstance(parameter.type, TensorType):
-            yield parameter, parameter.type
-
-
-def value_names(definition: Definition) -> frozenset[str]:
-    """The names in dimensions that are not sizes: attributes, values and configuration."""
-    values = [p.name for p in definition.parameters if isinstance(p.type, ValueType)]
-    return frozenset([*values, *(c.name for c in configs(definition))])
-
-
-def configs(definition: Definition) -> tuple[Config, ...]:
-    if definition.kind != "model":
-        return ()
-    return tuple(s for s in definition.body if isinstance(s, Config))
-
-
 def _check_missing(binding: Binding) -> None:
     for parameter in binding.definition.parameters:
         if parameter.name not in binding.given and parameter.default is None:
             kind = "attribute" if parameter.attribute else "argument"
-            how = f"; {parameter.name} = …" if parameter.attribute else parameter.name
+            advice = f"add `; {parameter.name} = …` to the call"
+            if not parameter.attribute:
+                advice = f"its parameters are, in order, {_parameter_names(binding.definition)}"
             raise binding.fail(
                 "E024",
                 f"`{binding.definition.name}` needs the {kind} `{parameter.name}`",
                 binding.site,
                 f"`{parameter.name}` is missing",
-                f"add `{how}`" if parameter.attribute else "",
+                help=advice,
             )
+
+
+def _parameter_names(definition: Definition) -> str:
+    return ", ".join(f"`{p.name}`" for p in definition.parameters if not p.attribute)
 
 
 # ---- tensors -----------------------------------------------------------------------------------
@@ -212,9 +207,9 @@ def _number(
 
 def _not_a_tensor(binding: Binding, parameter: Parameter, operand: Operand) -> Exception:
     wanted = binding.env.text(parameter.span)
-    advice = ""
+    advice = "an argument before the `;` is a whole tensor, unless its parameter says otherwise"
     if isinstance(operand.value, tuple):
-        advice = "pass one item of the list"
+        advice = "pass one item of the list, as in `xs[0]`"
     elif operand.value is None:
         advice = f"a `?` allows `none`: `{parameter.name}: T[n]? = none`"
     return binding.fail(
@@ -222,7 +217,7 @@ def _not_a_tensor(binding: Binding, parameter: Parameter, operand: Operand) -> E
         f"`{parameter.name}` of `{binding.definition.name}` is a tensor",
         operand.span,
         f"this is {describe(operand.value)}; declared is `{wanted}`",
-        advice,
+        help=advice,
     )
 
 
@@ -242,27 +237,15 @@ def _bind_element(
             binding.bound_by.setdefault(element, parameter.name)
             return
         reason = f"`{element}` is {wanted.value} from `{binding.bound_by[element]}`"
-    advice = ""
+    advice = "convert it in index notation: `y[i] = f32(x[i])`, `y[i] = i32(x[i])`"
     if wanted.is_float and dtype.is_float:
-        advice = "a result type that no parameter binds (`-> S[n]`) is the program's precision"
+        advice = "a type of its own makes a result the precision: `op to(x: S[*b]) -> T[*b]`"
     raise binding.fail(
         "E029",
         f"`{parameter.name}` of `{binding.definition.name}` has the wrong element type",
         operand.span,
         f"this is {describe(operand.value)}, but {reason}",
-        advice,
-    )
-
-
-def check_element(env: Env, kind: TensorType) -> None:
-    if kind.element in FIXED_TYPES or kind.element[:1].isupper():
-        return
-    raise env.fail(
-        "E029",
-        f"unknown element type `{kind.element}`",
-        kind.span,
-        help=did_you_mean(kind.element, FIXED_TYPES)
-        or "element types are f32, f16, i32, bool, or a variable such as `T`",
+        help=advice,
     )
 
 
@@ -290,6 +273,7 @@ def dimension_parts(
             "only one `*` may stand in a type",
             kind.span,
             "its parts could not be told apart",
+            help="name the other dimensions: `T[*b, n]`",
         )
     if rest < 0 or (rest and not spreads):
         operand = binding.given[parameter.name]
@@ -301,6 +285,7 @@ def dimension_parts(
             + plural(wanted, "dimension"),
             operand.span,
             f"this is {describe(operand.value)}; declared is `{binding.env.text(parameter.span)}`",
+            help="index notation adds and drops dimensions: `y[i, 0] = x[i]`, `y[i] = x[i, 0]`",
         )
     position = 0
     for dimension in kind.dimensions:
@@ -327,7 +312,14 @@ def _bind_size(
         binding.given[parameter.name].span,
         f"`{name}` is {size_text(size)} in `{parameter.name}`: "
         f"{type_text(tensor.dtype, tensor.shape)}, but {size_text(known)} in {source}",
+        help=_mismatch_help(binding),
     )
+
+
+def _mismatch_help(binding: Binding) -> str:
+    shapes = {n: o.value.shape for n, o in binding.given.items() if is_tensor(o.value)}
+    known = binding.env.session.library.callables_in(binding.site.file)
+    return for_shapes(binding.definition, shapes, known)
 
 
 def _check_dimensions(
@@ -346,6 +338,7 @@ def _check_dimensions(
                 operand.span,
                 f"dimension {position} of `{parameter.name}` is {sizes[0]}, but "
                 f"`{binding.env.text(dimension.span)}` is {wanted}",
+                help=_mismatch_help(binding),
             )
 
 
@@ -394,51 +387,11 @@ def _fitting(binding: Binding, parameter: Parameter, kind: str, operand: Operand
         f"`{parameter.name}` of `{binding.definition.name}` is of type {kind}",
         operand.span,
         f"this is {describe(value)}",
+        help=for_value_type(kind),
     )
 
 
-def config_value(env: Env, config: Config) -> Value:
-    """The default of a configuration value, or what the configuration file says."""
-    default = env.whole().evaluate(config.default)
-    overrides = env.frame.overrides
-    if config.name not in overrides:
-        return default
-    value = from_json(overrides[config.name])
-    if _kind(value) != _kind(default) and value is not None and default is not None:
-        number = _kind(value) in ("list", "a number") and _kind(default) in ("list", "a number")
-        if not number:
-            raise env.fail(
-                "E040",
-                f"the configuration's `{config.name}` has the wrong type",
-                config.span,
-                f"the configuration says {describe(value)}, the default is {describe(default)}",
-            )
-    return value
-
-
-def _kind(value: Value) -> str:
-    match value:
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case tuple():
-            return "list"
-    return "none"
-
-
-def from_json(value: object) -> Value:
-    """A value of a configuration file; lists become tuples, what the language lacks `none`."""
-    if isinstance(value, (list, tuple)):
-        return tuple(from_json(v) for v in value)
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    return None
-
-
-# ---- guards and types --------------------------------------------------------------------------
+# ---- guards ------------------------------------------------------------------------------------
 
 
 def _check_guards(binding: Binding) -> None:
@@ -446,7 +399,10 @@ def _check_guards(binding: Binding) -> None:
         holds = binding.inside.evaluate(guard.condition)
         if not isinstance(holds, bool):
             raise binding.inside.fail(
-                "E030", "a `where` needs a condition on sizes and attributes", guard.condition.span
+                "E030",
+                "a `where` needs a condition on sizes and attributes",
+                guard.condition.span,
+                help="compare sizes or attributes: `where n % 2 == 0`",
             )
         if not holds:
             text = binding.env.text(guard.condition.span)
@@ -456,41 +412,5 @@ def _check_guards(binding: Binding) -> None:
                 f"{binding.definition.name}: {guard.message or f'`{text}` does not hold'}",
                 binding.site,
                 f"with {sizes}" if sizes else "",
-                f"`where {text}` is required",
+                help=f"`where {text}` is required",
             )
-
-
-def element_type(env: Env, kind: TensorType) -> DType:
-    """The dtype of a type in a bound frame; a variable that nothing bound is the precision."""
-    check_element(env, kind)
-    if kind.element in FIXED_TYPES:
-        return DType(kind.element)
-    return env.frame.types.setdefault(kind.element, env.session.precision)
-
-
-def shape_of_type(env: Env, kind: TensorType) -> tuple[int, ...]:
-    """The extents of a type whose sizes are bound."""
-    shape: list[int] = []
-    for dimension in kind.dimensions:
-        if isinstance(dimension, Spread):
-            sizes = env.frame.names.get(f"*{dimension.id}")
-            if not isinstance(sizes, tuple):
-                raise env.fail(
-                    "E020", f"`*{dimension.id}` is not bound by a parameter", dimension.span
-                )
-            shape += [n for n in sizes if is_integer(n)]
-            continue
-        size = env.integer(dimension, "a dimension")
-        if size < 1:
-            raise env.fail(
-                "E038",
-                "a dimension must be at least 1",
-                dimension.span,
-                f"`{env.text(dimension.span)}` is {size}",
-            )
-        shape.append(size)
-    return tuple(shape)
-
-
-def describe_call(env: Env, definition: Definition) -> str:
-    return signature(env.session.library, definition)

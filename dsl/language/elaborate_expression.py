@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import assert_never
 
-from sdlc.graph.expr import Expr, Index, Literal
+from sdlc.graph.expr import Expr, Index, Literal, walk
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import LOWEST, DType
 from sdlc.language.elaborate_operators import (
@@ -111,7 +111,7 @@ def _name(env: Env, node: Name) -> Value:
             f"axis `{name}` stands where a whole tensor or a known value is needed",
             node.span,
             "an axis has a value only inside of index notation",
-            "an `op` takes whole tensors: call it in a statement of its own; a `fn` takes numbers",
+            help="an op takes whole tensors: call it in a statement of its own, or use a `fn`",
         )
     raise _unknown_name(env, node)
 
@@ -119,16 +119,18 @@ def _name(env: Env, node: Name) -> Value:
 def _unknown_name(env: Env, node: Name) -> Exception:
     known = [*env.axes, *(n for n in env.frame.names if n.isidentifier()), *CONSTANTS]
     advice = did_you_mean(node.id, known)
-    if not advice and node.id in env.session.library.callables:
+    if node.id in env.session.library.callables_in(node.span.file):
         advice = f"`{node.id}` is a definition: call it, `{node.id}(…)`"
-    if not advice and f"*{node.id}" in env.frame.names:
+    elif f"*{node.id}" in env.frame.names:
         advice = f"`*{node.id}` is any number of sizes and has no value of its own"
+    elif not advice:
+        advice = "names are axes, sizes, parameters, and what earlier statements define"
     return env.fail(
         "E020",
         f"unknown name `{node.id}`",
         node.span,
         "not an axis, a size, a parameter or an earlier result",
-        advice,
+        help=advice,
     )
 
 
@@ -188,7 +190,7 @@ def condition_of(env: Env, operand: Operand) -> Expr:
             "a condition on a whole tensor",
             operand.span,
             f"this is {describe(operand.value)}",
-            "choose element by element: `y[i] = if c[i] then a[i] else b[i]`",
+            help="choose element by element: `y[i] = if c[i] then a[i] else b[i]`",
         )
     expr = scalar(env, operand)
     if expr.dtype is not DType.BOOL:
@@ -197,7 +199,7 @@ def condition_of(env: Env, operand: Operand) -> Expr:
             "a condition must be a boolean",
             operand.span,
             f"this is {describe(operand.value)}",
-            "compare it: `x != 0`",
+            help="compare it: `x != 0`",
         )
     return expr
 
@@ -229,14 +231,19 @@ def _operands(env: Env, node: Call) -> list[Operand]:
 
 def _no_attributes(env: Env, node: Call) -> None:
     if node.attributes:
-        raise env.fail("E025", f"`{node.function}` takes no attributes", node.attributes[0].span)
+        raise env.fail(
+            "E025",
+            f"`{node.function}` takes no attributes",
+            node.attributes[0].span,
+            help="its arguments stand in order, before any `;`",
+        )
 
 
 def _unknown_call(env: Env, node: Call, known: Sequence[str] | object) -> Exception:
     name = node.function
     names = [*env.session.library.callables_in(env.frame.definition.span.file), *_LOOKS]
     names += [row.name for row in SCALARS.values() if row.callable_by_name]
-    advice = did_you_mean(name, names)
+    advice = did_you_mean(name, names) or 'define it, or import its file: `import "other.sdl"`'
     if name in env.frame.names:
         value = env.frame.names[name]
         advice = f"`{name}` is {describe(value)}; its elements are `{name}[…]`"
@@ -258,9 +265,15 @@ def _call_function(env: Env, node: Call, definition: Function) -> Value:
             f"not {len(operands)}",
             node.span,
             callee=definition,
+            help=f"call it as `{definition.name}({', '.join(definition.parameters)})`",
         )
     if env.frame.depth >= MAX_DEPTH:
-        raise env.fail("E042", f"`{definition.name}` calls itself without end", node.span)
+        raise env.fail(
+            "E042",
+            f"`{definition.name}` calls itself without end",
+            node.span,
+            help="a `fn` is expanded where it is called, so it cannot call itself",
+        )
 
     def expand(values: Sequence[Value], scalar_env: bool, ranges_of: Env) -> Value:
         names = dict(zip(definition.parameters, values, strict=True))
@@ -285,17 +298,11 @@ def _call_function(env: Env, node: Call, definition: Function) -> Value:
         return expand([o.value for o in operands], env.scalar, env)
 
     def at_a_point(args: Sequence[Expr]) -> Expr:
-        axes = {e.axis: None for a in args for e in _indices(a)}
+        axes = {e.axis: None for e in walk(*args) if isinstance(e, Index)}
         point = Env(env.frame, True, enclosing=tuple(axes))
         return scalar(point, Operand(expand(list(args), True, point), node.span))
 
     return lift(env, operands, node.span, at_a_point)
-
-
-def _indices(expr: Expr) -> list[Index]:
-    from sdlc.graph.expr import walk
-
-    return [e for e in walk(expr) if isinstance(e, Index)]
 
 
 # ---- looking at values -------------------------------------------------------------------------
@@ -306,7 +313,10 @@ def _look(env: Env, node: Call) -> Value:
     _no_attributes(env, node)
     if len(node.arguments) != 1:
         raise env.fail(
-            "E024", f"`{node.function}` takes 1 argument, not {len(node.arguments)}", node.span
+            "E024",
+            f"`{node.function}` takes 1 argument, not {len(node.arguments)}",
+            node.span,
+            help=f"call it as `{node.function}(x)`",
         )
     argument = node.arguments[0]
     value = base_value(env, argument)
@@ -317,6 +327,7 @@ def _look(env: Env, node: Call) -> Value:
             f"`{node.function}` does not apply here",
             argument.span,
             f"this is {describe(value)}",
+            help=_LOOKS_AT[node.function],
         )
     return result
 
@@ -349,5 +360,14 @@ _LOOKS: MappingProxyType[str, Callable[[Value], Value]] = MappingProxyType(
         "rank": _rank,
         "reversed": _reversed,
         "is_list": lambda value: isinstance(value, tuple),
+    }
+)
+_LOOKS_AT = MappingProxyType(
+    {
+        "len": "it counts the items of a list; `shape(x)[0]` is a dimension of a tensor",
+        "range": "it takes an integer: `range(3)` is `[0, 1, 2]`",
+        "shape": "it takes a tensor; `len(xs)` counts the items of a list",
+        "rank": "it takes a tensor",
+        "reversed": "it takes a list",
     }
 )

@@ -65,6 +65,15 @@ _PYTHON = MappingProxyType(
         "*": operator.mul,
     }
 )
+_STATIC_HELP = MappingProxyType(
+    {
+        "and": "both operands must be booleans, as comparisons are",
+        "or": "both operands must be booleans, as comparisons are",
+        "not": "the operand must be a boolean, as comparisons are",
+        "in": "write `x in list`",
+        "+": "`+` adds numbers, and joins two lists or two strings",
+    }
+)
 
 
 # ---- entry points ------------------------------------------------------------------------------
@@ -85,7 +94,12 @@ def call_scalar(env: Env, name: str, operands: Sequence[Operand], span: Span) ->
     row = SCALARS[name]
     if len(operands) != row.arity:
         wanted = "1 operand" if row.arity == 1 else f"{row.arity} operands"
-        raise env.fail("E024", f"`{name}` takes {wanted}, not {len(operands)}", span)
+        raise env.fail(
+            "E024",
+            f"`{name}` takes {wanted}, not {len(operands)}",
+            span,
+            help=f"call it as `{name}({', '.join('abc'[: row.arity])})`",
+        )
     if all(is_number(o.value) for o in operands):
         return _static_call(env, name, [o.value for o in operands if is_number(o.value)], span)
     return lift(env, operands, span, lambda args: _named(env, name, args, span))
@@ -96,7 +110,13 @@ def choose(env: Env, condition: Expr, then: Operand, otherwise: Operand, span: S
     arms = (scalar(env, then), scalar(env, otherwise))
     if (arms[0].dtype is DType.BOOL) != (arms[1].dtype is DType.BOOL):
         found = f"{describe(then.value)}, otherwise {describe(otherwise.value)}"
-        raise env.fail("E030", "the two values of an `if` differ in type", span, f"this is {found}")
+        raise env.fail(
+            "E030",
+            "the two values of an `if` differ in type",
+            span,
+            f"this is {found}",
+            help="both must be numbers, or both booleans",
+        )
     return make("select", condition, *common(arms))
 
 
@@ -107,7 +127,12 @@ def scalar(env: Env, operand: Operand) -> Expr:
         return value
     if isinstance(value, (bool, int, float)):
         if isinstance(value, int) and not ANYTHING[0] <= value <= ANYTHING[1]:
-            raise env.fail("E030", f"{value} does not fit an i32", operand.span)
+            raise env.fail(
+                "E030",
+                f"{value} does not fit an i32",
+                operand.span,
+                help="integers are 32 bits wide; write a float, as in `1e10`",
+            )
         return literal(value)
     if isinstance(value, Tensor) and value.shape == ():
         return value.at(())
@@ -116,16 +141,16 @@ def scalar(env: Env, operand: Operand) -> Expr:
 
 def _not_a_scalar(env: Env, operand: Operand) -> Exception:
     value, text = operand.value, env.text(operand.span)
-    advice = ""
+    advice = "numbers, sizes, axes and elements of tensors are numbers"
     if is_tensor(value):
         names = ", ".join("ijklmnpq"[: len(value.shape)])
-        advice = f"index it, as in `{text}[{names}]`" if text.isidentifier() else "index it"
+        advice = f"index it, as in `{text if text.isidentifier() else 'x'}[{names}]`"
     elif isinstance(value, RecordField):
         advice = f"index it, as in `{text}[…]`"
     elif value is None:
         advice = f"test it first: `if {text} != none …`"
     return env.fail(
-        "E030", "a number is needed here", operand.span, f"this is {describe(value)}", advice
+        "E030", "a number is needed here", operand.span, f"this is {describe(value)}", help=advice
     )
 
 
@@ -177,7 +202,7 @@ def _named(env: Env, name: str, args: Sequence[Expr], span: Span) -> Expr:
 
 def _type_error(env: Env, op: str, args: Sequence[Expr], span: Span, advice: str) -> Exception:
     types = " and ".join(a.dtype.value for a in args)
-    return env.fail("E030", f"`{op}` does not apply to {types}", span, f"{types} here", advice)
+    return env.fail("E030", f"`{op}` does not apply to {types}", span, f"{types} here", help=advice)
 
 
 # ---- whole tensors -----------------------------------------------------------------------------
@@ -212,7 +237,7 @@ def elementwise_axes(env: Env, shaped: Sequence[Operand], span: Span) -> tuple[A
                 "the shapes of whole tensors differ",
                 span,
                 f"`{left}` is {_type(first.value)}, `{right}` is {_type(other.value)}",
-                "nothing is broadcast unless it is written: `y[i, j] = a[i, j] + b[j]`",
+                help="nothing is broadcast unless it is written: `y[i, j] = a[i, j] + b[j]`",
             )
     return axes_of(env, first.value)
 
@@ -321,7 +346,12 @@ def _static(env: Env, op: str, values: tuple[Value, ...], span: Span) -> Value:
         case _, (a, b) if is_number(a) and is_number(b):
             return _numbers(env, op, a, b, span)
     found = " and ".join(describe(v) for v in values)
-    raise env.fail("E030", f"`{op}` does not apply to {found}", span)
+    raise env.fail(
+        "E030",
+        f"`{op}` does not apply to {found}",
+        span,
+        help=_STATIC_HELP.get(op, "both operands must be numbers"),
+    )
 
 
 def _equal(a: Value, b: Value) -> bool:
@@ -353,6 +383,7 @@ def _numbers(env: Env, op: str, a: int | float, b: int | float, span: Span) -> V
         f"`{show(a)} {op} {show(b)}` has no value",
         span,
         "computed when the program is built",
+        help="check the values that it is computed from",
     )
 
 
@@ -371,7 +402,11 @@ def _static_call(env: Env, name: str, values: list[Number], span: Span) -> Value
     if not is_finite(result):
         shown = ", ".join(show(v) for v in values)
         raise env.fail(
-            "E041", f"`{name}({shown})` has no value", span, "computed when the program is built"
+            "E041",
+            f"`{name}({shown})` has no value",
+            span,
+            "computed when the program is built",
+            help="check the values that it is computed from",
         )
     number: Value = result
     return number

@@ -15,6 +15,7 @@ from sdlc.graph.types import DType
 from sdlc.language.elaborate_axes import enter_axes
 from sdlc.language.elaborate_operators import Operand, scalar
 from sdlc.language.elaborate_scalar import convert
+from sdlc.language.elaborate_suggest import for_conversion
 from sdlc.language.scope import Env, Fail, Frame, Poisoned, did_you_mean, indices
 from sdlc.language.syntax import (
     Attribute,
@@ -89,8 +90,8 @@ def _lift(env: Env, node: Reduction, definition: MonoidDefinition) -> tuple[Expr
             f"`{definition.name}` has {len(names)} fields",
             given[""].span,
             "one value is given",
-            f"name them: `of ({wanted})`",
-            definition,
+            help=f"name them: `of ({wanted})`",
+            callee=definition,
         )
     for name, argument in given.items():
         if name and name not in names:
@@ -126,16 +127,12 @@ def _field_value(
     value = convert(scalar(env, Operand(env.evaluate(expression), expression.span)), dtype)
     if value.dtype is dtype:
         return value
-    advice = {
-        DType.BOOL: "a comparison makes a boolean: `x > 0`",
-        DType.I32: "`i32(floor(e))` makes an integer of a float",
-    }.get(dtype, "`if c then 1 else 0` makes a number of a boolean")
     raise env.fail(
         "E035",
         f"field `{wanted.name}` of `{definition.name}` is {dtype.value}",
         expression.span,
         f"this is {describe(value)}",
-        advice,
+        help=for_conversion(value.dtype, dtype),
     )
 
 
@@ -184,6 +181,7 @@ def _field(env: Env, wanted: MonoidField) -> Field:
             f"the identity of `{wanted.name}` does not fit {dtype.value}",
             wanted.identity.span,
             f"this is {describe(value)}",
+            help="f32 takes a number, i32 an integer, bool `true` or `false`",
         )
     return Field(wanted.name, dtype, float(value))
 
@@ -213,7 +211,12 @@ def _assignments(
     env: Env, bind: Bind, wanted: dict[str, MonoidField], definition: MonoidDefinition
 ) -> list[tuple[str, Expr]]:
     if len(bind.names) != 1:
-        raise env.fail("E034", "one name is assigned at a time here", bind.span)
+        raise env.fail(
+            "E034",
+            "one name is assigned at a time here",
+            bind.span,
+            help="write one assignment for each name, separated by `;` or a newline",
+        )
     name = bind.names[0]
     if name in wanted:
         return [(name, _field_value(env, bind.value, wanted[name], definition))]
@@ -236,7 +239,7 @@ def attribute(env: Env, node: Attribute, base: Value) -> Value:
         f"`{env.text(node.base.span)}` has no fields",
         node.span,
         f"`{env.text(node.base.span)}` is {describe(base)}",
-        "only the value of a `reduce` with several fields has any",
+        help="only the value of a `reduce` with several fields has any",
     )
 
 

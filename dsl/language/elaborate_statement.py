@@ -1,8 +1,8 @@
 """Statements, and the bodies that they make.
 
-In: a frame and the statements of its definition. Out: the definition's results as nodes' outputs.
-Invariant: an error ends its statement only; the names that it would have bound are POISON, and a
-result that is lost is replaced by a stand-in of its declared type, so later statements are checked.
+In: a frame and the statements of its definition. Out: names bound in the frame, values returned.
+Invariant: an error ends its statement only; the names that it would have bound are POISON, so what
+uses them is silent and the rest is checked.
 """
 
 from __future__ import annotations
@@ -15,31 +15,29 @@ from sdlc.graph.expr import Axis, Expr
 from sdlc.graph.node import Input, Map, Reduce, Role
 from sdlc.graph.types import DType, Span
 from sdlc.language.diagnostics import Diagnostic
-from sdlc.language.elaborate_axes import enter_axes
-from sdlc.language.elaborate_call import (
-    Binding,
-    arguments_of,
-    bind,
-    config_value,
-    element_type,
-    shape_of_type,
-)
+from sdlc.language.elaborate_axes import enter_axes, parts
 from sdlc.language.elaborate_operators import Operand, as_whole, node_of, scalar
 from sdlc.language.elaborate_reduce import is_record, reduce_node
 from sdlc.language.elaborate_scalar import convert
-from sdlc.language.scope import MAX_DEPTH, Env, Fail, Frame, Poisoned, indices, plural, signature
+from sdlc.language.elaborate_suggest import for_conversion
+from sdlc.language.elaborate_types import (
+    config_value,
+    dimension_names,
+    element_type,
+    shape_of_type,
+)
+from sdlc.language.scope import Env, Fail, Frame, Poisoned, indices, plural, signature
 from sdlc.language.syntax import (
     Bind,
-    Call,
     Config,
     Define,
     Definition,
     Expression,
     ForLoop,
     IfBranch,
-    Label,
     Name,
     Param,
+    Range,
     Reduction,
     Require,
     Return,
@@ -49,140 +47,19 @@ from sdlc.language.syntax import (
 from sdlc.language.values import (
     POISON,
     Elementwise,
-    Poison,
     Record,
     RecordField,
     RecordPoint,
     Tensor,
     Value,
     describe,
+    is_static,
     is_tensor,
+    show,
     type_text,
 )
 
 Returned = tuple[Value, ...] | None
-
-
-# ---- calls -------------------------------------------------------------------------------------
-
-
-def invoke(env: Env, call: Call, definition: Definition) -> Value:
-    """The result of a call, or the tuple of its results."""
-    if env.frame.depth >= MAX_DEPTH:
-        raise env.fail(
-            "E042",
-            f"`{definition.name}` calls itself without end",
-            call.span,
-            f"{MAX_DEPTH} calls deep",
-            callee=definition,
-        )
-    given = arguments_of(env, call, definition)
-    frame = Frame(
-        env.session,
-        definition,
-        scope=_scope(env, call.label),
-        caller=env.frame,
-        site=call.span,
-        depth=env.frame.depth + 1,
-        overrides=_overrides(env, call.label),
-    )
-    bind(Binding(env, Env(frame), definition, given, call.span))
-    results = run(frame)
-    return results[0] if len(results) == 1 else tuple(results)
-
-
-def _scope(env: Env, label: Label | None) -> str:
-    if label is None:
-        return env.frame.scope
-    parts = [p if isinstance(p, str) else _label_part(env, p) for p in label.parts]
-    return env.frame.path("".join(parts))
-
-
-def _label_part(env: Env, part: Expression) -> str:
-    value = env.whole().evaluate(part)
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise env.fail(
-            "E041",
-            "a label is made of integers and strings",
-            part.span,
-            f"this is {describe(value)}",
-        )
-    return str(value)
-
-
-def _overrides(env: Env, label: Label | None) -> dict[str, object]:
-    """The part of the configuration under a label: `unet: unet(…)` sees `config["unet"]`."""
-    if label is None:
-        return dict(env.frame.overrides)
-    found: object = env.frame.overrides
-    for part in "".join(p for p in label.parts if isinstance(p, str)).split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return dict(found) if isinstance(found, dict) else {}
-
-
-def run(frame: Frame) -> list[Tensor]:
-    """Run a bound definition's body. Returns its results, in order."""
-    definition = frame.definition
-    assert isinstance(definition, Definition)
-    returned = execute(frame, definition.body)
-    results: list[Tensor] = []
-    for position, result in enumerate(definition.results):
-        span = result.span
-        if returned is not None:
-            value = returned[position] if position < len(returned) else POISON
-            span = _return_span(definition.body, position) or span
-        else:
-            value = frame.names.get(result.name)
-        results.append(_result(frame, result.name, value, span))
-    return results
-
-
-def _return_span(body: Sequence[Statement], position: int) -> Span | None:
-    last = body[-1] if body else None
-    if isinstance(last, Return) and position < len(last.values):
-        return last.values[position].span
-    return None
-
-
-def _result(frame: Frame, name: str, value: Value, span: Span) -> Tensor:
-    """A result as its declared type; where it is wrong, an error and a stand-in."""
-    dtype, shape = frame.results[name]
-    env = Env(frame)
-    try:
-        if isinstance(value, Poison):
-            raise Poisoned
-        whole = as_whole(value)
-        if not is_tensor(whole):
-            raise _no_result(env, name, value, span)
-        if whole.shape != shape:
-            raise env.fail(
-                "E033",
-                f"`{name}` does not have its declared shape",
-                span,
-                f"this is {describe(whole)}, declared is {type_text(dtype, shape)}",
-            )
-        _check_stored(env, whole.dtype, dtype, span)
-        return node_of(env, whole, name, span, dtype)
-    except Fail as error:
-        frame.session.report(error.diagnostic)
-    except Poisoned:
-        pass
-    return Tensor(Input("<error>", shape, dtype))
-
-
-def _no_result(env: Env, name: str, value: Value, span: Span) -> Fail:
-    if value is None:
-        return env.fail(
-            "E033",
-            f"the result `{name}` is never defined",
-            span,
-            "declared here",
-            f"assign it, `{name}[…] = …`, or end the body with `return …`",
-        )
-    advice = "read one of its fields: `s.m`" if isinstance(value, Record) else ""
-    return env.fail(
-        "E033", f"the result `{name}` must be a tensor", span, f"this is {describe(value)}", advice
-    )
 
 
 # ---- bodies ------------------------------------------------------------------------------------
@@ -278,12 +155,12 @@ def _define(env: Env, statement: Define) -> Value:
             "a record is not a number",
             statement.value.span,
             f"this is {describe(value)}",
-            "bind the reduction alone, `s[…] = reduce …`, and read a field of it: `s.m[…]`",
+            help="bind the reduction alone, `s[…] = reduce …`, and read a field of it: `s.m[…]`",
         )
     body = scalar(inner, Operand(value, statement.value.span))
     if dtype is None:
         dtype = _local_type(frame, body)
-    _check_stored(env, body.dtype, dtype, statement.value.span)
+    check_stored(env, body.dtype, dtype, statement.value.span)
     elementwise = Elementwise(axes, convert(body, dtype), dtype)
     return node_of(env, elementwise, name, statement.span)
 
@@ -298,7 +175,7 @@ def _define_reduction(
     own = made.dtypes[0]
     if dtype is None or dtype is own:
         return Tensor(_with_origin(made, made.dtypes, statement, env))
-    _check_stored(env, own, dtype, value.span)
+    check_stored(env, own, dtype, value.span)
     if own.is_float and dtype.is_float:
         return Tensor(_with_origin(made, (dtype,), statement, env))
     body = convert(Tensor(made).at(indices(axes)), dtype)
@@ -318,18 +195,16 @@ def _local_type(frame: Frame, body: Expr) -> DType:
     return floats[0] if floats else DType.F32
 
 
-def _check_stored(env: Env, found: DType, wanted: DType, span: Span) -> None:
+def check_stored(env: Env, found: DType, wanted: DType, span: Span) -> None:
     """Integers may be stored as floats; nothing else converts by itself."""
     if found is wanted or (wanted.is_float and found is not DType.BOOL):
         return
-    advice = {
-        DType.I32: "`i32(floor(e))` makes an integer of a float",
-        DType.BOOL: "a comparison makes a boolean: `x != 0`",
-    }.get(wanted, "`if c then 1 else 0` makes a number of a boolean")
-    if found is DType.BOOL:
-        advice = "`if c then 1 else 0` makes a number of a boolean"
     raise env.fail(
-        "E029", f"{found.value} is stored as {wanted.value}", span, f"this is {found.value}", advice
+        "E029",
+        f"{found.value} is stored as {wanted.value}",
+        span,
+        f"this is {found.value}",
+        help=for_conversion(found, wanted),
     )
 
 
@@ -348,6 +223,7 @@ def _bind_names(env: Env, statement: Bind) -> None:
             + (plural(len(value), "value") if isinstance(value, tuple) else "1 value"),
             statement.span,
             f"the right side is {describe(value)}",
+            help="one name holds the whole value; several take a list or results apart",
         )
     env.frame.names.update(zip(statement.names, value, strict=True))
 
@@ -375,6 +251,7 @@ def _return(env: Env, statement: Return) -> Returned:
             f"{plural(len(values), 'value')} returned, "
             f"{plural(len(definition.results), 'result')} declared",
             statement.span,
+            help="return one value for each result after `->`, in their order",
         )
     return values
 
@@ -389,7 +266,7 @@ def _param(env: Env, statement: Param) -> Tensor:
             f"op `{definition.name}` has a `param`",
             statement.span,
             "weights belong to blocks and models",
-            f"declare it as `block {definition.name}(…)`, or take a tensor as an argument",
+            help=f"declare it as `block {definition.name}(…)`, or take a tensor as an argument",
         )
     path = frame.path(statement.name)
     shape = shape_of_type(env, statement.type)
@@ -405,19 +282,9 @@ def _param(env: Env, statement: Param) -> Tensor:
             f"the weight `{path}` is declared twice, with different types",
             statement.span,
             f"{type_text(dtype, shape)} here, {type_text(known.dtype, known.extents)} before",
-            "give the calls different labels: `conv1: conv(x, 8)`, `conv2: conv(x, 16)`",
+            help="give the calls different labels: `conv1: conv(x, 8)`, `conv2: conv(x, 16)`",
         )
     return Tensor(known)
-
-
-def dimension_names(dimensions: Sequence[Expression | Spread]) -> tuple[str, ...]:
-    """Axis names for readers of a tensor of this type, as far as they are known."""
-    names: list[str] = []
-    for position, dimension in enumerate(dimensions):
-        if isinstance(dimension, Spread):
-            break
-        names.append(dimension.id if isinstance(dimension, Name) else f"i{position}")
-    return tuple(names)
 
 
 def _check_config(env: Env, statement: Config) -> None:
@@ -428,7 +295,7 @@ def _check_config(env: Env, statement: Config) -> None:
             f"{definition.kind} `{definition.name}` has a `config`",
             statement.span,
             "configuration belongs to models",
-            "make it an attribute: `; " + statement.name + ": int = …`",
+            help="make it an attribute: `; " + statement.name + ": int = …`",
         )
 
 
@@ -447,7 +314,7 @@ def _known_condition(env: Env, condition: Expression, what: str) -> bool:
         f"the condition of {what} must be known when the program is built",
         condition.span,
         f"this is {describe(value)}",
-        advice,
+        help=advice,
     )
 
 
@@ -455,15 +322,29 @@ def _require(env: Env, statement: Require) -> None:
     if _known_condition(env, statement.condition, "`require`"):
         return
     text = env.text(statement.condition.span)
-    library, frame = env.session.library, env.frame
-    label = f"`{text}` does not hold" if text != "false" else ""
+    frame = env.frame
+    label = f"`{text}` does not hold" if text != "false" else "this is not allowed"
+    values = [f"`{n}` is {show(v)}" for n, v in _known_names(env, statement.condition)]
+    advice = f"here {', '.join(values)}" if values else "another branch of the program allows it"
     if frame.caller is None or frame.site is None:
-        raise env.fail("E037", statement.message, statement.condition.span, label)
+        raise env.fail("E037", statement.message, statement.condition.span, label, help=advice)
     # The call is what has to change, so that is where the error points.
-    notes = (("in", signature(library, frame.definition)), ("required at", str(statement.span)))
-    raise Fail(
-        Diagnostic("E037", statement.message, frame.site, label, notes + frame.caller.notes())
+    notes = (
+        ("in", signature(env.session.library, frame.definition)),
+        ("required at", str(statement.span)),
+        *frame.caller.notes(),
     )
+    raise Fail(Diagnostic("E037", statement.message, frame.site, label, notes, advice))
+
+
+def _known_names(env: Env, expr: Expression | Spread | Range) -> Iterator[tuple[str, Value]]:
+    """The names in a condition whose values are known."""
+    if isinstance(expr, Name) and expr.id in env.frame.names:
+        value = env.frame.names[expr.id]
+        if is_static(value):
+            yield expr.id, value
+    for part in parts(expr):
+        yield from _known_names(env, part)
 
 
 def _loop(env: Env, statement: ForLoop) -> Returned:
@@ -488,9 +369,14 @@ def _iterations(env: Env, statement: ForLoop) -> Iterator[tuple[Value, ...]]:
             "a loop runs over a list",
             statement.iterable.span,
             f"this is {describe(values)}",
-            "`for i < n` counts; `for i, x in list` numbers the items",
+            help="`for i < n` counts; `for i, x in list` numbers the items",
         )
     if len(statement.names) > 2:
-        raise env.fail("E044", "a loop binds an item, or its number and the item", statement.span)
+        raise env.fail(
+            "E044",
+            "a loop binds an item, or its number and the item",
+            statement.span,
+            help="`for x in list` or `for i, x in list`",
+        )
     for number, value in enumerate(values):
         yield (value,) if len(statement.names) == 1 else (number, value)

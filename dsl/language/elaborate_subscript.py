@@ -49,7 +49,11 @@ def subscript(env: Env, node: Subscript) -> Value:
         return _slice(env, node, base)
     what = env.text(node.base.span)
     raise env.fail(
-        "E026", f"`{what}` cannot be indexed", node.base.span, f"this is {describe(base)}"
+        "E026",
+        f"`{what}` cannot be indexed",
+        node.base.span,
+        f"this is {describe(base)}",
+        help="only tensors, records and lists have elements",
     )
 
 
@@ -95,7 +99,7 @@ def _indices(env: Env, node: Subscript, shape: tuple[int, ...]) -> tuple[Expr, .
                     "a range in index notation",
                     index.span,
                     "an element has one index for each dimension",
-                    "slices are for statements without brackets on the left: `y = x[.., 0..4]`",
+                    help="slices belong to statements without axes: `y = x[.., 0..4]`",
                 )
             case _:
                 found.append(_index(env, index))
@@ -106,6 +110,7 @@ def _indices(env: Env, node: Subscript, shape: tuple[int, ...]) -> tuple[Expr, .
             f"{plural(len(shape), 'dimension')}",
             node.span,
             f"`{env.text(node.base.span)}` has the shape {shape_text(shape)}",
+            help="one index for each dimension; `*name` stands for all axes of that group",
         )
     return tuple(found)
 
@@ -115,7 +120,11 @@ def _index(env: Env, index: Expression) -> Expr:
     if expr.dtype is not DType.I32:
         advice = "`i32(floor(e))` makes an integer of a float" if expr.dtype is DType.F32 else ""
         raise env.fail(
-            "E030", "an index must be an integer", index.span, f"this is {describe(expr)}", advice
+            "E030",
+            "an index must be an integer",
+            index.span,
+            f"this is {describe(expr)}",
+            help=advice,
         )
     return expr
 
@@ -138,7 +147,7 @@ def _out_of_range(
         f"index {position} of `{text}` may be out of range",
         span,
         f"{found}; dimension {position} of `{text}` has 0 … {extent - 1}",
-        f"`{env.text(node.span)} else 0` gives a value to what lies outside",
+        help=f"`{env.text(node.span)} else 0` gives a value to what lies outside",
     )
 
 
@@ -182,6 +191,7 @@ def _fitting_fill(env: Env, fill: Expr, dtype: DType, span: Span) -> Expr:
             "the `else` value does not fit what is read",
             span,
             f"this is {describe(fill)}, the tensor has {dtype.value}",
+            help="write it in the tensor's type: `false` for bool, `0` for numbers",
         )
     return fill
 
@@ -204,7 +214,11 @@ def _slice(env: Env, node: Subscript, base: Tensor | Elementwise) -> Value:
     """Ranges keep a dimension, integers drop it."""
     if node.otherwise is not None:
         raise env.fail(
-            "E030", "a slice has no `else`", node.otherwise.span, "slices lie in the tensor"
+            "E030",
+            "a slice has no `else`",
+            node.otherwise.span,
+            "slices lie in the tensor",
+            help="pad in index notation: `y[i] = x[i - 1] else 0`",
         )
     shape = base.shape
     if len(node.indices) != len(shape):
@@ -213,7 +227,7 @@ def _slice(env: Env, node: Subscript, base: Tensor | Elementwise) -> Value:
             f"{len(node.indices)} of {plural(len(shape), 'dimension')} given",
             node.span,
             f"`{env.text(node.base.span)}` is {describe(base)}",
-            "`..` takes a whole dimension: `x[.., 0..4]`",
+            help="`..` takes a whole dimension: `x[.., 0..4]`",
         )
     axes: list[Axis] = []
     where: list[Expr] = []
@@ -234,7 +248,13 @@ def _bounds(env: Env, index: Range, extent: int) -> tuple[int, int]:
     if not 0 <= start < stop <= extent:
         found = f"{start}..{stop} of {extent}"
         problem = "is empty" if start >= stop else "is out of range"
-        raise env.fail("E031", f"the slice {problem}", index.span, f"this is {found}")
+        raise env.fail(
+            "E031",
+            f"the slice {problem}",
+            index.span,
+            f"this is {found}",
+            help="start..stop takes the elements from start on, before stop",
+        )
     return start, stop
 
 
@@ -250,6 +270,7 @@ def _position(env: Env, index: Expression | Spread, extent: int) -> int:
             "index out of range",
             index.span,
             f"this is {position}; the dimension has {extent}",
+            help="indices count from 0; negative ones count from the end",
         )
     return position % extent
 
@@ -263,7 +284,12 @@ def _list_item(env: Env, node: Subscript, items: tuple[Value, ...]) -> Value:
     found: list[Value] = []
     for index in node.indices:
         if isinstance(index, (Range, Spread)):
-            raise env.fail("E030", "a list has single items and slices", index.span)
+            raise env.fail(
+                "E030",
+                "a list has single items and slices",
+                index.span,
+                help="`xs[0]` is an item, `xs[..-1]` a shorter list",
+            )
         found.append(env.evaluate(index))
     if all(is_integer(i) for i in found):
         value: Value = items
@@ -273,14 +299,23 @@ def _list_item(env: Env, node: Subscript, items: tuple[Value, ...]) -> Value:
         return value
     if not env.scalar:
         wrong = next(n for n, v in zip(node.indices, found, strict=True) if not is_integer(v))
-        raise env.fail("E030", "an index of a list must be an integer", wrong.span)
+        raise env.fail(
+            "E030",
+            "an index of a list must be an integer",
+            wrong.span,
+            help="`xs[0]` is the first item, `xs[-1]` the last, `xs[..-1]` all but the last",
+        )
     return _table(env, node, items)
 
 
 def _item(env: Env, node: Subscript, span: Span, value: Value, position: int) -> Value:
     if not isinstance(value, tuple):
         raise env.fail(
-            "E028", "too many indices", span, f"what is indexed here is {describe(value)}"
+            "E028",
+            "too many indices",
+            span,
+            f"what is indexed here is {describe(value)}",
+            help="a list of lists has one index for each level",
         )
     if not -len(value) <= position < len(value):
         raise env.fail(
@@ -288,6 +323,7 @@ def _item(env: Env, node: Subscript, span: Span, value: Value, position: int) ->
             "index out of range",
             span,
             f"this is {position}; `{env.text(node.base.span)}` is {describe(value)}",
+            help="items count from 0; negative indices count from the end",
         )
     return value[position]
 
@@ -322,4 +358,5 @@ def _numbers(env: Env, node: Subscript, items: tuple[Value, ...]) -> Array:
         "only a list of numbers (or of equally long lists of them) is read at an axis",
         node.base.span,
         f"this is {show(items)}",
+        help="make a tensor of it, or use a compile-time index",
     )

@@ -150,7 +150,8 @@ class Env:
         message: str,
         span: Span,
         label: str = "",
-        help: str = "",
+        *,
+        help: str,
         callee: AnyDefinition | None = None,
     ) -> Fail:
         """An error at `span`; `callee` is the definition that a failed call would have used."""
@@ -167,11 +168,15 @@ class Env:
         value = self.whole().evaluate(expression)
         if is_integer(value):
             return value
+        advice = "sizes, attributes, loop counters and what is computed from them are known"
+        if isinstance(value, float):
+            advice = "`i32(e)` makes an integer of a float; `/` of two integers is one"
         raise self.fail(
             "E041",
             f"{what} must be an integer that is known when the program is built",
             expression.span,
             f"this is {describe(value)}",
+            help=advice,
         )
 
 

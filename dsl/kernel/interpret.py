@@ -409,7 +409,7 @@ def _barrier(fail: Fail) -> Op:
         groups: Values = np.ones(state.shape[0], np.bool_)
         if state.mask is not None:
             mask = np.broadcast_to(state.mask, state.shape)
-            groups = mask.any(axis=1)
+            groups = np.asarray(mask.any(axis=1))
             if (groups != mask.all(axis=1)).any():
                 raise fail("a barrier that only some work-items of a work-group reach")
         for cells in state.memory.values():

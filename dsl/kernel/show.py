@@ -156,14 +156,14 @@ def _place(buffer: Buffer, index: Expr, lanes: int, depth: int) -> str:
 
 
 def _call(expr: Call, precedence: int, depth: int) -> str:
-    if expr.op in INFIX:
+    if expr.op in INFIX and len(expr.args) == 2:
         sign, level = INFIX[expr.op]
         left = _show(expr.args[0], level, depth)
         text = f"{left} {sign} {_show(expr.args[1], level + 1, depth)}"
-    elif expr.op in PREFIX:
+    elif expr.op in PREFIX and len(expr.args) == 1:
         sign, level = PREFIX[expr.op]
         text = sign + _show(expr.args[0], level, depth)
-    elif expr.op == "select":
+    elif expr.op == "select" and len(expr.args) == 3:
         level = 0
         condition, then, other = (_show(a, 1, depth) for a in expr.args)
         text = f"if {condition} then {then} else {other}"

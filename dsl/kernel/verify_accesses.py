@@ -1,0 +1,272 @@
+"""The memory accesses of a kernel, and which of them may happen at the same time.
+
+In: a kernel. Out: `Access` records with canonical indices, in phases. Invariant: two accesses of
+different work-items that no barrier orders stand in one phase; immutable values are resolved, so
+an index speaks of work-ids, loop variables, loads and mutable variables only.
+
+A loop with a barrier in it is run by all lanes together, so its variable has one value in a phase:
+
+    for k { A; barrier; B }        phases: {before, A[0]}  {B[k], A[k + 1]}  {B[last], after}
+
+Any other loop variable is free: lanes may be at different iterations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from sdlc.graph.types import DType
+from sdlc.kernel.intervals import Bounds, Interval
+from sdlc.kernel.ir import (
+    Barrier,
+    Buffer,
+    Declare,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Space,
+    Stmt,
+    Store,
+    Var,
+    WorkId,
+    call,
+    i32,
+    statement_expressions,
+    statements,
+    walk,
+)
+from sdlc.kernel.simplify import Simplifier
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One load or store: `index` is canonical; `bounds` knows the branches around it and its
+    guard (`conditions`), `ranges` holds work-ids and loop variables without them; `free` are the
+    loop variables that lanes do not share."""
+
+    stmt: Stmt
+    buffer: Buffer
+    index: Expr
+    lanes: int
+    write: bool
+    conditions: tuple[Expr, ...]
+    bounds: Bounds
+    ranges: Mapping[Expr, Interval]
+    free: frozenset[Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch that holds a barrier, with its canonical condition."""
+
+    stmt: If
+    condition: Expr
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    stmt: For
+    items: tuple[Item, ...]
+
+
+Item = Access | Barrier | Branch | Loop
+Segment = list[Access]
+
+
+def has_barrier(body: tuple[Stmt, ...]) -> bool:
+    return any(isinstance(s, Barrier) for s in statements(body))
+
+
+def launch_ranges(kernel: Kernel) -> dict[Expr, Interval]:
+    """The ranges of work-ids and loop variables."""
+    ranges: dict[Expr, Interval] = {}
+    for dim in range(3):
+        ranges[WorkId("group", dim)] = (0, kernel.grid[dim] - 1)
+        ranges[WorkId("lane", dim)] = (0, kernel.group[dim] - 1)
+    for stmt in statements(kernel.body):
+        if isinstance(stmt, For):
+            ranges[stmt.var] = (0, stmt.extent - 1)
+    return ranges
+
+
+class Collector:
+    """Walks a kernel and lists its accesses in the structure of its barriers."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.bounds = Bounds(launch_ranges(kernel))
+        self.simplifier = Simplifier(self.bounds)
+        self.mutable = {s.var for s in statements(kernel.body) if isinstance(s, Declare)}
+        self._under: dict[tuple[Expr, ...], Bounds] = {(): self.bounds}
+        self._loads: dict[Expr, tuple[Load, ...]] = {}
+        self.items = self._body(kernel.body, (), frozenset())
+
+    def under(self, conditions: tuple[Expr, ...]) -> Bounds:
+        """The bounds where all `conditions` hold."""
+        if conditions not in self._under:
+            self._under[conditions] = self.under(conditions[:-1]).assuming(conditions[-1])
+        return self._under[conditions]
+
+    def _body(
+        self, body: tuple[Stmt, ...], conditions: tuple[Expr, ...], free: frozenset[Expr]
+    ) -> tuple[Item, ...]:
+        items: list[Item] = []
+        for stmt in body:
+            for expr in statement_expressions(stmt):
+                items += self._loads_of(stmt, expr, conditions, free)
+            match stmt:
+                case Let() if stmt.value.type.dtype in (DType.I32, DType.BOOL):
+                    self._resolve(stmt)
+                case Store():
+                    items.append(self._store(stmt, conditions, free))
+                case Barrier():
+                    items.append(stmt)
+                case For():
+                    alone = frozenset() if has_barrier(stmt.body) else frozenset({stmt.var})
+                    items.append(Loop(stmt, self._body(stmt.body, conditions, free | alone)))
+                case If():
+                    items += self._branch(stmt, conditions, free)
+        return tuple(items)
+
+    def _resolve(self, stmt: Let) -> None:
+        """A value that no assignment can change stands for its name; others stay unknown."""
+        value = self.simplifier.visit(stmt.value)
+        if not any(e in self.mutable for e in walk(value) if isinstance(e, Var)):
+            self.simplifier.values[stmt.var] = value
+
+    def _branch(
+        self, stmt: If, conditions: tuple[Expr, ...], free: frozenset[Expr]
+    ) -> tuple[Item, ...]:
+        condition = self.simplifier.visit(stmt.condition)
+        items = self._body(stmt.body, (*conditions, condition), free)
+        return (Branch(stmt, condition, items),) if has_barrier(stmt.body) else items
+
+    def _store(self, stmt: Store, conditions: tuple[Expr, ...], free: frozenset[Expr]) -> Access:
+        if stmt.guard is not None:
+            conditions = (*conditions, self.simplifier.visit(stmt.guard))
+        return self._access(stmt, stmt, stmt.value.type.lanes, conditions, free)
+
+    def _loads_of(
+        self, stmt: Stmt, expr: Expr, conditions: tuple[Expr, ...], free: frozenset[Expr]
+    ) -> Iterator[Access]:
+        if expr not in self._loads:
+            self._loads[expr] = tuple(e for e in walk(expr) if isinstance(e, Load))
+        for load in self._loads[expr]:
+            yield self._access(stmt, load, load.lanes, conditions, free)
+
+    def _access(
+        self,
+        stmt: Stmt,
+        place: Load | Store,
+        lanes: int,
+        conditions: tuple[Expr, ...],
+        free: frozenset[Expr],
+    ) -> Access:
+        return Access(
+            stmt,
+            place.buffer,
+            self.simplifier.visit(place.index),
+            lanes,
+            isinstance(place, Store),
+            conditions,
+            self.under(conditions),
+            self.bounds.ranges,
+            free,
+        )
+
+
+def accesses(items: Iterable[Item]) -> Iterator[Access]:
+    """All accesses, in order."""
+    for item in items:
+        match item:
+            case Access():
+                yield item
+            case Branch() | Loop():
+                yield from accesses(item.items)
+
+
+def branches(items: Iterable[Item]) -> Iterator[Branch]:
+    """The branches that hold a barrier."""
+    for item in items:
+        if isinstance(item, Branch):
+            yield item
+        if isinstance(item, (Branch, Loop)):
+            yield from branches(item.items)
+
+
+def phases(items: tuple[Item, ...]) -> list[Segment]:
+    """The sets of accesses to local memory that may happen at the same time in one group."""
+    closed: list[Segment] = []
+    closed += _segments(items, closed)
+    return closed
+
+
+def _segments(items: Iterable[Item], closed: list[Segment]) -> list[Segment]:
+    """The accesses between barriers, the first and last segment open; `closed` gets the phases
+    that arise within loops."""
+    segments: list[Segment] = [[]]
+    for item in items:
+        match item:
+            case Access():
+                if item.buffer.space is Space.LOCAL:
+                    segments[-1].append(item)
+            case Barrier():
+                segments.append([])
+            case Loop() | Branch():
+                first, *middle = _segments(item.items, closed)
+                if not middle:
+                    segments[-1] += first
+                    continue
+                *middle, last = middle
+                closed += middle
+                if isinstance(item, Loop):
+                    _join_loop(item.stmt, segments, first, last, closed)
+                else:
+                    # Groups that skip the branch meet no barrier: what follows joins what was.
+                    before = list(segments[-1])
+                    segments[-1] += first
+                    segments.append(before + last)
+    return segments
+
+
+def _join_loop(
+    stmt: For, segments: list[Segment], first: Segment, last: Segment, closed: list[Segment]
+) -> None:
+    """The end of one iteration meets the beginning of the next."""
+    var, end = stmt.var, stmt.extent - 1
+    if end > 0:
+        again = at_iteration(first, var, call("add", var, i32(1)), (0, end - 1))
+        closed.append(at_iteration(last, var, var, (0, end - 1)) + again)
+    segments[-1] += at_iteration(first, var, i32(0), (0, 0))
+    segments.append(at_iteration(last, var, i32(end), (end, end)))
+
+
+def at_iteration(segment: Segment, var: Var, value: Expr, interval: Interval) -> Segment:
+    """The accesses with `value` for the loop variable `var`, which lies within `interval`."""
+    made: Segment = []
+    simplifiers: dict[frozenset[tuple[Expr, Interval]], Simplifier] = {}
+    for access in segment:
+        # What a branch or guard says of an atom is said again by the conditions.
+        ranges = {**access.ranges, var: interval}
+        key = frozenset(ranges.items())
+        if key not in simplifiers:
+            simplifiers[key] = Simplifier(Bounds(ranges), {} if value is var else {var: value})
+        simplifier = simplifiers[key]
+        conditions = tuple(simplifier.visit(c) for c in access.conditions)
+        bounds = simplifier.bounds
+        for condition in conditions:
+            bounds = bounds.assuming(condition)
+        made.append(
+            replace(
+                access,
+                index=simplifier.visit(access.index),
+                conditions=conditions,
+                bounds=bounds,
+                ranges=ranges,
+            )
+        )
+    return made

@@ -1,0 +1,231 @@
+"""Types, scopes and limits of a kernel: what can be checked without ranges.
+
+In: a kernel and, possibly, a target's capabilities. Out: problems, each a sentence. Invariant: a
+kernel without problems is well-typed: every operand has the type that its operator wants, every
+name is defined once and before its use, an f16 stands only between memory and a cast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sdlc.graph.scalar import SCALARS
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import (
+    BOOL,
+    I32,
+    Access,
+    Assign,
+    Buffer,
+    Call,
+    Cast,
+    Declare,
+    Expr,
+    Extract,
+    For,
+    If,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Space,
+    Stmt,
+    Store,
+    Type,
+    Var,
+    Vector,
+    WorkId,
+    operands,
+    statement_expressions,
+    statements,
+)
+from sdlc.kernel.show import show_expression, show_statement
+from sdlc.program.target import Capabilities
+
+LANES = (1, 2, 4, 8, 16)
+FLOAT_MAX = 3.4028234663852886e38
+
+
+def located(problem: str, stmt: Stmt) -> str:
+    return f"{problem}\n    in: {show_statement(stmt)}"
+
+
+def launch_problems(kernel: Kernel) -> Iterator[str]:
+    """Buffers, arrays and sizes of the launch."""
+    for buffer in (*kernel.buffers, *kernel.arrays):
+        is_global = buffer.space is Space.GLOBAL
+        if is_global != (buffer in kernel.buffers):
+            yield f"{buffer.name} is {buffer.space.value}: buffers are global, arrays are not"
+        if buffer.size < 1:
+            yield f"{buffer.name} has no elements"
+        if buffer.lanes not in LANES or buffer.size % buffer.lanes:
+            yield f"{buffer.name} of {buffer.size} elements does not hold vectors of {buffer.lanes}"
+    for size in (*kernel.grid, *kernel.group):
+        if size < 1:
+            yield f"empty launch: grid {kernel.grid}, group {kernel.group}"
+    names = [b.name for b in (*kernel.buffers, *kernel.arrays)]
+    names += [s.var.name for s in statements(kernel.body) if isinstance(s, (Let, Declare, For))]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"the name {name} is given twice"
+    for name in sorted({n for n in names if not n.isidentifier()}):
+        yield f"{name!r} is not a name"
+
+
+def limit_problems(kernel: Kernel, caps: Capabilities) -> Iterator[str]:
+    """What the target does not offer."""
+    limits: list[tuple[str, int, int]] = [
+        ("work-items of a group", kernel.work_items, caps.max_work_items),
+        ("bytes of local memory", kernel.local_bytes, caps.local_bytes),
+        ("storage buffers", len(kernel.buffers), caps.max_storage_buffers),
+    ]
+    for dim, name in enumerate("xyz"):
+        limits.append((f"work-items along {name}", kernel.group[dim], caps.max_group[dim]))
+        limits.append((f"work-groups along {name}", kernel.grid[dim], caps.max_groups))
+    for buffer in kernel.buffers:
+        size = buffer.size * buffer.dtype.itemsize
+        limits.append((f"bytes of the buffer {buffer.name}", size, caps.max_binding))
+    for what, wanted, offered in limits:
+        if wanted > offered:
+            yield f"{wanted} {what}: the target allows {offered}"
+    if not caps.f16_storage:
+        for buffer in (*kernel.buffers, *kernel.arrays):
+            if buffer.dtype is DType.F16:
+                yield f"{buffer.name} holds f16: the target stores none"
+
+
+def type_problems(kernel: Kernel, widths: tuple[int, ...]) -> Iterator[str]:
+    """Problems of statements and expressions; vectors may have `widths` lanes (or one)."""
+    yield from Typing(kernel, widths).body(kernel.body, {})
+
+
+Scope = dict[Var, bool]
+"""The variables in sight, and whether they can be assigned."""
+
+
+class Typing:
+    """Checks statements in their scope; an expression is checked once, its variables each time."""
+
+    def __init__(self, kernel: Kernel, widths: tuple[int, ...]) -> None:
+        self.memory = frozenset((*kernel.buffers, *kernel.arrays))
+        self.widths = frozenset({1, *widths})
+        self._variables: dict[Expr, frozenset[Var]] = {}
+
+    def body(self, body: tuple[Stmt, ...], outer: Scope) -> Iterator[str]:
+        scope = dict(outer)
+        for stmt in body:
+            for problem in self.statement(stmt, scope):
+                yield located(problem, stmt)
+            match stmt:
+                case For():
+                    yield from self.body(stmt.body, {**scope, stmt.var: False})
+                case If():
+                    yield from self.body(stmt.body, scope)
+                case Let() | Declare():
+                    scope[stmt.var] = isinstance(stmt, Declare)
+
+    def statement(self, stmt: Stmt, scope: Scope) -> Iterator[str]:
+        for expr in statement_expressions(stmt):
+            yield from self.expression(expr, isinstance(stmt, Store) and expr is stmt.value)
+            for var in sorted(self._variables[expr] - scope.keys(), key=lambda v: v.name):
+                yield f"{var.name}: {var.type} is not defined here"
+        match stmt:
+            case Let() | Declare() | Assign():
+                if stmt.value.type != stmt.var.type:
+                    yield f"{stmt.var.name} is {stmt.var.type}, its value {stmt.value.type}"
+                if isinstance(stmt, Assign) and not scope.get(stmt.var, False):
+                    yield f"{stmt.var.name} is not a variable that can be assigned"
+            case Store():
+                yield from self.store(stmt)
+            case For() if stmt.var.type != I32 or stmt.extent < 1:
+                yield f"a loop counts an i32 from 0 to {stmt.extent} - 1"
+            case If() if stmt.condition.type != BOOL:
+                yield f"the condition is {stmt.condition.type}, not bool"
+
+    def store(self, stmt: Store) -> Iterator[str]:
+        buffer = stmt.buffer
+        if buffer.access is Access.READ and buffer.space is Space.GLOBAL:
+            yield f"{buffer.name} is read-only"
+        if stmt.value.type.dtype is not buffer.dtype:
+            yield f"{buffer.name} holds {buffer.dtype.value}, the value is {stmt.value.type}"
+        if stmt.guard is not None and stmt.guard.type != BOOL:
+            yield f"the guard is {stmt.guard.type}, not bool"
+        yield from self.place(buffer, stmt.index, stmt.value.type.lanes)
+
+    def place(self, buffer: Buffer, index: Expr, lanes: int) -> Iterator[str]:
+        if buffer not in self.memory:
+            yield f"{buffer.name} is not a buffer of this kernel"
+        if index.type != I32:
+            yield f"the index of {buffer.name} is {index.type}, not i32"
+        if buffer.lanes > 1 and lanes != buffer.lanes:
+            yield f"{buffer.name} is an array of vectors of {buffer.lanes}, accessed with {lanes}"
+
+    def expression(self, expr: Expr, stored: bool = False) -> Iterator[str]:
+        """Problems of an expression not seen before; f16 may leave it only if it is stored."""
+        if expr not in self._variables:
+            found: set[Var] = {expr} if isinstance(expr, Var) else set()
+            for operand in operands(expr):
+                yield from self.expression(operand, isinstance(expr, Cast))
+                found |= self._variables[operand]
+            self._variables[expr] = frozenset(found)
+            for problem in self.own_problems(expr):
+                yield f"{problem}: {show_expression(expr)}"
+        if expr.type.dtype is DType.F16 and not stored:
+            yield f"an f16 must be cast before it is used: {show_expression(expr)}"
+
+    def own_problems(self, expr: Expr) -> Iterator[str]:
+        if expr.type.lanes not in self.widths:
+            yield f"vectors of {expr.type.lanes} lanes are not to be had"
+        match expr:
+            case Literal():
+                yield from literal_problems(expr)
+            case WorkId() if expr.dim not in (0, 1, 2):
+                yield "a work-item has three dimensions"
+            case Call():
+                yield from call_problems(expr)
+            case Load():
+                if expr.buffer.access is Access.WRITE and expr.buffer.space is Space.GLOBAL:
+                    yield f"{expr.buffer.name} is write-only"
+                yield from self.place(expr.buffer, expr.index, expr.lanes)
+            case Cast() if expr.dtype is DType.F16 and expr.value.type.dtype is not DType.F32:
+                yield f"an f16 is made from an f32, not from {expr.value.type}"
+            case Cast() if expr.value.type.dtype is DType.F16 and expr.dtype is not DType.F32:
+                yield f"an f16 is cast to f32, not to {expr.dtype.value}"
+            case Vector():
+                kinds = {p.type for p in expr.parts}
+                if kinds != {Type(expr.parts[0].type.dtype)} or len(expr.parts) < 2:
+                    yield "the lanes of a vector are two or more scalars of one type"
+            case Extract() if expr.first < 0 or expr.first + expr.count > expr.value.type.lanes:
+                yield f"there are {expr.value.type.lanes} lanes"
+
+
+def literal_problems(expr: Literal) -> Iterator[str]:
+    value, dtype = expr.value, expr.type.dtype
+    wanted = {DType.BOOL: bool, DType.I32: int, DType.F32: float, DType.F16: float}[dtype]
+    if type(value) is not wanted:
+        yield f"the literal of {dtype.value} is a {type(value).__name__}"
+    elif dtype is DType.I32 and not -(2**31) <= value < 2**31:
+        yield "the literal does not fit 32 bits"
+    elif dtype.is_float and not abs(value) <= FLOAT_MAX:
+        yield "the literal is not finite"
+
+
+def call_problems(expr: Call) -> Iterator[str]:
+    row = SCALARS[expr.op]
+    types = [a.type.dtype for a in expr.args]
+    if len(types) != row.arity:
+        yield f"{expr.op} takes {row.arity} operands"
+        return
+    if any(a.type.lanes not in (1, expr.type.lanes) for a in expr.args):
+        yield "operands have different numbers of lanes"
+    if row.typing in ("f32", "f16", "i32"):
+        yield "a conversion is a Cast"
+    agreeing = types[1:] if row.typing == "select" else types
+    if len(set(agreeing)) > 1:
+        yield f"operands are {', '.join(t.value for t in agreeing)}"
+    wanted = {"float": DType.F32, "logic": DType.BOOL}.get(row.typing)
+    if wanted is not None and types[0] is not wanted:
+        yield f"{expr.op} takes {wanted.value}"
+    if row.typing == "same" and types[0] is DType.BOOL:
+        yield f"{expr.op} takes numbers"
+    if row.typing == "select" and types[0] is not DType.BOOL:
+        yield "select takes a bool first"

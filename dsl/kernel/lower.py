@@ -24,7 +24,8 @@ from sdlc.graph.node import Monoid, Node
 from sdlc.graph.types import DType, Origin
 from sdlc.kernel import ir as k
 from sdlc.kernel.emit import Emitter
-from sdlc.kernel.simplify import Ranges, simplify
+from sdlc.kernel.intervals import Bounds
+from sdlc.kernel.simplify import Ranges, Simplifier, simplify
 from sdlc.kernel.translate import Scope, Storage, translate
 from sdlc.kernel.vectorize import contiguous, depends, replaced, vectorize
 from sdlc.schedule.group import Group, Output
@@ -53,6 +54,8 @@ class _Lowering:
     def __init__(self, group: Group, nest: Nest, storage: dict[Value, Storage]) -> None:
         self.group, self.nest, self.storage = group, nest, storage
         self.names = _names(nest)
+        self.simplifier = Simplifier(Bounds(self.names.ranges))
+        self.simplify = self.simplifier.visit
         buffers = {s.buffer.name for s in storage.values()}
         self.emit = Emitter(frozenset(buffers | loop_names(nest)))
         self.arrays: list[k.Buffer] = []
@@ -88,16 +91,16 @@ class _Lowering:
     def _scalar(self, expr: Expr, slots: Mapping[tuple[int, int], k.Expr]) -> k.Expr:
         """A graph expression for one lane of one point, loop variables free."""
         scope = Scope(self.names.axes, slots, self.storage)
-        return simplify(translate(expr, scope), self.names.ranges)
+        return self.simplify(translate(expr, scope))
 
     def _at(self, expr: k.Expr, point: Point) -> k.Expr:
         """The expression at a point of the register tile."""
-        return simplify(replaced(expr, point), self.names.ranges) if point else expr
+        return self.simplify(replaced(expr, point)) if point else expr
 
     def _wide(self, expr: k.Expr) -> k.Expr:
         if self.vector is None:
             return expr
-        return vectorize(expr, LANE, self.width, self.names.ranges)
+        return vectorize(expr, LANE, self.width, self.simplifier)
 
     # ---- reduction
 
@@ -169,7 +172,7 @@ class _Lowering:
     def _tree(self, monoid: Monoid, values: list[k.Expr]) -> list[k.Expr]:
         """Lanes that share a reduction combine through local memory, by halves."""
         ways = prod(lp.extent for lp in self.shared)
-        mine = simplify(
+        mine = self.simplify(
             _mixed([(self.names.loops[lp.name], lp.extent) for lp in self.shared]),
             self.names.ranges,
         )
@@ -181,7 +184,7 @@ class _Lowering:
         rows = prod(extent for _, extent in others)
         row = k.call("mul", _mixed(others), k.i32(ways)) if others else k.i32(0)
         arrays = [self._local(f.name, f.dtype, rows * ways) for f in monoid.fields]
-        cell = simplify(k.call("add", row, mine), self.names.ranges)
+        cell = self.simplify(k.call("add", row, mine))
         here = self.emit.bind(self.emit.fresh("cell", k.I32), cell)
         values = self._settled(values)
         self.emit.add(k.Barrier())
@@ -191,8 +194,8 @@ class _Lowering:
         while half:
             # Lanes beyond `half` look at their row's last cell, which nobody writes meanwhile.
             other = k.call("min", k.call("add", mine, k.i32(half)), k.i32(ways - 1))
-            there = simplify(k.call("add", row, other), self.names.ranges)
-            active = simplify(k.call("lt", mine, k.i32(half)), self.names.ranges)
+            there = self.simplify(k.call("add", row, other))
+            active = self.simplify(k.call("lt", mine, k.i32(half)))
             left: list[k.Expr] = [k.Load(a, here) for a in arrays]
             right: list[k.Expr] = [k.Load(a, there) for a in arrays]
             named = self._bound(combined(monoid, left, right))
@@ -201,7 +204,7 @@ class _Lowering:
                 k.Barrier(),
             )
             half //= 2
-        return [k.Load(a, simplify(row, self.names.ranges)) for a in arrays]
+        return [k.Load(a, self.simplify(row)) for a in arrays]
 
     def _settled(self, values: list[k.Expr]) -> list[k.Expr]:
         return [self.emit.settle(v) for v in self.emit.prepare(values)]
@@ -234,7 +237,7 @@ class _Lowering:
         value = self._at(self._scalar(output.value, symbols), point)
         exact = Scope(self.names.raw, {}, self.storage)
         flat = storage.flat(tuple(translate(i, exact) for i in output.indices))
-        index = self._at(simplify(flat, self.names.ranges), point)
+        index = self._at(self.simplify(flat), point)
         guard = self._at(self._store_guard(), point)
         results: Point = {symbols[key]: v for key, v in slots.items()}
         if self.vector is None or self.vector_reduces:
@@ -271,7 +274,7 @@ class _Lowering:
                 guard = k.call("and", guard, self.names.inside[axis])
         for loop in self.shared:
             guard = k.call("and", guard, k.call("eq", self.names.loops[loop.name], k.i32(0)))
-        return simplify(guard, self.names.ranges)
+        return self.simplify(guard)
 
 
 def lower(group: Group, nest: Nest, storage: dict[Value, Storage], name: str) -> k.Kernel:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sdlc.kernel import ir as k
-from sdlc.kernel.simplify import Ranges, linear, simplify
+from sdlc.kernel.simplify import Simplifier, linear
 
 
 def replaced(expr: k.Expr, values: Mapping[k.Expr, k.Expr]) -> k.Expr:
@@ -41,13 +41,13 @@ def contiguous(index: k.Expr, lane: k.Var) -> bool:
     )
 
 
-def vectorize(expr: k.Expr, lane: k.Var, width: int, ranges: Ranges) -> k.Expr:
+def vectorize(expr: k.Expr, lane: k.Var, width: int, simplifier: Simplifier) -> k.Expr:
     """`expr` for all lanes at once."""
     varying = frozenset({lane})
     memo: dict[k.Expr, k.Expr] = {}
 
     def at(e: k.Expr, number: int) -> k.Expr:
-        return simplify(replaced(e, {lane: k.i32(number)}), ranges)
+        return simplifier.visit(replaced(e, {lane: k.i32(number)}))
 
     def visit(e: k.Expr) -> k.Expr:
         if e not in memo:

@@ -172,10 +172,8 @@ class _Lowering:
     def _tree(self, monoid: Monoid, values: list[k.Expr]) -> list[k.Expr]:
         """Lanes that share a reduction combine through local memory, by halves."""
         ways = prod(lp.extent for lp in self.shared)
-        mine = self.simplify(
-            _mixed([(self.names.loops[lp.name], lp.extent) for lp in self.shared]),
-            self.names.ranges,
-        )
+        digits = [(self.names.loops[lp.name], lp.extent) for lp in self.shared]
+        mine = self.simplify(_mixed(digits))
         others = [
             (self.names.loops[lp.name], lp.extent)
             for lp in self.nest.loops

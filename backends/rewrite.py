@@ -153,8 +153,14 @@ class Here:
             self.ranges[var] = known
 
     def non_negative(self, expr: Expr) -> bool:
+        return self._at_least(expr, 0)
+
+    def positive(self, expr: Expr) -> bool:
+        return self._at_least(expr, 1)
+
+    def _at_least(self, expr: Expr, limit: int) -> bool:
         known = interval(expr, self.ranges)
-        return known is not None and known[0] >= 0
+        return known is not None and known[0] >= limit
 
 
 def expand(kernel: Kernel, change: Callable[[Expr, Here], Expr]) -> Kernel:

@@ -155,9 +155,12 @@ def floor_division(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
         if e.type.dtype is not DType.I32:
             return _float_division(e, here)
         a, b = e.args
-        if here.non_negative(a) and here.non_negative(call("sub", b, i32(1))):
+        if here.non_negative(a) and here.positive(b):
             return e
         a, b = here.bind(a, "a"), here.bind(b, "b")
+        if not here.positive(b):
+            # A zero divisor divides by one, as `graph.scalar` has it.
+            b = here.bind(call("select", call("eq", b, i32(0)), i32(1), b), "divisor")
         quotient = here.bind(_floored(a, b, here), "quotient")
         return quotient if e.op == "floordiv" else call("sub", a, call("mul", quotient, b))
 
@@ -171,11 +174,9 @@ def _float_division(e: Call, here: Here) -> Expr:
 
 
 def _floored(a: Expr, b: Expr, here: Here) -> Expr:
-    if not here.non_negative(call("sub", b, i32(1))):
-        flip = call("lt", b, i32(0))
-        a = here.bind(call("select", flip, call("neg", a), a), "numerator")
-        # A zero divisor divides by one, as `graph.scalar` has it.
-        b = here.bind(call("max", call("abs", b), i32(1)), "divisor")
+    if not here.positive(b):
+        a = here.bind(call("select", call("lt", b, i32(0)), call("neg", a), a), "numerator")
+        b = here.bind(call("abs", b), "size")
     upward = call("floordiv", call("max", a, i32(0)), b)
     downward = call("floordiv", call("max", call("sub", i32(-1), a), i32(0)), b)
     return call("select", call("ge", a, i32(0)), upward, call("sub", i32(-1), downward))

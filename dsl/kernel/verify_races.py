@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import gcd
 
 from sdlc.kernel.intervals import Bounds, constant_of
 from sdlc.kernel.ir import Call, Expr, Literal, Var, WorkId, call, i32, walk
@@ -173,6 +174,11 @@ class Determined:
         find the atoms that follow. False if nothing can be said."""
         if not terms:
             return True
+        first = digits[0].offset
+        step = gcd(*(d.offset - first for d in digits))
+        if step > 1 and self._separates(terms, digits, step):
+            # Copies of one statement stand `step` apart, and the terms span less than that.
+            digits = [Digit(d.offset % step, d.lanes, d.bounds) for d in digits]
         if len(terms) == 1:
             ((atom, coefficient),) = terms.items()
             low = min(d.offset for d in digits)

@@ -98,7 +98,8 @@ def rules_for(expr: Expr) -> tuple[Rule, ...]:
 
 class Simplifier:
     """Simplifies expressions under ranges that grow as a kernel is entered; `values` replaces
-    variables. Results are remembered: a variable means the same wherever it is seen."""
+    variables (by expressions without any of them). Results are remembered: a variable means the
+    same wherever it is seen."""
 
     def __init__(self, bounds: Bounds, values: Mapping[Expr, Expr] | None = None) -> None:
         self.bounds = bounds

@@ -35,9 +35,11 @@ from sdlc.kernel.ir import (
     WorkId,
     call,
     i32,
+    operands,
     statement_expressions,
     statements,
     walk,
+    with_operands,
 )
 from sdlc.kernel.simplify import Simplifier
 
@@ -249,24 +251,27 @@ def at_iteration(segment: Segment, var: Var, value: Expr, interval: Interval) ->
     """The accesses with `value` for the loop variable `var`, which lies within `interval`."""
     made: Segment = []
     simplifiers: dict[frozenset[tuple[Expr, Interval]], Simplifier] = {}
+    done: dict[Expr, Expr] = {var: value}
     for access in segment:
         # What a branch or guard says of an atom is said again by the conditions.
         ranges = {**access.ranges, var: interval}
         key = frozenset(ranges.items())
-        if key not in simplifiers:
-            simplifiers[key] = Simplifier(Bounds(ranges), {} if value is var else {var: value})
-        simplifier = simplifiers[key]
-        conditions = tuple(simplifier.visit(c) for c in access.conditions)
+        simplifier = simplifiers.setdefault(key, Simplifier(Bounds(ranges)))
+        conditions = tuple(simplifier.visit(replaced(c, done)) for c in access.conditions)
         bounds = simplifier.bounds
         for condition in conditions:
             bounds = bounds.assuming(condition)
+        index = simplifier.visit(replaced(access.index, done))
         made.append(
-            replace(
-                access,
-                index=simplifier.visit(access.index),
-                conditions=conditions,
-                bounds=bounds,
-                ranges=ranges,
-            )
+            replace(access, index=index, conditions=conditions, bounds=bounds, ranges=ranges)
         )
     return made
+
+
+def replaced(expr: Expr, done: dict[Expr, Expr]) -> Expr:
+    """`expr` with the expressions replaced that `done` maps; it remembers what was visited."""
+    if expr not in done:
+        parts = operands(expr)
+        made = tuple(replaced(p, done) for p in parts)
+        done[expr] = expr if made == parts else with_operands(expr, made)
+    return done[expr]

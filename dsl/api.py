@@ -94,6 +94,7 @@ class CompiledProgram:
 
     request: Request
     _compiled: dict[Any, Compiled] = field(default_factory=dict, repr=False)
+    _devices: dict[str | None, Device] = field(default_factory=dict, repr=False)
     _executables: dict[Any, tuple[Executable, Any]] = field(default_factory=dict, repr=False)
 
     def run(
@@ -115,13 +116,19 @@ class CompiledProgram:
         compiled = self._for(arrays)
         key = (id(compiled), device, _weights_key(weights))
         if key not in self._executables:
-            from sdlc.backends.devices import open_device
-
-            opened = open_device(device) if device is None or isinstance(device, str) else device
-            held = load_weights(weights)
-            made = Executable(compiled.program, opened, held)
+            made = Executable(compiled.program, self._device(device), load_weights(weights))
+            # Weights given as a mapping are kept alive: the key holds only their identity.
             self._executables[key] = (made, weights)
         return self._executables[key][0].run(arrays)
+
+    def _device(self, device: str | Device | None) -> Device:
+        from sdlc.backends.devices import open_device
+
+        if device is not None and not isinstance(device, str):
+            return device
+        if device not in self._devices:
+            self._devices[device] = open_device(device)
+        return self._devices[device]
 
     def save(self, directory: str | Path, weights: Weights | None = None) -> Path:
         """Writes a bundle (docs/bundle.md), with `weights` packed into it where given."""

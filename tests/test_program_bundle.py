@@ -141,6 +141,22 @@ def test_other_things_are_left_alone(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
+def test_a_place_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (".", "..", "/"):
+        with pytest.raises(SdlError, match="B001"):
+            write_bundle(affine(), texts_of(affine()), CAPS, Path(place))
+
+
+def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
+    directory = written(tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to(directory)
+    write_bundle(affine(), texts_of(affine()), CAPS, link)
+    assert link.is_symlink() and is_bundle(directory)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "link"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
 def test_an_interruption_leaves_the_old_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException

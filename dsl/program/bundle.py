@@ -104,7 +104,11 @@ def write_bundle(
     given, are packed into the bundle as the kernels want them. Replaces an older bundle. Raises
     SdlError: B001 `directory` is something else or cannot be written; P001, P002 for the weights.
     """
-    directory = Path(directory)
+    if directory.name in ("", ".."):
+        raise failure(
+            "B001", f"`{directory}` has no name of its own", help="choose a new directory"
+        )
+    directory = directory.resolve()
     _check_place(directory)
     packed = None if weights is None else {t.weight: a for t, a in fitting(program, weights)}
     part = directory.parent / f".{directory.name}.{os.getpid()}.part"

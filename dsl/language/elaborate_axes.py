@@ -13,23 +13,19 @@ from dataclasses import replace
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.types import Span
+from sdlc.language.elaborate_names import check_names
 from sdlc.language.ranges import FULL
 from sdlc.language.scope import Env, Poisoned, fresh_axis, plural
 from sdlc.language.syntax import (
     Attribute,
     AxisRange,
-    Binary,
-    Call,
-    Conditional,
     Expression,
-    ListValue,
     Name,
-    Range,
     Reduction,
     Spread,
     Subscript,
-    Unary,
 )
+from sdlc.language.traverse import Part, parts
 from sdlc.language.values import Poison, Record, Tensor, Value, is_integer, shape_text
 
 Extents = tuple[int, ...]
@@ -47,11 +43,11 @@ def enter_axes(
     enclosing axes is forgotten: a reduction is computed for all their values.
     """
     _check_names(env, axes)
-    parts = _declared_parts(env, axes, declared)
+    parts_of_shape = _declared_parts(env, axes, declared)
     made: list[Axis] = []
     names, groups = dict(env.axes), dict(env.groups)
     for position, axis in enumerate(axes):
-        extents = _extents(env, axis, bodies, parts[position], declared)
+        extents = _extents(env, axis, axes, bodies, parts_of_shape[position], declared)
         found: list[Axis] = []
         for number, extent in enumerate(extents):
             name = f"{axis.name}{number}" if axis.spread and len(extents) > 1 else axis.name
@@ -68,6 +64,7 @@ def enter_axes(
         groups=groups,
         enclosing=(*env.enclosing, *made),
         ranges=FULL,
+        dropped=env.ranges,
     )
     return inner, tuple(made)
 
@@ -122,6 +119,7 @@ def _reach(axes: Sequence[AxisRange]) -> Span | None:
 def _extents(
     env: Env,
     axis: AxisRange,
+    axes: Sequence[AxisRange],
     bodies: Sequence[Expression],
     part: Extents | None,
     declared: tuple[str, Extents] | None,
@@ -155,6 +153,7 @@ def _extents(
         return tuple(n for n in size if is_integer(n))
     if not axis.spread and is_integer(size) and size > 0:
         return (size,)
+    check_names(env, bodies, [a.name for a in axes])
     text = f"*{axis.name}" if axis.spread else axis.name
     advice = f"write it, as in `{text} < n`, or read a tensor with `{text}` alone as an index"
     if axis.spread:
@@ -191,7 +190,7 @@ def _shown(extents: Extents) -> str:
     return str(extents[0]) if len(extents) == 1 else shape_text(extents)
 
 
-def _reads(expr: Expression | Spread | Range, axis: AxisRange) -> Iterator[Subscript]:
+def _reads(expr: Part, axis: AxisRange) -> Iterator[Subscript]:
     """Every read of a tensor that has the bare axis as an index."""
     if isinstance(expr, Reduction) and any(
         a.name == axis.name and a.spread == axis.spread for a in expr.axes
@@ -203,33 +202,9 @@ def _reads(expr: Expression | Spread | Range, axis: AxisRange) -> Iterator[Subsc
         yield from _reads(part, axis)
 
 
-def _is_bare(index: Expression | Spread | Range, axis: AxisRange) -> bool:
+def _is_bare(index: Part, axis: AxisRange) -> bool:
     kind = Spread if axis.spread else Name
     return isinstance(index, kind) and index.id == axis.name
-
-
-def parts(expr: Expression | Spread | Range) -> tuple[Expression | Spread | Range, ...]:
-    """The direct subexpressions of a syntax tree."""
-    match expr:
-        case Unary(operand=a):
-            return (a,)
-        case Binary(left=a, right=b):
-            return (a, b)
-        case Conditional(condition=a, then=b, otherwise=c):
-            return (a, b, c)
-        case Subscript(base=base, indices=indices, otherwise=None):
-            return (base, *indices)
-        case Subscript(base=base, indices=indices, otherwise=e) if e is not None:
-            return (base, *indices, e)
-        case Attribute(base=base):
-            return (base,)
-        case Call(arguments=arguments, attributes=attributes):
-            return (*arguments, *(a.value for a in attributes))
-        case Reduction(fields=fields):
-            return tuple(f.value for f in fields)
-        case ListValue(items=items):
-            return items
-    return ()
 
 
 def _extents_at(env: Env, read: Subscript, axis: AxisRange) -> Extents | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import assert_never
 
 from sdlc.graph.types import DType, Span
@@ -30,12 +31,14 @@ from sdlc.language.syntax import (
     Call,
     Definition,
     Expression,
+    Guard,
     Name,
     Parameter,
     Spread,
     TensorType,
     ValueType,
 )
+from sdlc.language.traverse import names_in
 from sdlc.language.values import (
     Elementwise,
     Tensor,
@@ -44,8 +47,11 @@ from sdlc.language.values import (
     is_integer,
     is_number,
     is_tensor,
+    show,
     type_text,
 )
+
+_KINDS = MappingProxyType({"op": "an op", "block": "a block", "model": "a model"})
 
 
 @dataclass(slots=True)
@@ -90,6 +96,7 @@ def arguments_of(env: Env, call: Call, definition: Definition) -> dict[str, Oper
             help=_attribute_hint(definition),
             callee=definition,
         )
+    _no_axes(env, call, definition)
     given: dict[str, Operand] = {}
     for parameter, argument in zip(positional, call.arguments, strict=False):
         given[parameter.name] = Operand(outside.evaluate(argument), argument.span)
@@ -115,6 +122,21 @@ def arguments_of(env: Env, call: Call, definition: Definition) -> dict[str, Oper
             )
         given[named.name] = Operand(outside.evaluate(named.value), named.value.span)
     return given
+
+
+def _no_axes(env: Env, call: Call, definition: Definition) -> None:
+    """Arguments are whole tensors and known values; an axis is neither."""
+    for argument in (*call.arguments, *(a.value for a in call.attributes)):
+        for name in names_in(argument):
+            if name.id in env.axes and name.id not in env.frame.names:
+                raise env.fail(
+                    "E026",
+                    f"`{definition.name}` is {_KINDS[definition.kind]} and takes whole tensors",
+                    argument.span,
+                    f"`{name.id}` is an axis",
+                    help=f"bind its result first, `y = {definition.name}(…)`, and read `y[…]`",
+                    callee=definition,
+                )
 
 
 def _attribute_hint(definition: Definition) -> str:
@@ -239,7 +261,7 @@ def _bind_element(
         reason = f"`{element}` is {wanted.value} from `{binding.bound_by[element]}`"
     advice = "convert it in index notation: `y[i] = f32(x[i])`, `y[i] = i32(x[i])`"
     if wanted.is_float and dtype.is_float:
-        advice = "a type of its own makes a result the precision: `op to(x: S[*b]) -> T[*b]`"
+        advice = "an op such as `op to(x: S[*b]) -> T[*b]` converts to the program's precision"
     raise binding.fail(
         "E029",
         f"`{parameter.name}` of `{binding.definition.name}` has the wrong element type",
@@ -285,7 +307,7 @@ def dimension_parts(
             + plural(wanted, "dimension"),
             operand.span,
             f"this is {describe(operand.value)}; declared is `{binding.env.text(parameter.span)}`",
-            help="index notation adds and drops dimensions: `y[i, 0] = x[i]`, `y[i] = x[i, 0]`",
+            help="index notation adds dimensions, `y[i, j < 1] = x[i]`, or drops some, `y[i] = x[i, 0]`",
         )
     position = 0
     for dimension in kind.dimensions:
@@ -310,7 +332,7 @@ def _bind_size(
         "E027",
         f"dimension mismatch in {binding.definition.name}",
         binding.given[parameter.name].span,
-        f"`{name}` is {size_text(size)} in `{parameter.name}`: "
+        f"`{name}` is {size_text(size)} here, as `{parameter.name}` is "
         f"{type_text(tensor.dtype, tensor.shape)}, but {size_text(known)} in {source}",
         help=_mismatch_help(binding),
     )
@@ -405,12 +427,19 @@ def _check_guards(binding: Binding) -> None:
                 help="compare sizes or attributes: `where n % 2 == 0`",
             )
         if not holds:
-            text = binding.env.text(guard.condition.span)
-            sizes = ", ".join(f"{n} = {size_text(s)}" for n, s in binding.frame.sizes.items())
-            raise binding.fail(
-                "E037",
-                f"{binding.definition.name}: {guard.message or f'`{text}` does not hold'}",
-                binding.site,
-                f"with {sizes}" if sizes else "",
-                help=f"`where {text}` is required",
-            )
+            raise _guard_fails(binding, guard)
+
+
+def _guard_fails(binding: Binding, guard: Guard) -> Exception:
+    """The user's own call is what has to change, so that is where the error points."""
+    text = binding.env.text(guard.condition.span)
+    names = binding.frame.names
+    values = {n.id: names[n.id] for n in names_in(guard.condition) if n.id in names}
+    shown = ", ".join(f"`{n}` is {show(v)}" for n, v in values.items())
+    return binding.fail(
+        "E037",
+        f"{binding.definition.name}: {guard.message or f'`{text}` does not hold'}",
+        binding.frame.user_site() or binding.site,
+        shown,
+        help=f"it requires `{text}`",
+    )

@@ -12,7 +12,8 @@ from typing import assert_never
 
 from sdlc.graph.expr import Expr, Index, Literal, walk
 from sdlc.graph.scalar import SCALARS
-from sdlc.graph.types import LOWEST, DType
+from sdlc.graph.types import DType
+from sdlc.language.elaborate_names import value_of_name
 from sdlc.language.elaborate_operators import (
     Operand,
     call_scalar,
@@ -25,7 +26,15 @@ from sdlc.language.elaborate_operators import (
 from sdlc.language.elaborate_reduce import attribute, reduction
 from sdlc.language.elaborate_subscript import base_value, subscript
 from sdlc.language.ranges import refine
-from sdlc.language.scope import MAX_DEPTH, Env, Frame, did_you_mean, plural
+from sdlc.language.scope import (
+    MAX_DEPTH,
+    MAX_FUNCTIONS,
+    REDUCTIONS,
+    Env,
+    Frame,
+    did_you_mean,
+    plural,
+)
 from sdlc.language.syntax import (
     Attribute,
     Binary,
@@ -54,10 +63,6 @@ from sdlc.language.values import (
     is_tensor,
 )
 
-CONSTANTS = MappingProxyType(
-    {"true": True, "false": False, "none": None, "pi": 3.141592653589793, "lowest": LOWEST}
-)
-
 
 def evaluate(env: Env, node: Expression) -> Value:
     """The value of an expression; POISON if it uses what has already failed."""
@@ -67,7 +72,7 @@ def evaluate(env: Env, node: Expression) -> Value:
         case String():
             return node.value
         case Name():
-            return _name(env, node)
+            return value_of_name(env, node)
         case Unary():
             operand = Operand(env.evaluate(node.operand), node.operand.span)
             return operate(env, node.op, [operand], node.span)
@@ -92,46 +97,6 @@ def evaluate(env: Env, node: Expression) -> Value:
 def _item(env: Env, node: Expression) -> Value:
     value = env.evaluate(node)
     return node_of(env, value, "item", node.span) if isinstance(value, Elementwise) else value
-
-
-# ---- names -------------------------------------------------------------------------------------
-
-
-def _name(env: Env, node: Name) -> Value:
-    name = node.id
-    if env.scalar and name in env.axes:
-        return Index(env.axes[name])
-    if name in env.frame.names:
-        return env.frame.names[name]
-    if name in CONSTANTS:
-        return CONSTANTS[name]
-    if name in env.axes:
-        raise env.fail(
-            "E020",
-            f"axis `{name}` stands where a whole tensor or a known value is needed",
-            node.span,
-            "an axis has a value only inside of index notation",
-            help="an op takes whole tensors: call it in a statement of its own, or use a `fn`",
-        )
-    raise _unknown_name(env, node)
-
-
-def _unknown_name(env: Env, node: Name) -> Exception:
-    known = [*env.axes, *(n for n in env.frame.names if n.isidentifier()), *CONSTANTS]
-    advice = did_you_mean(node.id, known)
-    if node.id in env.session.library.callables_in(node.span.file):
-        advice = f"`{node.id}` is a definition: call it, `{node.id}(…)`"
-    elif f"*{node.id}" in env.frame.names:
-        advice = f"`*{node.id}` is any number of sizes and has no value of its own"
-    elif not advice:
-        advice = "names are axes, sizes, parameters, and what earlier statements define"
-    return env.fail(
-        "E020",
-        f"unknown name `{node.id}`",
-        node.span,
-        "not an axis, a size, a parameter or an earlier result",
-        help=advice,
-    )
 
 
 # ---- operators ---------------------------------------------------------------------------------
@@ -248,7 +213,8 @@ def _unknown_call(env: Env, node: Call, known: Sequence[str] | object) -> Except
         value = env.frame.names[name]
         advice = f"`{name}` is {describe(value)}; its elements are `{name}[…]`"
     elif name in env.session.library.monoids:
-        advice = f"`{name}` is a monoid: `{name} over i < n of …`"
+        reduce = "" if name in REDUCTIONS else "reduce "
+        advice = f"`{name}` is a monoid: `{reduce}{name} over i < n of …`"
     return env.fail(
         "E021", f"there is no op, block or function `{name}`", node.function_span, help=advice
     )
@@ -267,7 +233,7 @@ def _call_function(env: Env, node: Call, definition: Function) -> Value:
             callee=definition,
             help=f"call it as `{definition.name}({', '.join(definition.parameters)})`",
         )
-    if env.frame.depth >= MAX_DEPTH:
+    if env.frame.depth >= MAX_DEPTH + MAX_FUNCTIONS:
         raise env.fail(
             "E042",
             f"`{definition.name}` calls itself without end",
@@ -324,9 +290,8 @@ def _look(env: Env, node: Call) -> Value:
     if result is POISON:
         raise env.fail(
             "E026",
-            f"`{node.function}` does not apply here",
+            f"`{node.function}` does not apply to {describe(value)}",
             argument.span,
-            f"this is {describe(value)}",
             help=_LOOKS_AT[node.function],
         )
     return result

@@ -144,7 +144,11 @@ def _no_result(env: Env, name: str, value: Value, span: Span) -> Fail:
             "declared here",
             help=f"assign it, `{name}[…] = …`, or end the body with `return …`",
         )
-    advice = "read one of its fields: `s.m`" if isinstance(value, Record) else ""
+    advice = "a result is a whole tensor; its elements are given in index notation"
+    if isinstance(value, Record):
+        advice = "read one of its fields: `s.m`"
+    elif isinstance(value, tuple):
+        advice = "take it apart first: `a, b = …`, then `return a`"
     return env.fail(
         "E033",
         f"the result `{name}` must be a tensor",

@@ -29,10 +29,12 @@ from sdlc.language.scope import Env, fresh_axis, indices
 from sdlc.language.values import (
     Elementwise,
     RecordField,
+    RecordPoint,
     Tensor,
     Value,
     WholeTensor,
     describe,
+    field_names,
     is_expression,
     is_number,
     is_static,
@@ -147,6 +149,9 @@ def _not_a_scalar(env: Env, operand: Operand) -> Exception:
         advice = f"index it, as in `{text if text.isidentifier() else 'x'}[{names}]`"
     elif isinstance(value, RecordField):
         advice = f"index it, as in `{text}[…]`"
+    elif isinstance(value, RecordPoint):
+        names = " or ".join(f"`s.{n}[…]`" for n in field_names(value.monoid))
+        advice = f"read a field of it: {names}"
     elif value is None:
         advice = f"test it first: `if {text} != none …`"
     return env.fail(

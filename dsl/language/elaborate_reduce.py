@@ -32,6 +32,7 @@ from sdlc.language.values import (
     Tensor,
     Value,
     describe,
+    field_names,
     is_number,
 )
 
@@ -244,9 +245,7 @@ def attribute(env: Env, node: Attribute, base: Value) -> Value:
 
 
 def _check_field(env: Env, node: Attribute, definition: MonoidDefinition, raw: bool) -> None:
-    names = [f.name for f in definition.fields]
-    if definition.finish and not raw:
-        names = [name for bind in definition.finish for name in bind.names]
+    names = [f.name for f in definition.fields] if raw else field_names(definition)
     if node.name not in names:
         advice = did_you_mean(node.name, names) or "it has " + ", ".join(f"`{n}`" for n in names)
         raise env.fail(

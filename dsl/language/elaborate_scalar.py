@@ -60,8 +60,7 @@ def _fold(op: str, args: tuple[Expr, ...], values: list[Number]) -> Expr | None:
     dtype = result_type(op, tuple(a.dtype for a in args))
     if op == "f16" or (op in ("div", "floordiv", "mod") and values[1] == 0):
         return None
-    with np.errstate(all="ignore"):
-        value = evaluate_static(op, values)
+    value = evaluate_static(op, values)
     if dtype is DType.BOOL:
         return Literal(bool(value), DType.BOOL)
     if dtype is DType.I32:
@@ -75,7 +74,8 @@ def evaluate_static(op: str, values: list[Number]) -> Any:
     exact = {"add": int.__add__, "sub": int.__sub__, "mul": int.__mul__}
     if op in exact and all(isinstance(v, int) for v in values):
         return exact[op](int(values[0]), int(values[1]))
-    result = SCALARS[op].evaluate(*values)
+    with np.errstate(all="ignore"):
+        result = SCALARS[op].evaluate(*values)
     result = result.item() if isinstance(result, (np.generic, np.ndarray)) else result
     return result
 

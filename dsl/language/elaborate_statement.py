@@ -15,7 +15,7 @@ from sdlc.graph.expr import Axis, Expr
 from sdlc.graph.node import Input, Map, Reduce, Role
 from sdlc.graph.types import DType, Span
 from sdlc.language.diagnostics import Diagnostic
-from sdlc.language.elaborate_axes import enter_axes, parts
+from sdlc.language.elaborate_axes import enter_axes
 from sdlc.language.elaborate_operators import Operand, as_whole, node_of, scalar
 from sdlc.language.elaborate_reduce import is_record, reduce_node
 from sdlc.language.elaborate_scalar import convert
@@ -35,15 +35,13 @@ from sdlc.language.syntax import (
     Expression,
     ForLoop,
     IfBranch,
-    Name,
     Param,
-    Range,
     Reduction,
     Require,
     Return,
-    Spread,
     Statement,
 )
+from sdlc.language.traverse import names_in
 from sdlc.language.values import (
     POISON,
     Elementwise,
@@ -75,7 +73,8 @@ def execute(frame: Frame, statements: Sequence[Statement]) -> Returned:
                 frame.session.report(error.diagnostic)
             for name in assigned(statement):
                 frame.names[name] = POISON
-            returned = () if any(_returns(statement)) else None
+            stops = isinstance(statement, Require) or any(_returns(statement))
+            returned = () if stops else None
         if returned is not None:
             return returned
     return None
@@ -280,7 +279,7 @@ def _param(env: Env, statement: Param) -> Tensor:
         raise env.fail(
             "E040",
             f"the weight `{path}` is declared twice, with different types",
-            statement.span,
+            frame.user_site() or statement.span,
             f"{type_text(dtype, shape)} here, {type_text(known.dtype, known.extents)} before",
             help="give the calls different labels: `conv1: conv(x, 8)`, `conv2: conv(x, 16)`",
         )
@@ -321,30 +320,28 @@ def _known_condition(env: Env, condition: Expression, what: str) -> bool:
 def _require(env: Env, statement: Require) -> None:
     if _known_condition(env, statement.condition, "`require`"):
         return
-    text = env.text(statement.condition.span)
-    frame = env.frame
-    label = f"`{text}` does not hold" if text != "false" else "this is not allowed"
-    values = [f"`{n}` is {show(v)}" for n, v in _known_names(env, statement.condition)]
-    advice = f"here {', '.join(values)}" if values else "another branch of the program allows it"
-    if frame.caller is None or frame.site is None:
+    frame, text = env.frame, env.text(statement.condition.span)
+    label = f"`{text}` does not hold" if text != "false" else ""
+    values = _known_names(frame, statement.condition)
+    advice = "here " + ", ".join(f"`{n}` is {show(v)}" for n, v in values.items())
+    site = frame.user_site()
+    if site is None:
         raise env.fail("E037", statement.message, statement.condition.span, label, help=advice)
-    # The call is what has to change, so that is where the error points.
+    # The user's own call is what has to change, so that is where the error points.
     notes = (
         ("in", signature(env.session.library, frame.definition)),
         ("required at", str(statement.span)),
-        *frame.caller.notes(),
     )
-    raise Fail(Diagnostic("E037", statement.message, frame.site, label, notes, advice))
+    raise Fail(Diagnostic("E037", statement.message, site, label, notes, advice))
 
 
-def _known_names(env: Env, expr: Expression | Spread | Range) -> Iterator[tuple[str, Value]]:
-    """The names in a condition whose values are known."""
-    if isinstance(expr, Name) and expr.id in env.frame.names:
-        value = env.frame.names[expr.id]
-        if is_static(value):
-            yield expr.id, value
-    for part in parts(expr):
-        yield from _known_names(env, part)
+def _known_names(frame: Frame, condition: Expression) -> dict[str, Value]:
+    """The values of the names in a condition; without any, the attributes of the definition."""
+    names = {n.id: frame.names[n.id] for n in names_in(condition) if n.id in frame.names}
+    if not names and isinstance(frame.definition, Definition):
+        attributes = (p.name for p in frame.definition.parameters if p.attribute)
+        names = {name: frame.names[name] for name in attributes}
+    return {name: value for name, value in names.items() if is_static(value)}
 
 
 def _loop(env: Env, statement: ForLoop) -> Returned:

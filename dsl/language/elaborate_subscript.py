@@ -48,6 +48,14 @@ def subscript(env: Env, node: Subscript) -> Value:
     if is_tensor(base) and not env.scalar:
         return _slice(env, node, base)
     what = env.text(node.base.span)
+    if base is None:
+        raise env.fail(
+            "E026",
+            f"`{what}` is `none` here",
+            node.base.span,
+            "and has no elements",
+            help=f"test it first: `if {what} != none {{ … }}`, `if {what} == none then 0 else …`",
+        )
     raise env.fail(
         "E026",
         f"`{what}` cannot be indexed",
@@ -142,12 +150,15 @@ def _out_of_range(
         found = "this depends on data and may be anything"
     else:
         found = f"this is {low} … {high}"
+    advice = f"`{env.text(node.span)} else 0` gives a value to what lies outside"
+    if inside(index, extent, env.dropped):
+        advice = "a reduction is computed for all values of the axes around it: test inside of it"
     return env.fail(
         "E031",
         f"index {position} of `{text}` may be out of range",
         span,
         f"{found}; dimension {position} of `{text}` has 0 … {extent - 1}",
-        help=f"`{env.text(node.span)} else 0` gives a value to what lies outside",
+        help=advice,
     )
 
 

@@ -7,7 +7,6 @@ advice about operators comes from the definitions in scope; no operator is named
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import SequenceMatcher
 from types import MappingProxyType
 
 from sdlc.graph.types import DType
@@ -65,19 +64,19 @@ def for_shapes(
         other
         for other in known.values()
         if isinstance(other, Definition)
-        and other.kind == definition.kind
+        and other.span.file == definition.span.file
         and other is not definition
         and _takes(other, given)
     ]
-    ranked = sorted(fitting, key=lambda d: (-_likeness(d.name, definition.name), d.name))
-    if ranked and _likeness(ranked[0].name, definition.name) >= 0.6:
-        best = ranked[0]
+    similar = [d for d in fitting if _first_word(d.name) == _first_word(definition.name)]
+    if similar:
+        best = min(similar, key=lambda d: (len(d.name), d.name))
         return f"`{best.name}` takes these shapes: {best.doc or 'see its definition'}"
     return "sizes of one name must be equal; check the order of the arguments and their axes"
 
 
-def _likeness(a: str, b: str) -> float:
-    return SequenceMatcher(None, a, b).ratio()
+def _first_word(name: str) -> str:
+    return name.split("_", 1)[0]
 
 
 def _takes(definition: Definition, shapes: list[Shape]) -> bool:

@@ -156,6 +156,6 @@ def _duplicate(
         f"`{name}` is defined twice",
         Span(span.file, span.line, column, span.line, column + len(name)),
         "defined again here",
-        (("first", f"{first.span.file}:{first.span.line}"),),
+        (("first defined at", f"{first.span.file}:{first.span.line}"),),
         "rename one of them; a file may only shadow definitions of the standard library",
     )

@@ -23,14 +23,20 @@ from sdlc.language.syntax import (
     Expression,
     Function,
     MonoidDefinition,
+    ValueType,
 )
-from sdlc.language.values import Poison, Value, describe, is_integer
+from sdlc.language.traverse import names_in
+from sdlc.language.values import Poison, Value, describe, is_integer, show
 
 AnyDefinition = Definition | Function | MonoidDefinition
 
 MAX_ERRORS = 20
 MAX_DEPTH = 48
 """Calls within calls; more is a definition that calls itself without end."""
+MAX_FUNCTIONS = 16
+"""Functions within functions."""
+REDUCTIONS = ("sum", "max", "min", "prod", "any", "all")
+"""The monoids that need no `reduce` in front of them."""
 
 
 class Fail(Exception):
@@ -54,15 +60,15 @@ class Session:
     precision: DType
     evaluate: Callable[[Env, Expression], Value]
     invoke: Callable[[Env, Call, Definition], Value]
-    diagnostics: dict[tuple[str, str, Span | None], Diagnostic] = field(default_factory=dict)
+    diagnostics: dict[tuple[str, Span | str], Diagnostic] = field(default_factory=dict)
     weights: dict[str, Input] = field(default_factory=dict)
     monoids: dict[Span, Monoid] = field(default_factory=dict)
     axis_names: dict[Input, tuple[str, ...]] = field(default_factory=dict)
 
     def report(self, diagnostic: Diagnostic) -> None:
-        """Keep an error, once; the same line may fail in many instances of its definition."""
-        key = (diagnostic.code, diagnostic.message, diagnostic.span)
-        self.diagnostics.setdefault(key, diagnostic)
+        """Keep the first error of a kind at a place; a line may fail in many instances."""
+        place = diagnostic.span or diagnostic.message
+        self.diagnostics.setdefault((diagnostic.code, place), diagnostic)
 
 
 @dataclass(slots=True)
@@ -87,25 +93,38 @@ class Frame:
     def origin(self, name: str, span: Span) -> Origin:
         return Origin(name, self.definition.name, span, self.scope)
 
-    def notes(self) -> tuple[tuple[str, str], ...]:
+    def notes(self, key: str = "in") -> tuple[tuple[str, str], ...]:
         """Which definition an error stands in, where it is called from, and with which sizes."""
         found: list[tuple[str, str]] = []
         if self.caller is not None:
-            found.append(("in", signature(self.session.library, self.definition)))
-            if self.sizes:
-                found.append(
-                    ("with", ", ".join(f"{n} = {size_text(s)}" for n, s in self.sizes.items()))
-                )
-            found += [("called at", str(site)) for site in self._sites()[:4]]
+            found.append((key, signature(self.session.library, self.definition)))
+            if values := self._values():
+                found.append(("with", shortened(", ".join(values))))
+            found += [("called at", str(site)) for site in dict.fromkeys(self.sites()[:8])]
         return tuple(found)
 
-    def _sites(self) -> list[Span]:
+    def _values(self) -> list[str]:
+        """The sizes and attributes of this instance."""
+        found = [f"{n} = {size_text(s)}" for n, s in self.sizes.items()]
+        if isinstance(self.definition, Definition):
+            values = (p.name for p in self.definition.parameters if isinstance(p.type, ValueType))
+            static = ((n, self.names[n]) for n in values if n in self.names)
+            found += [f"{n} = {show(v)}" for n, v in static if isinstance(v, (int, float, str))]
+        return found
+
+    def sites(self) -> list[Span]:
+        """The calls that led here, the last one first."""
         sites, frame = [], self
         while frame.caller is not None:
             if frame.site is not None:
                 sites.append(frame.site)
             frame = frame.caller
         return sites
+
+    def user_site(self) -> Span | None:
+        """The last of the calls that led here which stands in the user's own files."""
+        own = (s for s in self.sites() if s.file not in self.session.library.prelude.files)
+        return next(own, self.site)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +133,8 @@ class Env:
 
     `scalar`: inside a statement in index notation. `axes` are its axes by name, `groups` those
     that `*name` stands for, `enclosing` all of them in order, those of the enclosing reductions
-    last. `ranges` is what conditions tell about them here. `statement` is the tensor that is being
+    last. `ranges` is what conditions tell about them here, `dropped` what those around the nearest
+    reduction tell, which do not hold inside it. `statement` is the tensor that is being
     defined, for the names of reductions inside.
     """
 
@@ -124,6 +144,7 @@ class Env:
     groups: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     enclosing: tuple[Axis, ...] = ()
     ranges: Ranges = FULL
+    dropped: Ranges = FULL
     statement: tuple[str, Span] | None = None
 
     @property
@@ -156,8 +177,10 @@ class Env:
     ) -> Fail:
         """An error at `span`; `callee` is the definition that a failed call would have used."""
         library = self.session.library
-        called = (("in", signature(library, callee)),) if callee is not None else ()
-        notes = called + self.frame.notes()
+        if callee is None or callee is self.frame.definition:
+            notes = self.frame.notes()
+        else:
+            notes = (("in", signature(library, callee)), *self.frame.notes("within"))
         return Fail(Diagnostic(code, message, span, label, notes, help))
 
     def text(self, span: Span) -> str:
@@ -165,6 +188,15 @@ class Env:
 
     def integer(self, expression: Expression, what: str) -> int:
         """A compile-time integer; `what` names its use in the message."""
+        for name in names_in(expression):
+            if name.id in self.axes and name.id not in self.frame.names:
+                raise self.fail(
+                    "E041",
+                    f"{what} depends on the axis `{name.id}`",
+                    name.span,
+                    "it must be known when the program is built",
+                    help=f"cover all values, and choose: `if j < {name.id} then … else 0`",
+                )
         value = self.whole().evaluate(expression)
         if is_integer(value):
             return value
@@ -195,11 +227,16 @@ def signature(library: Library, definition: AnyDefinition) -> str:
     where = f"{definition.span.file}:{definition.span.line}"
     match definition:
         case Definition(header=header):
-            return f"{span_text(library, header)}   {where}"
+            return f"{shortened(span_text(library, header))}   {where}"
         case Function(name=name, parameters=parameters):
             return f"fn {name}({', '.join(parameters)})   {where}"
         case MonoidDefinition(name=name):
             return f"monoid {name}   {where}"
+
+
+def shortened(text: str, width: int = 130) -> str:
+    """The beginning of a text that is too long for a line."""
+    return text if len(text) <= width else text[:width].rsplit(" ", 1)[0] + " …"
 
 
 def size_text(size: int | tuple[int, ...]) -> str:

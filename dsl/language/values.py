@@ -77,6 +77,13 @@ class RecordPoint:
     raw: bool = False
 
 
+def field_names(monoid: MonoidDefinition) -> list[str]:
+    """The fields that readers see: those of `finish`, if there is one."""
+    if monoid.finish:
+        return [name for bind in monoid.finish for name in bind.names]
+    return [f.name for f in monoid.fields]
+
+
 @dataclass(frozen=True, slots=True)
 class RecordField:
     """`s.m` before its indices are known: `pick` gives the field at one point of the record."""

@@ -44,7 +44,7 @@ from sdlc.kernel.ir import (
 )
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.verify import KernelError, verify
-from sdlc.program.target import Capabilities
+from sdlc.target import Capabilities
 
 from kernels import EXAMPLES, GX, GY, LX, LY, Example, add, div, local, lt, mod, mul, read, write
 

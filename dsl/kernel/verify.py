@@ -43,7 +43,7 @@ from sdlc.kernel.verify_types import (
     located,
     type_problems,
 )
-from sdlc.program.target import Capabilities
+from sdlc.target import Capabilities
 
 __all__ = ["KernelError", "verify"]
 

@@ -40,7 +40,7 @@ from sdlc.kernel.ir import (
     statements,
 )
 from sdlc.kernel.show import show_expression, show_statement
-from sdlc.program.target import Capabilities
+from sdlc.target import Capabilities
 
 LANES = (1, 2, 4, 8, 16)
 FLOAT_MAX = 3.4028234663852886e38

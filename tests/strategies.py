@@ -22,9 +22,11 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
-from hypothesis import assume
+from hypothesis import assume, reject
 from sdlc.graph.node import Graph, Input, Role, topological
 from sdlc.graph.types import LOWEST, Array, DType
+from sdlc.language.diagnostics import SdlError
+from sdlc.language.elaborate import build
 from sdlc.language.library import load, load_prelude
 from sdlc.language.syntax import (
     Binary,
@@ -46,6 +48,8 @@ LARGEST = 2048
 """Elements of the largest tensor of a drawn program."""
 TRIES = 12
 """How often sizes and attributes of one call are drawn before another definition is taken."""
+WHERE = "E037"
+"""The code of the error for a `where` that does not hold."""
 FLOATS = ("f32", "f16")
 KINDS = ("ordinary", "large", "offset", "equal rows", "zeros")
 
@@ -95,16 +99,29 @@ class Case:
     def inputs(self) -> dict[str, Array]:
         return {g.tensor.name: g.array for g in self.given}
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints: the program, not the record."""
+        printer.text(repr(self))
+
     def __repr__(self) -> str:
         rows = [f"# {g.tensor.name}: {g.kind}, seed {g.seed}" for g in self.given]
         return "\n".join(["", self.text.rstrip(), *rows, f"# precision {self.precision!r}"])
 
 
 def build_graph(case: Case) -> Graph:
-    """The case's program as a graph. Raises SdlError if it is refused."""
-    from sdlc.language.elaborate import build
+    """The case's program as a graph. Raises SdlError if it is refused, but for a `where` inside of
+    a definition that its own signature does not imply: such a case is not one."""
+    try:
+        return build(load(None, case.text), None, {}, {}, case.precision)
+    except SdlError as error:
+        if guarded(error):
+            reject()
+        raise
 
-    return build(load(None, case.text), None, {}, {}, case.precision)
+
+def guarded(error: SdlError) -> bool:
+    """Whether nothing is wrong but that a `where` does not hold."""
+    return all(d.code == WHERE for d in error.diagnostics)
 
 
 def weights_of(graph: Graph) -> dict[str, Array]:
@@ -281,17 +298,34 @@ class Attempt:
         for guard in self.definition.guards:
             if not solve(guard.condition, self.binding.names):
                 raise Unsolved
+        for result in self.definition.results:
+            if result.type.element[:1].isupper():
+                self.binding.types.setdefault(result.type.element, self.sketch.precision)
         names = self.sketch.fresh(len(self.definition.results))
         pairs = zip(self.definition.results, names, strict=True)
         results = [self.binding.result(r.type, name) for r, name in pairs]
-        label = f"b{len(self.sketch.lines)}: " if self.definition.kind == "block" else ""
+        is_block = self.definition.kind == "block"
+        label = f"b{len(self.sketch.lines)}: " if is_block else ""
         inside = ", ".join(self.arguments)
         if self.attributes:
             inside += f"; {', '.join(self.attributes)}"
         call = f"{label}{self.definition.name}({inside})"
-        self.sketch.lines.append(f"{', '.join(names)} = {call}")
+        line = f"{', '.join(names)} = {call}"
+        if is_block and not self._admitted(line, results):
+            raise Unsolved
+        self.sketch.lines.append(line)
         self.sketch.inputs += self.made
         self.sketch.tensors += [*self.made, *results]
+
+    def _admitted(self, line: str, results: list[Tensor]) -> bool:
+        """Whether the call meets the `where`s of what the block is made of."""
+        inputs = [t for t in (*self.sketch.tensors, *self.made) if t.name in self.arguments]
+        trial = Sketch(self.sketch.precision, inputs, results, [line])
+        try:
+            build(load(None, program_text(trial)), None, {}, {}, DType(trial.precision))
+        except SdlError as error:
+            return not guarded(error)
+        return True
 
     def _parameter(self, parameter: Parameter) -> None:
         if isinstance(parameter.type, TensorType):

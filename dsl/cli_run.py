@@ -85,7 +85,7 @@ def _executable(
 ) -> Executable:
     """Whatever can be wrong with the files is said before a device is opened."""
     from sdlc.api import load_weights, make_request
-    from sdlc.backends.devices import open_device, target_of
+    from sdlc.backends.devices import open_device
     from sdlc.program.bundle import read_bundle
     from sdlc.program.execute import Executable
 
@@ -96,6 +96,8 @@ def _executable(
     request = make_request(program, target or "cpu", source["entry"], sizes, settings)
     opened = open_device(device)
     if target is None:
+        from sdlc.backends.devices import target_of
+
         request = replace(request, target=target_of(opened.info))
     return Executable(request.build_for(arrays).program, opened, held or {})
 

@@ -307,7 +307,7 @@ def dimension_parts(
             + plural(wanted, "dimension"),
             operand.span,
             f"this is {describe(operand.value)}; declared is `{binding.env.text(parameter.span)}`",
-            help="index notation adds dimensions, `y[i, j < 1] = x[i]`, or drops some, `y[i] = x[i, 0]`",
+            help="index notation adds axes, `y[i, j < 1] = x[i]`, or drops some, `y[i] = x[i, 0]`",
         )
     position = 0
     for dimension in kind.dimensions:

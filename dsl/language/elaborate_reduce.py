@@ -8,10 +8,11 @@ uses; it is computed for all their values, whatever conditions stand around it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sdlc.graph.expr import Axis, Expr, Index, Slot, walk
 from sdlc.graph.node import Field, Monoid, Reduce
-from sdlc.graph.types import DType
+from sdlc.graph.types import DType, Origin
 from sdlc.language.elaborate_axes import enter_axes
 from sdlc.language.elaborate_operators import Operand, scalar
 from sdlc.language.elaborate_scalar import convert
@@ -39,31 +40,43 @@ from sdlc.language.values import (
 
 def reduction(env: Env, node: Reduction) -> Value:
     """A reduction inside an expression: a read of its node; without brackets, of rank 0."""
-    made, definition = reduce_node(env, node, None)
-    if not env.scalar:
-        return Record(made, definition) if is_record(definition) else Tensor(made)
-    where = indices(made.axes)
-    if is_record(definition):
-        return Record(made, definition).at(where)
-    return Tensor(made).at(where)
+    fold = fold_of(env, node)
+    used = {e.axis for e in walk(*fold.lift) if isinstance(e, Index)}
+    axes = tuple(a for a in env.enclosing if a in used)
+    name = f"{env.statement[0]}_{node.monoid}" if env.statement else node.monoid
+    made = fold.over_axes(axes, fold.dtypes, env.frame.origin(name, node.span))
+    if is_record(fold.definition):
+        record = Record(made, fold.definition)
+        return record.at(indices(axes)) if env.scalar else record
+    return Tensor(made).at(indices(axes)) if env.scalar else Tensor(made)
 
 
-def reduce_node(
-    env: Env, node: Reduction, keep: tuple[Axis, ...] | None
-) -> tuple[Reduce, MonoidDefinition]:
-    """The `Reduce` over `keep`, or over the enclosing axes that the lift uses."""
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A reduction without the axes that it keeps."""
+
+    definition: MonoidDefinition
+    monoid: Monoid
+    over: tuple[Axis, ...]
+    lift: tuple[Expr, ...]
+
+    @property
+    def dtypes(self) -> tuple[DType, ...]:
+        """The types of the fields, in which results are stored unless others are asked for."""
+        return tuple(f.dtype for f in self.monoid.fields)
+
+    def over_axes(
+        self, axes: tuple[Axis, ...], dtypes: tuple[DType, ...], origin: Origin
+    ) -> Reduce:
+        return Reduce(axes, self.over, self.monoid, self.lift, dtypes, origin)
+
+
+def fold_of(env: Env, node: Reduction) -> Fold:
+    """What a reduction folds; its lift may use all axes of `env`."""
     definition = _find_monoid(env, node)
     monoid = monoid_of(env, definition, node)
     inner, over = enter_axes(env, node.axes, [f.value for f in node.fields])
-    lift = _lift(inner, node, definition)
-    if keep is None:
-        used = {e.axis for e in walk(*lift) if isinstance(e, Index)}
-        keep = tuple(a for a in env.enclosing if a in used)
-    name, span = env.statement or (node.monoid, node.span)
-    if env.statement is not None and keep is not None and span != node.span:
-        name, span = f"{name}_{node.monoid}", node.span
-    dtypes = tuple(f.dtype for f in monoid.fields)
-    return Reduce(keep, over, monoid, lift, dtypes, env.frame.origin(name, span)), definition
+    return Fold(definition, monoid, over, _lift(inner, node, definition))
 
 
 def is_record(definition: MonoidDefinition) -> bool:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import assert_never
 
 from sdlc.graph.expr import Axis, Expr
-from sdlc.graph.node import Input, Map, Reduce, Role
+from sdlc.graph.node import Input, Map, Role
 from sdlc.graph.types import DType, Span
 from sdlc.language.diagnostics import Diagnostic
 from sdlc.language.elaborate_axes import enter_axes
 from sdlc.language.elaborate_operators import Operand, as_whole, node_of, scalar
-from sdlc.language.elaborate_reduce import is_record, reduce_node
+from sdlc.language.elaborate_reduce import fold_of, is_record
 from sdlc.language.elaborate_scalar import convert
 from sdlc.language.elaborate_suggest import for_conversion
 from sdlc.language.elaborate_types import (
@@ -167,23 +167,18 @@ def _define(env: Env, statement: Define) -> Value:
 def _define_reduction(
     env: Env, statement: Define, value: Reduction, axes: tuple[Axis, ...], dtype: DType | None
 ) -> Value:
-    made, definition = reduce_node(env, value, axes)
+    """The reduction is the node itself, stored as declared where that is a float like its field."""
+    fold = fold_of(env, value)
     origin = env.frame.origin(statement.name, statement.span)
-    if is_record(definition):
-        return Record(_with_origin(made, made.dtypes, statement, env), definition)
-    own = made.dtypes[0]
-    if dtype is None or dtype is own:
-        return Tensor(_with_origin(made, made.dtypes, statement, env))
-    check_stored(env, own, dtype, value.span)
-    if own.is_float and dtype.is_float:
-        return Tensor(_with_origin(made, (dtype,), statement, env))
-    body = convert(Tensor(made).at(indices(axes)), dtype)
-    return Tensor(Map(axes, body, dtype, origin))
-
-
-def _with_origin(node: Reduce, dtypes: tuple[DType, ...], statement: Define, env: Env) -> Reduce:
-    origin = env.frame.origin(statement.name, statement.span)
-    return Reduce(node.axes, node.over, node.monoid, node.lift, dtypes, origin)
+    if is_record(fold.definition):
+        return Record(fold.over_axes(axes, fold.dtypes, origin), fold.definition)
+    own = fold.dtypes[0]
+    wanted = own if dtype is None else dtype
+    check_stored(env, own, wanted, value.span)
+    if wanted is own or own.is_float:
+        return Tensor(fold.over_axes(axes, (wanted,), origin))
+    tensor = Tensor(fold.over_axes(axes, fold.dtypes, origin))
+    return Tensor(Map(axes, convert(tensor.at(indices(axes)), wanted), wanted, origin))
 
 
 def _local_type(frame: Frame, body: Expr) -> DType:

@@ -123,17 +123,15 @@ def children(expr: Expr) -> tuple[Expr, ...]:
 def walk(*roots: Expr) -> Iterator[Expr]:
     """Every distinct subexpression, children before parents."""
     seen: set[Expr] = set()
-
-    def visit(e: Expr) -> Iterator[Expr]:
-        if e in seen:
-            return
-        seen.add(e)
-        for child in children(e):
-            yield from visit(child)
-        yield e
-
-    for root in roots:
-        yield from visit(root)
+    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        e, entered = stack.pop()
+        if entered:
+            yield e
+        elif e not in seen:
+            seen.add(e)
+            stack.append((e, True))
+            stack.extend((c, False) for c in reversed(children(e)) if c not in seen)
 
 
 def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:

@@ -4,7 +4,7 @@
     stmt    = Let(var, value)                      an immutable local
             | Declare(var, value)                  a mutable local with its first value
             | Assign(var, value)
-            | Store(buffer, index, value, guard)   value's lanes go to index, index + 1, …; where guard
+            | Store(buffer, index, value, guard)   value's lanes to index, index + 1, …; where guard
             | For(var, extent, body, unroll)       var = 0 … extent - 1
             | If(condition, body)                  condition must be uniform if body holds a Barrier
             | Barrier()                            all lanes of a work-group; orders local memory
@@ -288,17 +288,15 @@ def with_operands(expr: Expr, made: tuple[Expr, ...]) -> Expr:
 def walk(*roots: Expr) -> Iterator[Expr]:
     """Every distinct subexpression, operands before users."""
     seen: set[Expr] = set()
-
-    def visit(e: Expr) -> Iterator[Expr]:
-        if e in seen:
-            return
-        seen.add(e)
-        for o in operands(e):
-            yield from visit(o)
-        yield e
-
-    for root in roots:
-        yield from visit(root)
+    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        e, entered = stack.pop()
+        if entered:
+            yield e
+        elif e not in seen:
+            seen.add(e)
+            stack.append((e, True))
+            stack.extend((c, False) for c in reversed(operands(e)) if c not in seen)
 
 
 def statement_expressions(stmt: Stmt) -> tuple[Expr, ...]:

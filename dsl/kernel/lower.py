@@ -181,8 +181,10 @@ class _Lowering:
         ]
         rows = prod(extent for _, extent in others)
         row = k.call("mul", _mixed(others), k.i32(ways)) if others else k.i32(0)
-        arrays = [self._local(f.name, f.dtype, rows * ways) for f in monoid.fields]
-        cell = self.simplify(k.call("add", row, mine))
+        lanes = values[0].type.lanes
+        wide, size = k.i32(lanes), rows * ways * lanes
+        arrays = [self._local(f.name, f.dtype, size) for f in monoid.fields]
+        cell = self.simplify(k.call("mul", k.call("add", row, mine), wide))
         here = self.emit.bind(self.emit.fresh("cell", k.I32), cell)
         values = self._settled(values)
         self.emit.add(k.Barrier())
@@ -192,17 +194,18 @@ class _Lowering:
         while half:
             # Lanes beyond `half` look at their row's last cell, which nobody writes meanwhile.
             other = k.call("min", k.call("add", mine, k.i32(half)), k.i32(ways - 1))
-            there = self.simplify(k.call("add", row, other))
+            there = self.simplify(k.call("mul", k.call("add", row, other), wide))
             active = self.simplify(k.call("lt", mine, k.i32(half)))
-            left: list[k.Expr] = [k.Load(a, here) for a in arrays]
-            right: list[k.Expr] = [k.Load(a, there) for a in arrays]
+            left: list[k.Expr] = [k.Load(a, here, lanes) for a in arrays]
+            right: list[k.Expr] = [k.Load(a, there, lanes) for a in arrays]
             named = self._bound(combined(monoid, left, right))
             self.emit.add(
                 *(k.Store(a, here, v, active) for a, v in zip(arrays, named, strict=True)),
                 k.Barrier(),
             )
             half //= 2
-        return [k.Load(a, self.simplify(row)) for a in arrays]
+        first = self.simplify(k.call("mul", row, wide))
+        return [k.Load(a, first, lanes) for a in arrays]
 
     def _settled(self, values: list[k.Expr]) -> list[k.Expr]:
         return [self.emit.settle(v) for v in self.emit.prepare(values)]

@@ -53,7 +53,8 @@ def fuse(graph: Graph, max_reads: int) -> tuple[Group, ...]:
         bodies[node] = _dissolve_into(node, dissolved, max_reads)
         if isinstance(node, Map) and node not in kept and _inlines(node, bodies[node][0], readers):
             dissolved.add(node)
-    return _groups(_Fusing(graph, order, kept, dissolved, bodies, max_reads))
+    found = {n: tuple(e for e in walk(*b) if isinstance(e, Read)) for n, b in bodies.items()}
+    return _groups(_Fusing(graph, order, kept, dissolved, bodies, max_reads, found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class _Fusing:
     dissolved: set[Node]
     bodies: dict[Node, tuple[Expr, ...]]
     max_reads: int
+    found: dict[Node, tuple[Read, ...]]
+    """The reads of every node's expressions."""
 
 
 def _readers(order: list[Node]) -> dict[Node, list[Node]]:
@@ -130,9 +133,7 @@ def _groups(fusing: _Fusing) -> tuple[Group, ...]:
     readers: dict[Node, list[Node]] = defaultdict(list)
     stored = [n for n in fusing.order if n not in fusing.dissolved and isinstance(n, (Map, Reduce))]
     for node in stored:
-        for source in dict.fromkeys(
-            e.source for e in walk(*fusing.bodies[node]) if isinstance(e, Read)
-        ):
+        for source in dict.fromkeys(r.source for r in fusing.found[node]):
             readers[source].append(node)
     epilogue: dict[Node, Reduce] = {}
     for node in stored:
@@ -141,8 +142,11 @@ def _groups(fusing: _Fusing) -> tuple[Group, ...]:
             if reader not in epilogue and _is_epilogue(reader, node, fusing):
                 epilogue[reader] = node
     absorbed = set(epilogue.values())
+    fields = _fields_used(fusing)
     return tuple(
-        _with_epilogue(node, epilogue[node], fusing) if node in epilogue else _alone(node, fusing)
+        _with_epilogue(node, epilogue[node], fusing)
+        if node in epilogue
+        else _alone(node, fusing, fields)
         for node in stored
         if node not in absorbed
     )
@@ -152,15 +156,14 @@ def _is_epilogue(reader: Node, reduction: Reduce, fusing: _Fusing) -> bool:
     """Whether `reader` is a map over exactly the reduction's points."""
     if not isinstance(reader, Map) or len(reader.axes) != len(reduction.axes):
         return False
-    body = fusing.bodies[reader][0]
-    found = [e for e in walk(body) if isinstance(e, Read)]
+    found = fusing.found[reader]
     own = [r for r in found if r.source is reduction]
     places = {r.indices for r in own}
     if len(places) != 1 or any(r.fill is not None for r in own):
         return False
     axes = [bare_axis(i) for i in next(iter(places))]
     others = {(r.source, r.field) for r in found if r.source is not reduction}
-    lifted = {(e.source, e.field) for e in walk(*fusing.bodies[reduction]) if isinstance(e, Read)}
+    lifted = {(r.source, r.field) for r in fusing.found[reduction]}
     return (
         None not in axes
         and len(set(axes)) == len(axes)
@@ -172,7 +175,7 @@ def _is_epilogue(reader: Node, reduction: Reduce, fusing: _Fusing) -> bool:
 def _with_epilogue(node: Node, reduction: Reduce, fusing: _Fusing) -> Group:
     assert isinstance(node, Map)
     body = fusing.bodies[node][0]
-    own = next(e for e in walk(body) if isinstance(e, Read) and e.source is reduction)
+    own = next(r for r in fusing.found[node] if r.source is reduction)
     places = {}
     for index, axis in zip(own.indices, reduction.axes, strict=True):
         mine = bare_axis(index)
@@ -197,7 +200,7 @@ def _with_epilogue(node: Node, reduction: Reduce, fusing: _Fusing) -> Group:
     )
 
 
-def _alone(node: Node, fusing: _Fusing) -> Group:
+def _alone(node: Node, fusing: _Fusing, fields: dict[Node, set[int]]) -> Group:
     body = fusing.bodies[node]
     match node:
         case Map():
@@ -206,7 +209,7 @@ def _alone(node: Node, fusing: _Fusing) -> Group:
             return Group(node.origin.name, node.axes, (), None, (), (store,), _origins(node))
         case Reduce():
             here = tuple(Index(a) for a in node.axes)
-            used = _fields_used(node, fusing)
+            used = sorted(fields[node])
             stores = tuple(Output(node, f, here, slot(node.monoid, f)) for f in used)
             return Group(
                 node.origin.name,
@@ -221,11 +224,15 @@ def _alone(node: Node, fusing: _Fusing) -> Group:
             raise AssertionError("inputs and constants are not computed")
 
 
-def _fields_used(node: Reduce, fusing: _Fusing) -> tuple[int, ...]:
-    used = {f for _, n, f in fusing.graph.outputs if n is node}
-    for bodies in fusing.bodies.values():
-        used |= {e.field for e in walk(*bodies) if isinstance(e, Read) and e.source is node}
-    return tuple(sorted(used))
+def _fields_used(fusing: _Fusing) -> dict[Node, set[int]]:
+    """The output fields of every node that something reads."""
+    used: dict[Node, set[int]] = defaultdict(set)
+    for _, node, field in fusing.graph.outputs:
+        used[node].add(field)
+    for found in fusing.found.values():
+        for read in found:
+            used[read.source].add(read.field)
+    return used
 
 
 def _origins(*nodes: Node) -> tuple[Origin, ...]:

@@ -61,14 +61,14 @@ INTEGERS = st.recursive(
 
 
 @given(INTEGERS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_an_interval_holds_every_value(expr: Expr) -> None:
     low, high = interval(expr)
     assert all(low <= value(expr, p) <= high for p in POINTS)
 
 
 @given(conditions(INTEGERS), INTEGERS, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_a_condition_tells_is_true_where_it_holds(
     condition: Expr, expr: Expr, truth: bool
 ) -> None:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import product
 
-from sdlc.graph.expr import Apply, Expr, Index, Literal, Read
+from sdlc.graph.expr import Apply, Expr, Index, Literal
 from sdlc.graph.types import DType
 
 Interval = tuple[int, int]
@@ -53,14 +52,7 @@ class Linear:
 
 def interval(expr: Expr, ranges: Ranges = FULL) -> Interval:
     """An inclusive interval that holds every value of an i32 expression."""
-    form = _fold_remainders(linear(expr))
-    low = high = form.constant
-    for atom, coefficient in form.terms.items():
-        a, b = _atom(atom, ranges)
-        low += min(coefficient * a, coefficient * b)
-        high += max(coefficient * a, coefficient * b)
-    known = ranges.bounds.get(expr)
-    return (low, high) if known is None else (max(low, known[0]), min(high, known[1]))
+    return _Solver(ranges).interval(expr)
 
 
 def inside(expr: Expr, extent: int, ranges: Ranges) -> bool:
@@ -73,22 +65,76 @@ def inside(expr: Expr, extent: int, ranges: Ranges) -> bool:
 
 def linear(expr: Expr) -> Linear:
     """The linear form over atoms: axes and everything that is not a sum or a multiple."""
-    match expr:
-        case Literal(value=value, dtype=DType.I32):
-            return Linear({}, int(value))
-        case Apply(op="add", args=(a, b)):
-            return linear(a).plus(linear(b))
-        case Apply(op="sub", args=(a, b)):
-            return linear(a).plus(linear(b), -1)
-        case Apply(op="neg", args=(a,)):
-            return Linear({}, 0).plus(linear(a), -1)
-        case Apply(op="mul", args=(a, b)):
-            left, right = linear(a), linear(b)
-            if not left.terms:
-                return Linear({}, 0).plus(right, left.constant)
-            if not right.terms:
-                return Linear({}, 0).plus(left, right.constant)
-    return Linear({expr: 1}, 0)
+    return _Solver(FULL).linear(expr)
+
+
+@dataclass(frozen=True, slots=True)
+class _Solver:
+    """One question about one set of ranges; shared subexpressions are answered once."""
+
+    ranges: Ranges
+    forms: dict[Expr, Linear] = field(default_factory=dict)
+    intervals: dict[Expr, Interval] = field(default_factory=dict)
+
+    def linear(self, expr: Expr) -> Linear:
+        if expr not in self.forms:
+            self.forms[expr] = self._linear(expr)
+        return self.forms[expr]
+
+    def _linear(self, expr: Expr) -> Linear:
+        match expr:
+            case Literal(value=value, dtype=DType.I32):
+                return Linear({}, int(value))
+            case Apply(op="add", args=(a, b)):
+                return self.linear(a).plus(self.linear(b))
+            case Apply(op="sub", args=(a, b)):
+                return self.linear(a).plus(self.linear(b), -1)
+            case Apply(op="neg", args=(a,)):
+                return Linear({}, 0).plus(self.linear(a), -1)
+            case (
+                Apply(op="mul", args=(a, Literal() as b))
+                | Apply(op="mul", args=(Literal() as b, a))
+            ):
+                return Linear({}, 0).plus(self.linear(a), int(b.value))
+        return Linear({expr: 1}, 0)
+
+    def interval(self, expr: Expr) -> Interval:
+        if expr not in self.intervals:
+            low, high = self.of_form(_fold_remainders(self.linear(expr)))
+            known = self.ranges.bounds.get(expr, (low, high))
+            self.intervals[expr] = (max(low, known[0]), min(high, known[1]))
+        return self.intervals[expr]
+
+    def of_form(self, form: Linear) -> Interval:
+        low = high = form.constant
+        for atom, coefficient in form.terms.items():
+            a, b = self.atom(atom)
+            low += min(coefficient * a, coefficient * b)
+            high += max(coefficient * a, coefficient * b)
+        return low, high
+
+    def atom(self, atom: Expr) -> Interval:
+        low, high = self._structural(atom)
+        known = self.ranges.bounds.get(atom)
+        return (low, high) if known is None else (max(low, known[0]), min(high, known[1]))
+
+    def _structural(self, atom: Expr) -> Interval:
+        match atom:
+            case Index():
+                return (0, atom.axis.extent - 1)
+            case Apply(op="select", args=(condition, then, otherwise)):
+                return self._select(condition, then, otherwise)
+            case Apply() if all(a.dtype is DType.I32 for a in atom.args):
+                return _applied(atom.op, tuple(self.interval(a) for a in atom.args))
+        return ANYTHING
+
+    def _select(self, condition: Expr, then: Expr, otherwise: Expr) -> Interval:
+        arms = [
+            (then, refine(condition, True, self.ranges)),
+            (otherwise, refine(condition, False, self.ranges)),
+        ]
+        reached = [interval(value, known) for value, known in arms if not known.dead]
+        return hull(reached) if reached else self.interval(then)
 
 
 def _fold_remainders(form: Linear) -> Linear:
@@ -104,31 +150,6 @@ def _fold_remainders(form: Linear) -> Linear:
                     rest = form.plus(inner, -factor).plus(Linear({atom: 1}, 0), -coefficient)
                     return rest.plus(Linear({Apply("mod", atom.args): 1}, 0), factor)
     return form
-
-
-def _atom(atom: Expr, ranges: Ranges) -> Interval:
-    low, high = _structural(atom, ranges)
-    known = ranges.bounds.get(atom)
-    return (low, high) if known is None else (max(low, known[0]), min(high, known[1]))
-
-
-def _structural(atom: Expr, ranges: Ranges) -> Interval:
-    match atom:
-        case Index():
-            return (0, atom.axis.extent - 1)
-        case Read(fill=None) if atom.source.dtypes[atom.field] is DType.I32:
-            return ANYTHING
-        case Apply(op="select", args=(condition, then, otherwise)):
-            return _select(condition, then, otherwise, ranges)
-        case Apply() if all(a.dtype is DType.I32 for a in atom.args):
-            return _applied(atom.op, tuple(interval(a, ranges) for a in atom.args))
-    return ANYTHING
-
-
-def _select(condition: Expr, then: Expr, otherwise: Expr, ranges: Ranges) -> Interval:
-    arms = [(then, refine(condition, True, ranges)), (otherwise, refine(condition, False, ranges))]
-    reached = [interval(value, known) for value, known in arms if not known.dead]
-    return hull(reached) if reached else interval(then, ranges)
 
 
 def _applied(op: str, args: tuple[Interval, ...]) -> Interval:
@@ -209,7 +230,7 @@ def _compare(op: str, a: Expr, b: Expr, ranges: Ranges) -> Ranges:
             return at_most_zero(negated, ranges)
         case "eq":
             return at_most_zero(negated, at_most_zero(difference, ranges))
-    low, high = _form_interval(difference, ranges)
+    low, high = _Solver(ranges).of_form(difference)
     return DEAD if low == high == 0 else ranges
 
 
@@ -230,12 +251,13 @@ def at_most_zero(form: Linear, ranges: Ranges) -> Ranges:
     """Every atom's bound that follows from `form <= 0`."""
     if ranges.dead:
         return ranges
-    low, _ = _form_interval(form, ranges)
+    solver = _Solver(ranges)
+    low, _ = solver.of_form(form)
     if low > 0:
         return DEAD
     bounds = dict(ranges.bounds)
     for atom, k in form.terms.items():
-        a, b = _atom(atom, ranges)
+        a, b = solver.atom(atom)
         slack = -(low - (k * a if k > 0 else k * b))  # k * atom <= slack
         if k > 0:
             b = min(b, slack // k)
@@ -243,11 +265,3 @@ def at_most_zero(form: Linear, ranges: Ranges) -> Ranges:
             a = max(a, -(slack // -k))
         bounds[atom] = (a, b)
     return Ranges(bounds)
-
-
-def _form_interval(form: Linear, ranges: Ranges) -> Interval:
-    def add(total: Interval, term: tuple[Expr, int]) -> Interval:
-        (a, b), k = _atom(term[0], ranges), term[1]
-        return (total[0] + min(k * a, k * b), total[1] + max(k * a, k * b))
-
-    return reduce(add, form.terms.items(), (form.constant, form.constant))

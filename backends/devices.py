@@ -18,8 +18,10 @@ from importlib.resources import files
 from typing import Any
 
 from sdlc.backends import opencl_device, opencl_loader, webgpu_device
+from sdlc.backends.target import load_target
 from sdlc.language.diagnostics import failure
 from sdlc.program.device import Device, DeviceInfo
+from sdlc.target import Target
 
 SOFTWARE, DISCRETE = "CPU", "DiscreteGPU"
 """WebGPU's adapter types. A GPU comes before every software driver."""
@@ -50,6 +52,15 @@ class Driver:
 def drivers() -> tuple[Driver, ...]:
     text = files("sdlc.backends").joinpath("drivers.toml").read_text("utf-8")
     return tuple(Driver(**entry) for entry in tomllib.loads(text)["driver"])
+
+
+def target_of(info: DeviceInfo) -> Target:
+    """The target whose programs suit a device: the first of drivers.toml that fits its name."""
+    text = files("sdlc.backends").joinpath("drivers.toml").read_text("utf-8")
+    names = f"{info.name} {info.vendor}".lower()
+    entries = tomllib.loads(text)["target"]
+    fits = (e for e in entries if e["kind"] in ("", info.kind) and e["reports"] in names)
+    return load_target(next(fits)["target"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.language.parse import parse_module

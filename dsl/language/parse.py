@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from lark.exceptions import UnexpectedInput
+
 from sdlc.graph.types import Span
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.language.parse_build import Builder

@@ -14,6 +14,7 @@ from typing import Any
 
 from lark import Token, Tree
 from lark.visitors import Transformer_NonRecursive
+
 from sdlc.graph.types import Span
 from sdlc.language import syntax
 from sdlc.language.diagnostics import Diagnostic

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+
 from sdlc.language.diagnostics import Diagnostic
 from sdlc.language.parse_grammar import tokens
 from sdlc.language.parse_lexical import classify, spoiled

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 
 from lark import Lark, Token
+
 from sdlc.language.parse_tokens import Layout
 
 

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from lark import Token
 from lark.exceptions import UnexpectedCharacters
+
 from sdlc.graph.types import Span
 from sdlc.language.diagnostics import Diagnostic
 from sdlc.language.parse_grammar import tokens

@@ -16,6 +16,7 @@ from typing import Any
 
 from lark import Token
 from lark.exceptions import UnexpectedInput, UnexpectedToken
+
 from sdlc.language.diagnostics import Diagnostic
 from sdlc.language.parse_errors import describe
 from sdlc.language.parse_grammar import tokens

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from lark import Token
+
 from sdlc.graph.types import Span
 from sdlc.language.parse_lexical import token_span
 

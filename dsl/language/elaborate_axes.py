@@ -43,11 +43,11 @@ def enter_axes(
     enclosing axes is forgotten: a reduction is computed for all their values.
     """
     _check_names(env, axes)
-    parts_of_shape = _declared_parts(env, axes, declared)
+    dimensions = _declared_parts(env, axes, declared)
     made: list[Axis] = []
     names, groups = dict(env.axes), dict(env.groups)
     for position, axis in enumerate(axes):
-        extents = _extents(env, axis, axes, bodies, parts_of_shape[position], declared)
+        extents = _extents(env, axis, axes, bodies, dimensions[position])
         found: list[Axis] = []
         for number, extent in enumerate(extents):
             name = f"{axis.name}{number}" if axis.spread and len(extents) > 1 else axis.name
@@ -84,7 +84,7 @@ def _check_names(env: Env, axes: Sequence[AxisRange]) -> None:
 
 def _declared_parts(
     env: Env, axes: Sequence[AxisRange], declared: tuple[str, Extents] | None
-) -> list[Extents | None]:
+) -> list[tuple[str, Extents] | None]:
     """The dimensions of a declared result that each axis stands for."""
     if declared is None:
         return [None] * len(axes)
@@ -100,13 +100,13 @@ def _declared_parts(
             f"its declared shape is {shape_text(shape)}",
             help=f"write one axis for each dimension, or one `*` for the rest: `{name}[*rest]`",
         )
-    parts: list[Extents | None] = []
+    found: list[tuple[str, Extents] | None] = []
     position = 0
     for axis in axes:
         width = rest if axis.spread else 1
-        parts.append(shape[position : position + width])
+        found.append((name, shape[position : position + width]))
         position += width
-    return parts
+    return found
 
 
 def _reach(axes: Sequence[AxisRange]) -> Span | None:
@@ -116,35 +116,43 @@ def _reach(axes: Sequence[AxisRange]) -> Span | None:
     return Span(first.file, first.line, first.column, last.end_line, last.end_column)
 
 
+def _written(
+    env: Env, axis: AxisRange, extent: int, declared: tuple[str, Extents] | None
+) -> Extents:
+    """An extent that is written, checked against the declared one if there is one."""
+    if declared is not None and declared[1] != (extent,):
+        raise env.fail(
+            "E033",
+            f"axis `{axis.name}` does not fit the declared shape of `{declared[0]}`",
+            axis.span,
+            f"{extent} here, {declared[1][0]} declared",
+            help=f"leave the extent out: `{axis.name}` is then as long as declared",
+        )
+    if extent < 1:
+        raise env.fail(
+            "E038",
+            f"axis `{axis.name}` has no elements",
+            axis.span,
+            f"it is {extent}",
+            help="an axis has at least one element; check what it is computed from",
+        )
+    return (extent,)
+
+
 def _extents(
     env: Env,
     axis: AxisRange,
     axes: Sequence[AxisRange],
     bodies: Sequence[Expression],
-    part: Extents | None,
     declared: tuple[str, Extents] | None,
 ) -> Extents:
+    """How long an axis is, a group of axes one after another. `declared`: the result's name and
+    the dimensions that the axis stands for."""
     if axis.extent is not None:
         extent = env.integer(axis.extent, f"the extent of axis `{axis.name}`")
-        if part is not None and part != (extent,) and declared is not None:
-            raise env.fail(
-                "E033",
-                f"axis `{axis.name}` does not fit the declared shape of `{declared[0]}`",
-                axis.span,
-                f"{extent} here, {part[0]} declared",
-                help=f"leave the extent out: `{axis.name}` is then as long as declared",
-            )
-        if extent < 1:
-            raise env.fail(
-                "E038",
-                f"axis `{axis.name}` has no elements",
-                axis.span,
-                f"it is {extent}",
-                help="an axis has at least one element; check what it is computed from",
-            )
-        return (extent,)
-    if part is not None:
-        return part
+        return _written(env, axis, extent, declared)
+    if declared is not None:
+        return declared[1]
     read = _from_reads(env, axis, bodies)
     if read is not None:
         return read

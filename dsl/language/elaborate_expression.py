@@ -7,6 +7,7 @@ known when the program is built selects a branch, and the other is not looked at
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import assert_never
 
@@ -241,34 +242,24 @@ def _call_function(env: Env, node: Call, definition: Function) -> Value:
             help="a `fn` is expanded where it is called, so it cannot call itself",
         )
 
-    def expand(values: Sequence[Value], scalar_env: bool, ranges_of: Env) -> Value:
-        names = dict(zip(definition.parameters, values, strict=True))
-        frame = Frame(
-            env.session,
-            definition,
-            names,
-            caller=env.frame,
-            site=node.span,
-            depth=env.frame.depth + 1,
-        )
-        inner = Env(
-            frame,
-            scalar_env,
-            enclosing=ranges_of.enclosing,
-            ranges=ranges_of.ranges,
-            statement=env.statement,
-        )
-        return inner.evaluate(definition.body)
-
     if env.scalar or not any(is_tensor(o.value) for o in operands):
-        return expand([o.value for o in operands], env.scalar, env)
+        return _expand(env, node, definition, [o.value for o in operands])
 
     def at_a_point(args: Sequence[Expr]) -> Expr:
         axes = {e.axis: None for e in walk(*args) if isinstance(e, Index)}
         point = Env(env.frame, True, enclosing=tuple(axes))
-        return scalar(point, Operand(expand(list(args), True, point), node.span))
+        return scalar(point, Operand(_expand(point, node, definition, args), node.span))
 
     return lift(env, operands, node.span, at_a_point)
+
+
+def _expand(env: Env, node: Call, definition: Function, values: Sequence[Value]) -> Value:
+    """The body of a `fn`: it sees its parameters only, at the point where the call stands."""
+    names = dict(zip(definition.parameters, values, strict=True))
+    depth = env.frame.depth + 1
+    frame = Frame(env.session, definition, names, caller=env.frame, site=node.span, depth=depth)
+    inner = replace(env, frame=frame, axes={}, groups={})
+    return inner.evaluate(definition.body)
 
 
 # ---- looking at values -------------------------------------------------------------------------

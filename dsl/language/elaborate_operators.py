@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sdlc.graph.expr import Axis, Expr, Index, Literal, Read, substitute
+from sdlc.graph.expr import Axis, Expr, Literal, Read, substitute
 from sdlc.graph.node import Input, Map, Reduce
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import DType, Span
@@ -321,10 +321,6 @@ def _identity(value: Elementwise) -> Tensor | None:
             if where == indices(value.axes) and source.shape == value.shape:
                 return Tensor(source, field)
     return None
-
-
-def is_axis(expr: Expr, axis: Axis) -> bool:
-    return isinstance(expr, Index) and expr.axis == axis
 
 
 # ---- compile-time values -----------------------------------------------------------------------

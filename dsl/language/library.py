@@ -21,7 +21,8 @@ from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.language.parse import parse_module
 from sdlc.language.syntax import Definition, Function, Import, Module, MonoidDefinition
 
-Callable = Definition | Function
+Operator = Definition | Function
+"""What can be called."""
 AnyDefinition = Definition | Function | MonoidDefinition
 
 
@@ -31,7 +32,7 @@ class Library:
 
     entry_module: Module
     modules: tuple[Module, ...]
-    callables: Mapping[str, Callable]
+    callables: Mapping[str, Operator]
     monoids: Mapping[str, MonoidDefinition]
     prelude: Prelude
     sources: Mapping[str, str]
@@ -40,7 +41,7 @@ class Library:
     def definitions(self) -> dict[str, AnyDefinition]:
         return {**self.monoids, **self.callables}
 
-    def callables_in(self, file: str) -> Mapping[str, Callable]:
+    def callables_in(self, file: str) -> Mapping[str, Operator]:
         """The ops, blocks, models and functions in scope in a file."""
         return self.prelude.callables if file in self.prelude.files else self.callables
 
@@ -52,7 +53,7 @@ class Library:
 class Prelude:
     modules: tuple[Module, ...]
     files: frozenset[str]
-    callables: Mapping[str, Callable]
+    callables: Mapping[str, Operator]
     monoids: Mapping[str, MonoidDefinition]
 
 
@@ -128,8 +129,8 @@ def _read(path: Path, wanted: Import | None, sources: Mapping[str, str]) -> str:
 
 def _collect(
     modules: Iterable[Module], sources: Mapping[str, str]
-) -> tuple[dict[str, Callable], dict[str, MonoidDefinition]]:
-    callables: dict[str, Callable] = {}
+) -> tuple[dict[str, Operator], dict[str, MonoidDefinition]]:
+    callables: dict[str, Operator] = {}
     monoids: dict[str, MonoidDefinition] = {}
     problems: list[Diagnostic] = []
     for definition in (d for m in modules for d in m.definitions):

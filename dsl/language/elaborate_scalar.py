@@ -14,6 +14,7 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+
 from sdlc.graph.expr import Apply, Expr, Literal
 from sdlc.graph.scalar import SCALARS, result_type
 from sdlc.graph.types import DType

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
+
 from sdlc.graph.expr import Axis, Expr, Index, Literal, Read
 from sdlc.graph.node import Const
 from sdlc.graph.types import Array, DType, Span

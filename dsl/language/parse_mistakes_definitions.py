@@ -115,6 +115,7 @@ _DEFINITIONS = (
         "definitions do not nest",
         "write `{found} {after}` at the top of the file, outside of this definition",
         found="KIND FN MONOID",
+        after="NAME",
         accepted="RETURN",
     ),
     Mistake(
@@ -195,7 +196,7 @@ _DEFINITIONS = (
         "E014",
         "the result's type stands after `->`",
         "write `-> T[n]`",
-        found="COLON",
+        found="COLON NAME LPAR",
         accepted="ARROW",
     ),
     Mistake(
@@ -217,6 +218,21 @@ _DEFINITIONS = (
         accepted="COLON",
         test=lambda here: here.in_signature,
         point=-1,
+    ),
+    Mistake(
+        "E014",
+        "several results have names",
+        "write `-> (mean: T[n], var: T[n])`",
+        found="COMMA",
+        before="RSQB",
+        accepted="WHERE",
+    ),
+    Mistake(
+        "E014",
+        "the parameters of an `fn` have no types",
+        "they are scalars: `fn name(x, y) = x * y`; an `op` works on tensors",
+        found="COLON",
+        test=lambda here: here.starts("FN") and here.opener == here.statement + 2,
     ),
     Mistake(
         "E014",

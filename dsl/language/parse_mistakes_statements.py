@@ -18,6 +18,17 @@ def _before_semicolon(here: Situation) -> bool:
     return here.in_call and here.type(-2) in ("LPAR", "COMMA") and not here.earlier("SEMI")
 
 
+def _assigned(here: Situation) -> bool:
+    """Whether an `=` follows the bracket that opens here."""
+    depth = 0
+    for at in range(here.index, len(here.tokens)):
+        kind = here.tokens[at].type
+        depth += (kind == "LPAR") - (kind == "RPAR")
+        if depth == 0:
+            return here.type(at + 1 - here.index) == "EQUAL"
+    return False
+
+
 def _missing_over(here: Situation) -> bool:
     return here.word(-1) in REDUCTIONS and here.type(-2) != "REDUCE"
 
@@ -86,6 +97,13 @@ _STATEMENTS = (
     ),
     Mistake(
         "E013",
+        "attributes are separated by commas",
+        "only one `;` stands in a call: `f(x; a = 1, b = 2)`",
+        found="SEMI",
+        test=lambda here: here.in_call and here.earlier("SEMI"),
+    ),
+    Mistake(
+        "E013",
         "a value is given with `=`",
         "write `{before} = …`",
         found="COLON",
@@ -105,6 +123,15 @@ _STATEMENTS = (
         "write one assignment on each line; a comparison is `==`",
         found="EQUAL",
         test=lambda here: here.opener is None and here.earlier("EQUAL"),
+    ),
+    Mistake(
+        "E018",
+        "a tensor's indices stand in brackets",
+        "write `{before}[i] = …`",
+        found="LPAR",
+        before="NAME",
+        accepted="EQUAL",
+        test=_assigned,
     ),
     Mistake(
         "E018",
@@ -197,6 +224,28 @@ _STATEMENTS = (
     ),
     Mistake(
         "E018",
+        "names stand without parentheses here",
+        "write `a, b = f(x)` or `for i, x in list { … }`",
+        found="LPAR",
+        test=lambda here: here.type(-1) == "FOR" or "RETURN" in here.accepted,
+    ),
+    Mistake(
+        "E018",
+        "the block of this `{first}` is missing",
+        "blocks stand in braces: `{first} … { … }`",
+        found="_NL",
+        accepted="LBRACE",
+        test=lambda here: here.starts("FOR", "IF"),
+    ),
+    Mistake(
+        "E012",
+        "`else` has no condition",
+        "write `else if c { … }`",
+        before="ELSE",
+        accepted="LBRACE",
+    ),
+    Mistake(
+        "E018",
         "blocks stand in braces",
         "write `{first} … { … }`",
         found="COLON",
@@ -220,6 +269,13 @@ _EXPRESSIONS = (
         "a field is a name, not a number",
         "a record's field is read as `s.m`; after a label, `layers.{found}: f(…)`, a call follows",
         found="NUMBER",
+        before="DOT",
+    ),
+    Mistake(
+        "E018",
+        "a label ends with a colon and names a call",
+        "write `blocks.{i}: f(x)`",
+        found="LBRACE",
         before="DOT",
     ),
     Mistake(
@@ -255,6 +311,13 @@ _EXPRESSIONS = (
     ),
     Mistake(
         "E010",
+        "a reduction begins with its name and its axes",
+        "write `sum over i of x[i]`",
+        found="OVER",
+        test=lambda here: "PLUS" in here.accepted,
+    ),
+    Mistake(
+        "E010",
         "the range of an axis is written `i < n`",
         "write `sum over i < n of x[i]`; without a range, the axis runs over all of `x`",
         found="IN EQUAL",
@@ -282,6 +345,23 @@ _EXPRESSIONS = (
         "write `a < b and b < c`",
         found="COMPARE LESS IN",
         test=_chained,
+    ),
+    Mistake(
+        "E012",
+        "a choice begins with its condition",
+        "write `if c then a else b`",
+        found="IF",
+        test=lambda here: "PLUS" in here.accepted,
+    ),
+    Mistake(
+        "E001",
+        "nothing stands between `{before}` and `{found}`",
+        "a call is `{before}({found})`, a product `{before} * {found}`; statements stand on lines "
+        "of their own",
+        found="NAME NUMBER STRING",
+        before="NAME",
+        accepted="PLUS",
+        test=lambda here: here.opener is None and "_NL" in here.accepted,
     ),
     Mistake(
         "E012",

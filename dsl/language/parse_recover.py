@@ -49,14 +49,17 @@ def _errors_of(text: str, bad: list[Spoiled], file: str, parse: Parse) -> list[D
     crossed = bracket_error(tokens(text), text, file)
     if crossed is not None:
         # What an open string swallowed may have been the partner.
-        return [] if any(part.end > part.start + 1 for part in bad) else [crossed]
+        swallowed = any(part.end > part.start + 1 for part in bad)
+        return [] if swallowed else [_earlier(crossed, text, file, parse)]
     for part in bad:
         if part.end > part.start:
             text = _without(text, part.start)
     found: list[Diagnostic] = []
     while len(found) < MAX_ERRORS:
         try:
-            return found + parse(text, file, "module")[1]
+            problems = parse(text, file, "module")[1]
+            # What a monoid lacks may be what was blanked.
+            return found + [p for p in problems if not (found and p.code == "E016")]
         except UnexpectedInput as error:
             found.append(describe(error, text, file))
             shorter = _without(text, _position(error))
@@ -64,6 +67,19 @@ def _errors_of(text: str, bad: list[Spoiled], file: str, parse: Parse) -> list[D
                 return found
             text = shorter
     return found
+
+
+def _earlier(crossed: Diagnostic, text: str, file: str, parse: Parse) -> Diagnostic:
+    """The first error of a text with a lone `}`: before it a `{` may be missing."""
+    if crossed.label:
+        return crossed
+    try:
+        parse(text, file, "module")
+    except UnexpectedInput as error:
+        first = describe(error, text, file)
+        lines = [d.span.line for d in (first, crossed) if d.span is not None]
+        return first if lines[:1] < lines[1:] else crossed
+    return crossed
 
 
 def _position(error: UnexpectedInput) -> int:

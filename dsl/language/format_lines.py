@@ -111,13 +111,15 @@ def _inner(text: str) -> str:
 
 def fill(line: Sequence[Word], first: int, rest: int) -> list[str]:
     """The words as lines, the first indented by `first` columns, the others by `rest`."""
-    text = " " * first + join(line)
-    if len(text) <= WIDTH:
-        return [text]
-    at = _best_break(line, first)
-    if at is None:
-        return [text]
-    return [" " * first + join(line[:at]), *fill(line[at:], rest, rest)]
+    lines: list[str] = []
+    indent = first
+    while True:
+        text = " " * indent + join(line)
+        at = _best_break(line, indent) if len(text) > WIDTH else None
+        if at is None:
+            return [*lines, text]
+        lines.append(" " * indent + join(line[:at]))
+        line, indent = line[at:], rest
 
 
 def _best_break(line: Sequence[Word], indent: int) -> int | None:

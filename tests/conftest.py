@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
 ForAll = Callable[[SearchStrategy[Any], Callable[[Any], None], int, float], None]
@@ -39,6 +39,7 @@ def for_all(request: pytest.FixtureRequest) -> ForAll:
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate, Phase.shrink),
         )
 
         def test(value: Any) -> None:

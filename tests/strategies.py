@@ -311,20 +311,25 @@ class Attempt:
             inside += f"; {', '.join(self.attributes)}"
         call = f"{label}{self.definition.name}({inside})"
         line = f"{', '.join(names)} = {call}"
-        if is_block and not self._admitted(line, results):
+        if (is_block or self._unusual()) and not self._admitted(line, results):
             raise Unsolved
         self.sketch.lines.append(line)
         self.sketch.inputs += self.made
         self.sketch.tensors += [*self.made, *results]
 
+    def _unusual(self) -> bool:
+        """Whether a type that the definition leaves open is not a float here."""
+        return any(t not in FLOATS for t in self.binding.types.values())
+
     def _admitted(self, line: str, results: list[Tensor]) -> bool:
-        """Whether the call meets the `where`s of what the block is made of."""
+        """Whether the call meets the `where`s of what a block is made of, and its arithmetic is
+        defined for the element types."""
         inputs = [t for t in (*self.sketch.tensors, *self.made) if t.name in self.arguments]
         trial = Sketch(self.sketch.precision, inputs, results, [line])
         try:
             build(load(None, program_text(trial)), None, {}, {}, DType(trial.precision))
         except SdlError as error:
-            return not guarded(error)
+            return not (guarded(error) or self._unusual())
         return True
 
     def _parameter(self, parameter: Parameter) -> None:
@@ -370,7 +375,8 @@ class Attempt:
                 shape.append(solve(dimension, self.binding.names))
         element = self.binding.types.get(type.element, type.element)
         if element[:1].isupper():
-            element = self.sketch.precision
+            rare = self.draw(st.integers(0, 15))
+            element = {14: "i32", 15: "bool"}.get(rare, self.sketch.precision)
         name = f"x{len(self.sketch.inputs) + len(self.made)}"
         made = Tensor(name, element, tuple(shape))
         if prod(shape) > LARGEST or min(shape, default=1) < 1:

@@ -15,8 +15,8 @@ from dataclasses import replace
 from sdlc.backends.grids import check_limits, fold_grid, split_groups
 from sdlc.backends.scalars import expand_functions, floor_division, round_through_memory
 from sdlc.backends.vectors import (
+    align_halves,
     bind_indices,
-    pair_halves,
     split_vectors,
     vector_buffers,
     widen_half_arrays,
@@ -34,7 +34,7 @@ PASSES: tuple[Pass, ...] = (
     expand_functions,
     floor_division,
     split_vectors,
-    pair_halves,
+    align_halves,
     vector_buffers,
     bind_indices,
     check_limits,

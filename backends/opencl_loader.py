@@ -18,7 +18,6 @@ import importlib
 import os
 import sys
 import tempfile
-import warnings
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
@@ -105,7 +104,4 @@ def prepare() -> None:
 def load_opencl() -> ModuleType:
     """pyopencl, with the installed CPU runtime in its list. Raises ImportError without pyopencl."""
     prepare()
-    cl = importlib.import_module("pyopencl")
-    # Some drivers report every successful build; failures are raised all the same.
-    warnings.filterwarnings("ignore", category=cl.CompilerWarning)
-    return cl
+    return importlib.import_module("pyopencl")

@@ -27,6 +27,7 @@ from math import isfinite
 from typing import ClassVar, assert_never
 
 import numpy as np
+
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Assign,

@@ -39,7 +39,6 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
-    Space,
     Stmt,
     Store,
     Type,
@@ -47,11 +46,10 @@ from sdlc.kernel.ir import (
     Vector,
     WorkId,
     operands,
-    statements,
     walk,
     with_operands,
 )
-from sdlc.language.diagnostics import failure
+from sdlc.language.diagnostics import SdlError, failure
 from sdlc.target import Capabilities
 
 
@@ -253,33 +251,58 @@ def widen_half_arrays(kernel: Kernel, caps: Capabilities, language: str) -> Kern
     return replace(kernel, body=map_statements(kernel.body, visit), arrays=arrays)
 
 
-def pair_halves(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
-    """Buffers of halves in a language without f16, where two share a word: a vector load at an odd
-    index → a vector of scalar loads. A store must own whole words: else raises SdlError (D022)."""
-    if caps.f16_arithmetic or language != "wgsl":
+def align_halves(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Vectors of halves at an index that may be odd, in a language without f16 → scalar accesses.
+
+    In WGSL two halves share a word, so a store must own whole words: else raises SdlError (D022).
+    In OpenCL C `vload_half8` may be unaligned, but a driver without f16 was seen to read it with an
+    aligned instruction and crash.
+    """
+    if caps.f16_arithmetic:
         return kernel
     values = definitions(kernel)
-    for stmt in statements(kernel.body):
-        if isinstance(stmt, Store) and stmt.buffer.dtype is DType.F16:
-            _require_pairs(kernel, stmt.buffer, stmt.index, stmt.value.type.lanes, values)
+
+    def aligned(index: Expr, lanes: int) -> bool:
+        return divisible(index, 2 if language == "wgsl" else lanes, values)
 
     def change(e: Expr, here: Here) -> Expr:
         if not isinstance(e, Load) or e.lanes == 1 or e.buffer.dtype is not DType.F16:
             return e
-        if e.buffer.space is not Space.GLOBAL or divisible(e.index, 2, values):
+        if aligned(e.index, e.lanes):
             return e
         return Vector(tuple(Load(e.buffer, plus(e.index, n)) for n in range(e.lanes)))
 
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        if not isinstance(stmt, Store) or stmt.buffer.dtype is not DType.F16:
+            return (stmt,)
+        lanes = stmt.value.type.lanes
+        if language == "wgsl":
+            if lanes == 1 or not aligned(stmt.index, lanes):
+                raise _single_halves(kernel, stmt.buffer)
+            return (stmt,)
+        return (stmt,) if aligned(stmt.index, lanes) else _one_by_one(stmt, Here(fresh, {}))
+
+    fresh = Fresh(kernel)
+    kernel = replace(kernel, body=map_statements(kernel.body, visit))
     return expand(kernel, change)
 
 
-def _require_pairs(
-    kernel: Kernel, buffer: Buffer, index: Expr, lanes: int, values: dict[Expr, Expr]
-) -> None:
-    if lanes % 2 or not divisible(index, 2, values):
-        raise failure(
-            "D022",
-            f"kernel {kernel.name} stores single f16 elements of {buffer.name}, and this device "
-            "has no 16-bit stores",
-            "use --precision f32, or a device with shader-f16",
-        )
+def _one_by_one(stmt: Store, here: Here) -> tuple[Stmt, ...]:
+    """A store of a vector as stores of its lanes."""
+    value = stmt.value
+    if isinstance(value, Cast):
+        wide = here.bind(value.value, "value")
+        lanes: list[Expr] = [Cast(Extract(wide, n), value.dtype) for n in range(value.type.lanes)]
+    else:
+        lanes = [Extract(value, n) for n in range(value.type.lanes)]
+    made = [replace(stmt, index=plus(stmt.index, n), value=lane) for n, lane in enumerate(lanes)]
+    return (*here.before, *made)
+
+
+def _single_halves(kernel: Kernel, buffer: Buffer) -> SdlError:
+    return failure(
+        "D022",
+        f"kernel {kernel.name} stores single f16 elements of {buffer.name}, and this device "
+        "has no 16-bit stores",
+        "use --precision f32, or a device with shader-f16",
+    )

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+
+from kernels import EXAMPLES, Example, add, lt, mul, numbers, read, splat, write
 from sdlc.graph.types import Array, DType, Origin, Span
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import (
@@ -37,8 +39,6 @@ from sdlc.kernel.ir import (
     f32,
     i32,
 )
-
-from kernels import EXAMPLES, Example, add, lt, mul, numbers, read, splat, write
 
 GX, LX = WorkId("group", 0), WorkId("lane", 0)
 F32X8, F32X16 = Type(DType.F32, 8), Type(DType.F32, 16)

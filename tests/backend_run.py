@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
+
 from sdlc.backends.devices import open_device
 from sdlc.graph.types import Array
 from sdlc.kernel.ir import Access, Kernel

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
+
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.ir import (
     I32,

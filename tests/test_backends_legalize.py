@@ -1,0 +1,208 @@
+"""Legalisation keeps the meaning of kernels, and refuses what no rewrite can fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backend_kernels import (
+    EXACT,
+    crossing_lanes,
+    divisions,
+    even_grid,
+    half_windows,
+    large_grid,
+    large_group,
+    one_dimensional,
+    wide_vectors,
+)
+from backend_strategies import inputs, kernels
+from conftest import ForAll
+from kernels import LX, Example, add, mul, numbers, read, staged_matmul, write
+from sdlc.backends.legalize import PASSES, legalize, within_language
+from sdlc.backends.rewrite import accesses, divisible, expressions, plus
+from sdlc.graph.types import Array, DType
+from sdlc.kernel.interpret import interpret
+from sdlc.kernel.ir import Call, Cast, Kernel, Load, Store, Var, call, f32, i32
+from sdlc.language.diagnostics import SdlError
+from sdlc.target import Capabilities
+
+MANY = 32
+LIMITS: dict[str, Capabilities] = {
+    "opencl": Capabilities(
+        ("opencl",),
+        vector_widths=(1, 2, 4, 8, 16),
+        max_work_items=4096,
+        max_group=(4096, 4096, 64),
+        max_storage_buffers=MANY,
+    ),
+    "wgsl": Capabilities(("wgsl",), f16_arithmetic=True, max_storage_buffers=MANY),
+    "wgsl without f16": Capabilities(("wgsl",), max_storage_buffers=MANY, max_groups=1000),
+    "scalars": Capabilities(
+        ("opencl",),
+        f16_arithmetic=True,
+        vector_widths=(1,),
+        max_storage_buffers=MANY,
+        missing_functions=("erf", "pow", "tanh", "sin", "cos"),
+    ),
+}
+NO_SINGLE_HALVES = "wgsl without f16"
+
+
+def same(want: dict[str, Array], got: dict[str, Array]) -> None:
+    """Equal wherever the kernel wrote."""
+    assert want.keys() == got.keys()
+    for name, array in want.items():
+        wrote = ~np.isnan(array.astype(np.float64))
+        np.testing.assert_array_equal(got[name][wrote], array[wrote], err_msg=name)
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("make", EXACT)
+def test_examples_keep_their_meaning(make: Callable[[], Example], limits: str) -> None:
+    example, caps = make(), LIMITS[limits]
+    want = interpret(example.kernel, example.inputs)
+    same(want, interpret(legalize(example.kernel, caps, caps.languages[0]), example.inputs))
+
+
+@pytest.mark.parametrize("limits", [n for n in LIMITS if n != NO_SINGLE_HALVES])
+def test_random_kernels_keep_their_meaning(for_all: ForAll, limits: str) -> None:
+    caps = LIMITS[limits]
+
+    def check(kernel: Kernel) -> None:
+        held = {b.name for b in kernel.buffers}
+        given = {n: a for n, a in inputs().items() if n in held}
+        want = interpret(kernel, given)
+        same(want, interpret(legalize(kernel, caps, caps.languages[0]), given))
+
+    for_all(kernels(), check, 60, 0.1)
+
+
+@pytest.mark.parametrize("rewrite", PASSES)
+def test_every_pass_keeps_the_meaning_by_itself(rewrite: Callable[..., Kernel]) -> None:
+    caps = within_language(LIMITS["wgsl"], "wgsl")
+    for make in EXACT:
+        example = make()
+        if rewrite.__name__ == "check_limits" and make in (large_grid, even_grid, large_group):
+            continue
+        made = rewrite(example.kernel, caps, "wgsl")
+        same(interpret(example.kernel, example.inputs), interpret(made, example.inputs))
+
+
+def test_nothing_changes_where_nothing_is_missing() -> None:
+    caps = replace(LIMITS["opencl"], f16_arithmetic=True)
+    kernel = staged_matmul().kernel
+    assert legalize(kernel, caps, "opencl") == kernel
+
+
+def test_no_vector_stays_wider_than_the_widest() -> None:
+    for make in (wide_vectors, crossing_lanes):
+        made = legalize(make().kernel, LIMITS["wgsl"], "wgsl")
+        assert max(e.type.lanes for e in expressions(made)) == 4
+        assert max(lanes for _, _, lanes in accesses(made)) == 4
+
+
+def test_divisions_are_of_non_negative_numbers() -> None:
+    """The languages truncate: every operand that is divided must show that it is not negative."""
+    made = legalize(divisions().kernel, LIMITS["wgsl"], "wgsl")
+    divided = [e for e in expressions(made) if isinstance(e, Call) and e.op in ("floordiv", "mod")]
+    assert divided
+    for e in divided:
+        assert isinstance(e.args[0], Call) and e.args[0].op == "max"
+
+
+def test_division_of_work_ids_needs_no_correction() -> None:
+    x, out = read("x", 32), write("out", 32)
+    at = call("add", mul(call("mod", LX, i32(8)), 4), call("floordiv", LX, i32(8)))
+    kernel = one_dimensional("k", (x, out), (Store(out, LX, Load(x, at)),))
+    assert legalize(kernel, LIMITS["opencl"], "opencl").body == kernel.body
+
+
+def test_grids_fold_exactly_where_they_can() -> None:
+    made = legalize(even_grid().kernel, LIMITS["wgsl"], "wgsl")
+    assert made.grid == (43690, 6, 1) or made.grid == (32768, 8, 1)
+    guarded = legalize(large_grid().kernel, LIMITS["wgsl"], "wgsl")
+    assert guarded.grid == (35001, 2, 1)
+    assert legalize(large_group().kernel, LIMITS["wgsl"], "wgsl").group == (256, 1, 1)
+
+
+def test_vector_buffers() -> None:
+    made = legalize(wide_vectors().kernel, LIMITS["opencl"], "opencl")
+    assert {b.name: b.lanes for b in made.buffers} == {"x": 16, "out": 16, "top": 8}
+
+
+def test_divisible() -> None:
+    n = Var("n", i32(0).type)
+    index = add(mul(LX, 8), mul(n, 4), 12)
+    assert divisible(index, 4, {}) and not divisible(index, 8, {})
+    assert not divisible(add(n, 4), 4, {}) and divisible(add(n, 4), 4, {n: mul(LX, 4)})
+    assert plus(add(n, 3), 2) == add(n, 5) and plus(i32(3), 2) == i32(5) and plus(n, 0) is n
+
+
+def refused(kernel: Kernel, caps: Capabilities) -> str:
+    with pytest.raises(SdlError) as caught:
+        legalize(kernel, caps, caps.languages[0])
+    return str(caught.value)
+
+
+def test_what_cannot_fit_is_refused_with_need_and_limit() -> None:
+    kernel, caps = staged_matmul().kernel, LIMITS["wgsl"]
+    message = refused(kernel, replace(caps, local_bytes=256))
+    assert "D023" in message and "staged_matmul needs 512 bytes of local memory" in message
+    assert "the limit is 256" in message and "help" in message
+    assert "work-items" in refused(kernel, replace(caps, max_work_items=32))
+    assert "3 buffers; the limit is 2" in refused(kernel, replace(caps, max_storage_buffers=2))
+    assert "bytes in the buffer" in refused(kernel, replace(caps, max_binding=64))
+    assert "work-groups" in refused(large_grid().kernel, replace(caps, max_groups=200))
+
+
+def test_single_halves_need_16_bit_stores() -> None:
+    x, out = read("x", 32, DType.F16), write("out", 32, DType.F16)
+    value = Cast(call("mul", Cast(Load(x, LX), DType.F32), f32(2.0)), DType.F16)
+    kernel = one_dimensional("k", (x, out), (Store(out, LX, value),))
+    message = refused(kernel, LIMITS["wgsl without f16"])
+    assert "D022" in message and "--precision f32" in message
+    legalize(half_windows().kernel, LIMITS["wgsl without f16"], "wgsl")
+
+
+FUNCTIONS = {
+    "erf": (-6.0, 6.0),
+    "tanh": (-50.0, 50.0),
+    "sin": (-500.0, 500.0),
+    "cos": (-500.0, 500.0),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_expanded_functions_are_accurate(name: str) -> None:
+    """Within 2e-7 of the operator's f64 meaning, in f32."""
+    from sdlc.graph.scalar import SCALARS
+
+    count = 4096
+    x, out = read("x", count), write("out", count)
+    at = add(mul(call("floordiv", LX, i32(1)), 1), 0)
+    kernel = one_dimensional("k", (x, out), (Store(out, at, call(name, Load(x, at))),), count)
+    caps = replace(LIMITS["opencl"], missing_functions=(name,))
+    data = np.linspace(*FUNCTIONS[name], count, dtype=np.float32)
+    got = interpret(legalize(kernel, caps, "opencl"), {"x": data})["out"]
+    want = SCALARS[name].evaluate(data.astype(np.float64))
+    assert np.abs(got - want).max() < 2e-7
+
+
+def test_expanded_powers() -> None:
+    """Of negative bases too, whose sign depends on the exponent; zero to zero is one."""
+    bases = np.array([-2.0, -2.0, -1.5, 0.0, 0.0, 3.0, 2.0, 1e-3], np.float32)
+    exponents = np.array([3.0, 2.0, -1.0, 0.0, 2.0, 0.5, -3.0, 4.0], np.float32)
+    x, y, out = read("x", 8), read("y", 8), write("out", 8)
+    body = (Store(out, LX, call("pow", Load(x, LX), Load(y, LX))),)
+    kernel = one_dimensional("k", (x, y, out), body, 8)
+    caps = replace(LIMITS["opencl"], missing_functions=("pow",))
+    got = interpret(legalize(kernel, caps, "opencl"), {"x": bases, "y": exponents})["out"]
+    np.testing.assert_allclose(got, np.power(bases, exponents), rtol=2e-6)
+    squared = (Store(out, LX, call("pow", Load(x, LX), f32(3.0))),)
+    kernel = one_dimensional("k", (x, out), squared, 8)
+    got = interpret(legalize(kernel, caps, "opencl"), {"x": numbers(8)})["out"]
+    np.testing.assert_allclose(got, numbers(8) ** 3, rtol=1e-6)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.language.syntax import Config, Definition, Module, Name, Parameter, Spread, TensorType

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import click
+
 from sdlc import __version__
 from sdlc.cli_compile import compile_command, explain_command
 from sdlc.cli_generate import generate_command

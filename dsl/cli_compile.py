@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from sdlc.cli_common import (
     ManyValues,
     json_option,

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from sdlc.cli_common import json_option, print_json
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from sdlc import __version__
 from sdlc.cli_common import json_option, print_json, print_table, size_text
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+
 from sdlc.cli_common import (
     ManyValues,
     json_option,
@@ -105,6 +106,7 @@ def _executable(
 def read_input(name: str, value: str) -> Array:
     """The array of `--input name=value`: a .npy file, or a number."""
     import numpy as np
+
     from sdlc.language.diagnostics import failure
 
     for number in (int, float):

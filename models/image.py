@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
 

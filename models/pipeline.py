@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.language.elaborate import build
@@ -30,7 +31,7 @@ from sdlc.program.device import Device
 from sdlc.program.execute import Executable
 from sdlc.program.pipeline import compile_graph
 from sdlc.program.program import Program
-from sdlc.program.target import Target
+from sdlc.target import Target
 
 FEEDBACK = MappingProxyType({"latent": "next_latent", "step": "next_step"})
 MAX_SIZE = 4096

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
 

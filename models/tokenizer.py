@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 DEFAULT_LENGTH = 77
 CONTRACTIONS = "|".join(f"'{ending}" for ending in ("s", "t", "re", "ve", "m", "ll", "d"))

@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
 from sdlc.graph.node import Graph, Input, Role, topological
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.ir import (
     F32,

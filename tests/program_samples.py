@@ -7,6 +7,7 @@ constant `c`. `counter` has a state: `next = state + step`.
 from __future__ import annotations
 
 import numpy as np
+
 from sdlc.graph.types import Array, DType, Origin, Span
 from sdlc.kernel.ir import Access, Buffer, Cast, Expr, Kernel, Load, Stmt, Store, WorkId, call, i32
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole

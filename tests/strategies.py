@@ -23,6 +23,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import assume, reject
+
 from sdlc.graph.node import Graph, Input, Role, topological
 from sdlc.graph.types import LOWEST, Array, DType
 from sdlc.language.diagnostics import SdlError

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sdlc
 from click.testing import CliRunner
+
+import sdlc
 from sdlc.cli import commands, message_of, status_of
 from sdlc.cli_common import parse_sizes, size_text, write_whole
 from sdlc.language.diagnostics import SdlError

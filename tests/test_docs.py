@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sdlc.language.parse import parse_module
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,8 +16,9 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import ForAll
 from hypothesis import assume
+
+from conftest import ForAll
 from sdlc.graph.expr import Apply, Expr, Literal, Slot
 from sdlc.graph.node import Graph, Map, Monoid, Reduce, topological
 from sdlc.graph.reference import Mode, evaluate

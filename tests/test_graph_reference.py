@@ -8,13 +8,14 @@ import tracemalloc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from graphs import at, axes, convolution, drawn, graph_of, softmax, softmax_monoid, sum_monoid
+
 from sdlc.graph.expr import ZERO, Axis, Index, apply, f32, i32
 from sdlc.graph.node import Const, Graph, Input, Map, Reduce
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.show import show_graph
 from sdlc.graph.types import Array, DType, Origin
 from sdlc.language.diagnostics import SdlError
+from small_graphs import at, axes, convolution, drawn, graph_of, softmax, softmax_monoid, sum_monoid
 
 Reals = npt.NDArray[np.float64]
 PLAIN = Options(contractions=False)

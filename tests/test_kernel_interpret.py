@@ -7,6 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from kernels import (
+    EXAMPLES,
+    LX,
+    LY,
+    Example,
+    add,
+    div,
+    local,
+    lt,
+    mod,
+    mul,
+    private,
+    read,
+    write,
+)
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import Trap, interpret
 from sdlc.kernel.ir import (
@@ -35,22 +51,6 @@ from sdlc.kernel.ir import (
     i32,
 )
 from sdlc.kernel.simplify import simplify_kernel
-
-from kernels import (
-    EXAMPLES,
-    LX,
-    LY,
-    Example,
-    add,
-    div,
-    local,
-    lt,
-    mod,
-    mul,
-    private,
-    read,
-    write,
-)
 
 OUT = write("out", 64)
 K = Var("k", I32)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import DType
 from sdlc.kernel.intervals import INT32, Bounds

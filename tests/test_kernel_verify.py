@@ -8,6 +8,8 @@ from random import Random
 
 import numpy as np
 import pytest
+
+from kernels import EXAMPLES, GX, GY, LX, LY, Example, add, div, local, lt, mod, mul, read, write
 from sdlc.graph.types import DType
 from sdlc.kernel.interpret import Trap, interpret
 from sdlc.kernel.ir import (
@@ -45,8 +47,6 @@ from sdlc.kernel.ir import (
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.verify import KernelError, verify
 from sdlc.target import Capabilities
-
-from kernels import EXAMPLES, GX, GY, LX, LY, Example, add, div, local, lt, mod, mul, read, write
 
 OUT, TILE = write("out", 64), local("tile", 64)
 K, J = Var("k", I32), Var("j", I32)

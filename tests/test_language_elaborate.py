@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from sdlc.graph.expr import Literal, Read
 from sdlc.graph.node import Const, Graph, Input, Map, Node, Reduce, Role, reads, topological
 from sdlc.graph.reference import Mode, evaluate

@@ -7,6 +7,7 @@ from itertools import product
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, apply, i32
 from sdlc.graph.node import Input
 from sdlc.graph.scalar import SCALARS

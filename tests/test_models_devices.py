@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
+
+from backend_run import DEVICES, device
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.folder import default_folder, load_folder
@@ -28,8 +30,6 @@ from sdlc.models.pipeline import (
     make_noise,
     prepare,
 )
-
-from backend_run import DEVICES, device
 
 Array = npt.NDArray[Any]
 FOLDER = default_folder()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.folder import default_folder, load_folder
 from sdlc.models.image import numbered, read_settings, to_pixels, write_png

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
+
 from sdlc.graph.node import Graph, Input, Role, topological
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import DType

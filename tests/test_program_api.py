@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import sdlc
 from sdlc.api_sizes import entry_of, size_names, sizes_of
 from sdlc.language.diagnostics import SdlError

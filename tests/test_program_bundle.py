@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from program_samples import affine, affine_arrays, tensor
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.program.bundle import file_names, is_bundle, read_bundle, write_bundle
@@ -18,8 +20,6 @@ from sdlc.program.device import KernelText
 from sdlc.program.interpreted import InterpreterDevice
 from sdlc.program.program import Dispatch, Program, TensorRole
 from sdlc.target import Capabilities
-
-from program_samples import affine, affine_arrays, tensor
 
 CAPS = Capabilities(("interpreter",), offset_alignment=64)
 SCHEMA_DOC = Path(__file__).parents[1] / "docs" / "bundle.md"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from program_samples import COLUMNS, ROWS, affine, affine_arrays, counter
 from sdlc.api import target_texts
 from sdlc.backends.devices import open_device
 from sdlc.backends.target import load_target, target_names
@@ -13,8 +15,6 @@ from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.program.bundle import read_bundle, write_bundle
 from sdlc.program.execute import Executable
-
-from program_samples import COLUMNS, ROWS, affine, affine_arrays, counter
 
 DEVICES = ("cpu", "pocl", "llvmpipe")
 TOLERANCE = {DType.F32: 1e-6, DType.F16: 2e-3}

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from program_samples import COLUMNS, ROWS, affine, affine_arrays, counter, tensor
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Kernel
 from sdlc.language.diagnostics import SdlError
@@ -16,8 +18,6 @@ from sdlc.program.interpreted import HOST_CAPABILITIES, InterpreterDevice, run_i
 from sdlc.program.memory import conflicts, lifetimes_of, relocate
 from sdlc.program.program import Dispatch, TensorRole
 from sdlc.program.values import load, store
-
-from program_samples import COLUMNS, ROWS, affine, affine_arrays, counter, tensor
 
 
 @pytest.mark.parametrize("weight", [DType.F32, DType.F16])

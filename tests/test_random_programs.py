@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from conftest import ForAll
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.show import node_names, show_graph

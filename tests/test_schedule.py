@@ -8,6 +8,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+
+from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from sdlc.graph.node import Graph, Map, Reduce
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import Kernel
@@ -22,8 +24,6 @@ from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Refused, Reorder, Tile, apply, initial, settled
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.target import Capabilities, Peak, Profile, Target
-
-from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from tolerance import Numerics, check, tolerance
 
 CAPS = Capabilities(("opencl",), vector_widths=(1, 2, 4, 8, 16), max_storage_buffers=16)

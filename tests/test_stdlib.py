@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import stdlib_formulas_tensor  # noqa: F401  (adds its formulas)
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import DType
 from sdlc.language.elaborate import build
 from sdlc.language.library import load, load_prelude
 from sdlc.language.syntax import Definition, Function, MonoidDefinition
-
-import stdlib_formulas_tensor  # noqa: F401  (adds its formulas)
 from stdlib_formulas import FORMULAS, Draw, Given
 
 Floats = npt.NDArray[np.float64]

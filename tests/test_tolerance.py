@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from graphs import at, axes, drawn, graph_of, softmax, sum_monoid
+
 from sdlc.graph.expr import apply, f32
 from sdlc.graph.node import Graph, Input, Map, Reduce
 from sdlc.graph.types import Array, DType
+from small_graphs import at, axes, drawn, graph_of, softmax, sum_monoid
 from tolerance import Numerics, check, tolerance
 
 Floats = npt.NDArray[np.float32]

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from sdlc.graph.node import Graph, topological
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.types import Array, DType

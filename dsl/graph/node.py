@@ -129,8 +129,8 @@ class Map(metaclass=Interned):
 class Reduce(metaclass=Interned):
     """`out.f[axes] = fold of monoid over `over` of lift`, one output tensor a monoid field.
 
-    The fold is in unspecified order, from the identity, in the fields' types; `dtypes` are the types
-    in which the results are stored.
+    The fold is in unspecified order, from the identity, in the fields' types; `dtypes` are the
+    types in which the results are stored.
     """
 
     axes: tuple[Axis, ...]

@@ -38,7 +38,12 @@ class DType(Enum):
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The dtype of this type's host arrays."""
-        names = {DType.F32: "float32", DType.F16: "float16", DType.I32: "int32", DType.BOOL: "int32"}
+        names = {
+            DType.F32: "float32",
+            DType.F16: "float16",
+            DType.I32: "int32",
+            DType.BOOL: "int32",
+        }
         return np.dtype(names[self])
 
     def __repr__(self) -> str:

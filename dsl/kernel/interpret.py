@@ -20,6 +20,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret_memory import Cells, Fail, Lanes, Mask, Trap, Values

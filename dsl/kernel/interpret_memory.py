@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.ir import Access, Buffer, Space
 

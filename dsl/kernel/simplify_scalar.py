@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
+
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (

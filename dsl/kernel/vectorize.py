@@ -60,6 +60,9 @@ def vectorize(expr: k.Expr, lane: k.Var, width: int, simplifier: Simplifier) -> 
         match e:
             case k.Load() if contiguous(e.index, lane):
                 return k.Load(e.buffer, at(e.index, 0), width)
+            case k.Cast(value=k.Load() as load) if not contiguous(load.index, lane):
+                # Lane by lane: a half-precision element widens before it is put into a vector.
+                return k.Vector(tuple(at(e, number) for number in range(width)))
             case k.Load() | k.Var():
                 return k.Vector(tuple(at(e, number) for number in range(width)))
             case k.Call() if e.type.dtype.is_float or e.args[0].type.dtype.is_float:

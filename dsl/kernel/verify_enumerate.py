@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import DType
 from sdlc.kernel.intervals import Interval

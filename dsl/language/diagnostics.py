@@ -36,7 +36,9 @@ class SdlError(Exception):
         super().__init__(render_all(diagnostics, self.sources))
 
 
-def failure(code: str, message: str, help: str = "", notes: tuple[tuple[str, str], ...] = ()) -> SdlError:
+def failure(
+    code: str, message: str, help: str = "", notes: tuple[tuple[str, str], ...] = ()
+) -> SdlError:
     """An error without a place in a source file: a missing weight, an unknown device."""
     return SdlError((Diagnostic(code, message, notes=notes, help=help),), {})
 

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import SdlError, failure
 from sdlc.program.bundle_manifest import (

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sdlc.kernel.ir import Kernel
-from sdlc.program.target import Capabilities
+from sdlc.target import Capabilities
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """`id` is what `--device` takes (`opencl:0`, `cpu`, `webgpu:0`), `kind` is `opencl` or `webgpu`."""
+    """`id` is what `--device` takes (`cpu`, `opencl:0`); `kind` is `opencl` or `webgpu`."""
 
     id: str
     kind: str
@@ -56,7 +56,7 @@ class Launch:
 
 
 class Device(Protocol):
-    """A place to run kernels. Every method may raise `SdlError` (code D…): missing, too small, lost."""
+    """A place to run kernels. Every method may raise `SdlError` (D…): missing, too small, lost."""
 
     @property
     def info(self) -> DeviceInfo: ...

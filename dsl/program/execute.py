@@ -22,6 +22,7 @@ from itertools import chain
 from types import MappingProxyType
 
 import numpy as np
+
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.program.device import Binding, Device, KernelText, Launch

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from sdlc.graph.types import Array
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import Access, Kernel

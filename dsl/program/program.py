@@ -42,7 +42,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """One launch: `bindings` are (kernel parameter, tensor name) in the kernel's parameter order."""
+    """One launch; `bindings` are (kernel parameter, tensor name) in the kernel's order."""
 
     kernel: str
     bindings: tuple[tuple[str, str], ...]
@@ -62,7 +62,7 @@ class MemoryReport:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """`kernels` are by name, each once. `constants` hold the data of constant tensors, row-major."""
+    """`kernels` are by name, each once. `constants` are the constant tensors' data, row-major."""
 
     name: str
     target: str

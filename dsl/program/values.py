@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+
 from sdlc.graph.types import Array, DType, Span
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.program.program import Program, Tensor

@@ -1,5 +1,0 @@
-"""Moved: see `sdlc.target`."""
-
-from sdlc.target import Capabilities, Peak, Profile, Target
-
-__all__ = ["Capabilities", "Peak", "Profile", "Target"]

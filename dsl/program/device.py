@@ -29,7 +29,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True)
 class KernelText:
-    """A kernel as text. `entry` is the function's name; `parameters` its buffers' names in order."""
+    """A kernel as text. `entry` is its function, `parameters` its buffers in order."""
 
     name: str
     language: str

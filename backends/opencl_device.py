@@ -20,8 +20,9 @@ from sdlc.backends.legalize import legalize
 from sdlc.backends.opencl_build import build_programs
 from sdlc.backends.opencl_loader import load_opencl
 from sdlc.backends.printer import print_kernel
-from sdlc.kernel.ir import Kernel
-from sdlc.language.diagnostics import failure
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import Access, Buffer, Kernel, Load, Store, i32
+from sdlc.language.diagnostics import SdlError, failure
 from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch
 from sdlc.target import Capabilities
 
@@ -35,7 +36,7 @@ def capabilities(device: Any) -> Capabilities:
     return Capabilities(
         languages=("opencl",),
         f16_storage=True,
-        f16_arithmetic="cl_khr_fp16" in device.extensions.split(),
+        f16_arithmetic="cl_khr_fp16" in device.extensions.split() or _unlisted_half(device),
         vector_widths=(1, 2, 4, 8, 16),
         max_work_items=int(device.max_work_group_size),
         max_group=(sizes[0], sizes[1], sizes[2]),
@@ -45,6 +46,27 @@ def capabilities(device: Any) -> Capabilities:
         max_binding=int(device.max_mem_alloc_size),
         offset_alignment=max(64, int(device.mem_base_addr_align) // 8),
     )
+
+
+def _unlisted_half(device: Any) -> bool:
+    """Whether a GPU's compiler takes halves though its driver does not list them, as some do."""
+    return bool(device.type & load_opencl().device_type.GPU) and compiles_half(device)
+
+
+def compiles_half(device: Any) -> bool:
+    """Whether a kernel that copies vectors of halves builds."""
+    caps = Capabilities(("opencl",), f16_arithmetic=True)
+    size = max(caps.vector_widths)
+    x = Buffer("x", DType.F16, size)
+    y = Buffer("y", DType.F16, size, access=Access.WRITE)
+    body = (Store(y, i32(0), Load(x, i32(0), size)),)
+    kernel = Kernel("probe", (x, y), (), body, (1, 1, 1), (1, 1, 1))
+    text = print_kernel(legalize(kernel, caps, "opencl"), "opencl", caps)
+    try:
+        build_programs(load_opencl().Context([device]), device, [text], BuildCache(None), "")
+    except SdlError:
+        return False
+    return True
 
 
 def device_info(device: Any, id: str) -> DeviceInfo:

@@ -348,7 +348,8 @@ class Printer(ABC):
             case Load():
                 return self.load(expr)
             case Vector():
-                return self.vector([self.text(p) for p in expr.parts], expr.type), ATOM
+                parts = expr.parts[:1] if len(set(expr.parts)) == 1 else expr.parts
+                return self.vector([self.text(p) for p in parts], expr.type), ATOM
             case Extract():
                 suffix = self.lanes(expr.first, expr.count)
                 return self.text(expr.value, ATOM) + suffix, ATOM

@@ -22,7 +22,7 @@ from sdlc.backends import devices as finding
 from sdlc.backends import opencl_loader
 from sdlc.backends.build_cache import BuildCache
 from sdlc.backends.devices import drivers, find_devices, open_device
-from sdlc.backends.opencl_device import OpenCLDevice
+from sdlc.backends.opencl_device import OpenCLDevice, compiles_half
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import interpret
@@ -173,6 +173,14 @@ def test_a_build_failure_shows_kernel_log_and_source(selector: str) -> None:
     assert "D030" in message and on.info.name in message
     assert f":{body + 2}:" in message and "nothing_of_this_name" in message
     assert "= log:" in message and "stdlib/broken.sdl:7" in message
+
+
+def test_halves_are_probed_where_they_are_not_listed() -> None:
+    """The probe agrees with what the two drivers list."""
+    for selector in ("cpu", "pocl"):
+        on = device(selector)
+        assert isinstance(on, OpenCLDevice)
+        assert compiles_half(on._device) == on.info.caps.f16_arithmetic
 
 
 def test_every_driver_is_here() -> None:

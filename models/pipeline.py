@@ -11,6 +11,7 @@ Errors: SdlError with a code G…, or of what is used (M, W, T, S, I, D, P).
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,14 @@ from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.language.elaborate import build
 from sdlc.language.library import load
+from sdlc.models.cache import Compiled, kept, key_of
 from sdlc.models.folder import SOURCES, ModelFolder, load_folder
 from sdlc.models.image import to_pixels
 from sdlc.models.scheduler import Schedule, make_schedule
 from sdlc.models.tokenizer import load_tokenizer
 from sdlc.models.weights import check_weights, load_weights
 from sdlc.program.device import Device
-from sdlc.program.execute import Executable
+from sdlc.program.execute import Executable, fitting
 from sdlc.program.pipeline import compile_graph
 from sdlc.program.program import Program
 from sdlc.target import Target
@@ -204,7 +206,21 @@ def compile_network(
     graph = build(library, None, network.sizes, network.config, precision)
     part = folder.path / network.part
     check_weights(graph, load_weights(part), library.sources, str(part))
-    return compile_graph(graph, target)
+    return compile_graph(graph, target, precision)
+
+
+def _compiled(
+    network: Network, folder: ModelFolder, target: Target, precision: DType, device: Device
+) -> Compiled:
+    """The program of one network, kept from an earlier picture where nothing has changed since."""
+    weights = load_weights(folder.path / network.part)
+    described = (network.source, network.config, network.sizes, precision.value)
+    return kept(
+        key_of(target, device.info, *described),
+        device,
+        lambda: compile_network(network, folder, target, precision),
+        lambda program: deque(fitting(program, weights), 0),
+    )
 
 
 def prepare(
@@ -219,10 +235,10 @@ def prepare(
     ready: list[Executable] = []
     for done, network in enumerate(parts, 1):
         begin = time.perf_counter()
-        program = compile_network(network, folder, target, settings.precision)
-        feedback = FEEDBACK if network.part == "unet" else {}
         weights = load_weights(folder.path / network.part)
-        ready.append(Executable(program, device, weights, feedback=feedback))
+        program, texts = _compiled(network, folder, target, settings.precision, device)
+        feedback = FEEDBACK if network.part == "unet" else {}
+        ready.append(Executable(program, device, weights, texts, feedback))
         seconds = time.perf_counter() - begin
         tell(Progress("compile", done, len(parts), seconds, network.part))
     sizes = parts[2].sizes

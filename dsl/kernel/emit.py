@@ -196,7 +196,10 @@ def _shared(values: list[k.Expr]) -> frozenset[k.Expr]:
 
 
 def _trivial(e: k.Expr) -> bool:
-    """Whether naming the value would only make the kernel longer."""
+    """Whether naming the value would only make the kernel longer; a half is never named, as it
+    exists only on its way from and to memory."""
+    if e.type.dtype is DType.F16:
+        return True
     if isinstance(e, (k.Vector, k.Extract)):
         return all(isinstance(o, (k.Literal, k.Var)) for o in k.operands(e))
     return isinstance(e, k.Cast) and isinstance(e.value, (k.Literal, k.Var)) and e.type.lanes == 1

@@ -11,15 +11,15 @@ through the `Target` and `Device` protocols. Documented in docs/api.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sdlc.graph.node import Graph
 from sdlc.graph.types import Array, DType
-from sdlc.language.diagnostics import failure
+from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.program.device import Device, DeviceInfo, KernelText
 from sdlc.program.execute import Executable
 from sdlc.program.program import MemoryReport, Program
@@ -62,18 +62,45 @@ class Request:
 
     def missing_sizes(self) -> tuple[str, ...]:
         """Names in the inputs' types that have no size yet: run-time shapes will bind them."""
-        from sdlc.api_sizes import entry_of, size_names
+        from sdlc.language.elaborate import find_entry, size_names
 
-        definition = entry_of(self.library.entry_module, self.entry)
-        names = size_names(definition) if definition else ()
-        return tuple(n for n in names if n not in self.sizes and n not in self.config)
+        names = (n.lstrip("*") for n in size_names(find_entry(self.library, self.entry)))
+        return tuple(n for n in names if n not in self.sizes)
 
     def build_for(self, inputs: Mapping[str, object]) -> Compiled:
-        """Compiles for the shapes of `inputs`."""
-        from sdlc.api_sizes import entry_of, sizes_of
+        """Compiles for the shapes of `inputs`; an optional input is there where it is given."""
+        from sdlc.language.elaborate import sizes_from_shapes
 
-        definition = entry_of(self.library.entry_module, self.entry)
-        return self.build(sizes_of(definition, inputs) if definition else NOTHING)
+        shapes = {name: _shape(array) for name, array in inputs.items()}
+        try:
+            bound = sizes_from_shapes(self.library, self.entry, shapes)
+        except SdlError as error:
+            raise _with_help(error, "inputs must have the shapes that their types say") from None
+        present = self._inputs_of(shapes)
+        missing = self.missing_sizes()
+        request = replace(self, config={**self.config, **present})
+        return request.build({name: size for name, size in bound.items() if name in missing})
+
+    def _inputs_of(self, given: Container[str]) -> dict[str, bool]:
+        """The optional inputs that are given. Raises SdlError (P003) where another one is not."""
+        from sdlc.language.elaborate import find_entry
+        from sdlc.language.elaborate_types import tensor_parameters
+
+        definition = find_entry(self.library, self.entry)
+        pairs = tuple(tensor_parameters(definition))
+        lost = tuple(
+            Diagnostic(
+                "P003",
+                f"input `{parameter.name}` of `{definition.name}` is missing",
+                parameter.span,
+                help=f"give an array for `{parameter.name}`",
+            )
+            for parameter, kind in pairs
+            if not kind.optional and parameter.name not in given
+        )
+        if lost:
+            raise SdlError(lost, self.library.sources)
+        return {p.name: True for p, kind in pairs if kind.optional and p.name in given}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +189,8 @@ class CompiledProgram:
         return self._for(NOTHING)
 
     def _for(self, arrays: Mapping[str, object]) -> Compiled:
-        import numpy as np
-
         open_sizes = bool(self.request.missing_sizes())
-        shapes = {name: np.asarray(array).shape for name, array in sorted(arrays.items())}
+        shapes = {name: _shape(array) for name, array in sorted(arrays.items())}
         key = tuple(shapes.items()) if open_sizes else ()
         if key not in self._compiled:
             request = self.request
@@ -216,6 +241,18 @@ def make_request(
     values = read_config(config)
     chosen = load_target(target) if isinstance(target, str) else target
     return Request(library, chosen, entry, sizes, values, known[precision])
+
+
+def _shape(array: object) -> tuple[int, ...]:
+    import numpy as np
+
+    return np.asarray(array).shape
+
+
+def _with_help(error: SdlError, help: str) -> SdlError:
+    """The error with this help where a diagnostic has none."""
+    found = (replace(d, help=d.help or help) for d in error.diagnostics)
+    return SdlError(tuple(found), error.sources)
 
 
 def load_library(source: str | Path) -> Library:

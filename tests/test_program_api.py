@@ -6,16 +6,14 @@ The snippets of docs/api.md run in `test_docs.py`.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sdlc
-from sdlc.api_sizes import entry_of, size_names, sizes_of
 from sdlc.language.diagnostics import SdlError
-from sdlc.language.parse import parse_module
-from sdlc.language.syntax import Definition
 
 ROOT = Path(__file__).parents[1]
 DOUBLE = "op double(x: T[n]) -> T[n] { out[i] = 2 * x[i] }"
@@ -93,53 +91,31 @@ def test_devices_and_targets() -> None:
 
 # ---- sizes ---------------------------------------------------------------------------------------
 
-
-def definition(header: str) -> Definition:
-    module = parse_module(f"{header} {{ out = x }}", "f.sdl")
-    found = entry_of(module, None)
-    assert found is not None
-    return found
+SUM = "op f(x: T[*b, n], y: T[n], mask: T[n]? = none) -> T[*b, n] {\n"
+SUM += "  z[*b, i] = x[*b, i] + y[i]\n  if mask != none {\n"
+SUM += "    z[*b, i] = z[*b, i] * mask[i]\n  }\n  return z\n}"
 
 
-@pytest.mark.parametrize(
-    ("header", "shapes", "sizes"),
-    [
-        ("op f(x: T[a, b]) -> T[a, b]", {"x": (2, 3)}, {"a": 2, "b": 3}),
-        ("op f(x: T[*b, n]) -> T[*b, n]", {"x": (2, 3, 4)}, {"b": (2, 3), "n": 4}),
-        ("op f(x: T[*b, n]) -> T[*b, n]", {"x": (4,)}, {"b": (), "n": 4}),
-        ("op f(x: T[n], y: T[n, m]) -> T[n]", {"x": (2,), "y": (2, 5)}, {"n": 2, "m": 5}),
-        ("op f(x: T[2 * n, 4]) -> T[n]", {"x": (6, 4)}, {}),
-        ("op f(x: T[n]; n: int) -> T[n]", {"x": (6,)}, {}),
-    ],
-)
-def test_sizes_from_shapes(
-    header: str, shapes: dict[str, tuple[int, ...]], sizes: dict[str, object]
-) -> None:
-    found = definition(header)
-    assert sizes_of(found, {name: np.zeros(shape) for name, shape in shapes.items()}) == sizes
-    assert set(size_names(found)) == set(sizes)
+def test_spreads_and_optional_inputs_are_bound_by_arrays() -> None:
+    program = sdlc.compile(SUM)
+    assert program.request.missing_sizes() == ("b", "n")
+    x, y, mask = np.ones((2, 3, 4)), np.arange(4.0), np.full(4, 2.0)
+    np.testing.assert_array_equal(program.run(x=x, y=y)["out"], x + y)
+    np.testing.assert_array_equal(program.run(x=x, y=y, mask=mask)["out"], (x + y) * 2)
 
 
 @pytest.mark.parametrize(
-    ("header", "shapes", "words"),
+    ("shapes", "words"),
     [
-        ("op f(x: T[a, b]) -> T[a]", {"x": (2,)}, "has 1 axes, not 2"),
-        ("op f(x: T[*b, n]) -> T[n]", {"x": ()}, "has 0 axes, not at least 1"),
-        ("op f(x: T[n], y: T[n]) -> T[n]", {"x": (2,), "y": (3,)}, "size `n` is 2 and 3"),
+        ({"x": (), "y": (2,)}, "at least 1 dimension"),
+        ({"x": (2,), "y": (2, 2)}, "has 1 dimension"),
+        ({"x": (2,), "y": (3,)}, "`n` is 3 in the input `y`, but 2 in `x`"),
+        ({"x": (2,)}, "input `y` of `f` is missing"),
+        ({"x": (2,), "y": (2,), "w": (2,)}, "no input `w`"),
+        ({"x": (0,), "y": (0,)}, "size `n` is 0"),
     ],
 )
-def test_shapes_that_do_not_bind(
-    header: str, shapes: dict[str, tuple[int, ...]], words: str
-) -> None:
-    with pytest.raises(SdlError, match=words):
-        sizes_of(definition(header), {name: np.zeros(shape) for name, shape in shapes.items()})
-
-
-def test_the_entry_is_the_only_model_else_the_only_definition() -> None:
-    two = "op f(x: T[n]) -> T[n] { out = x }\nop g(x: T[n]) -> T[n] { out = x }\n"
-    assert entry_of(parse_module(two, "f.sdl"), None) is None
-    named = entry_of(parse_module(two, "f.sdl"), "g")
-    assert named is not None and named.name == "g"
-    model = two + "model m(x: T[n]) -> T[n] { return x }\n"
-    found = entry_of(parse_module(model, "f.sdl"), None)
-    assert found is not None and found.name == "m"
+def test_arrays_that_bind_no_sizes(shapes: dict[str, tuple[int, ...]], words: str) -> None:
+    with pytest.raises(SdlError, match=re.escape(words)) as caught:
+        sdlc.compile(SUM).run({name: np.zeros(shape) for name, shape in shapes.items()})
+    assert all(d.help for d in caught.value.diagnostics)

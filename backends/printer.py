@@ -405,7 +405,9 @@ class Printer(ABC):
         chained = level in (AND, OR, ADD, MULTIPLY)
         inner = (level if chained else ADD, level if integers and self._same(expr) else level + 1)
         if level in (AND, OR):
-            inner = (level if self._is(left, expr.op) else COMPARE, COMPARE)
+            # WGSL wants parentheses around whatever stands beside `&` and `|`.
+            beside = COMPARE if lanes == 1 else UNARY
+            inner = (level if self._is(left, expr.op) else beside, beside)
         fit = self.splats(expr)
         parts = [
             self.fitted(a, lanes, wanted) if fit else self.text(a, wanted)

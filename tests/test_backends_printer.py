@@ -157,6 +157,25 @@ def test_parentheses_are_few() -> None:
     assert OpenCLPrinter(kernel, CL).text(index) == "group_x * 32 + lane_x + 3"
 
 
+def test_logic_is_grouped() -> None:
+    """WGSL has no precedence between comparisons and `&`, nor between `&&` and `||`."""
+    four = [Load(read(n, 64), mul(LX, 4), 4) for n in "ab"]
+    one = [Load(read(n, 64), mul(LX, 4)) for n in "ab"]
+    cases = (
+        (four, "(a[lane_x] < b[lane_x]) & (b[lane_x] < a[lane_x]) & (a[lane_x] < b[lane_x])"),
+        (one, "a[lane_x * 4] < b[lane_x * 4] && b[lane_x * 4] < a[lane_x * 4] && "),
+    )
+    for (a, b), expected in cases:
+        less, more = call("lt", a, b), call("lt", b, a)
+        out = write("out", 64, DType.BOOL)
+        value = call("or", call("and", call("and", less, more), less), more)
+        body = (Store(out, mul(LX, 4), value),)
+        kernel = one_dimensional("k", (read("a", 64), read("b", 64), out), body, 16)
+        for caps in (CL, WGSL):
+            made = text(kernel, caps)
+            assert f"({expected}" in made and (") | (" in made or ") || b" in made)
+
+
 def test_every_scalar_operator_has_a_spelling() -> None:
     for name, row in SCALARS.items():
         for caps in (CL, WGSL):

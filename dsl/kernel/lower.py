@@ -362,7 +362,8 @@ def loop_names(nest: Nest) -> set[str]:
 
 
 def _loop_var(loop: Loop) -> k.Var:
-    return LANE if loop.kind is Kind.VECTOR else k.Var(loop.name.replace(".", "_"), k.I32)
+    name = loop.name.replace(".", "_").replace("'", "_prime")
+    return LANE if loop.kind is Kind.VECTOR else k.Var(name, k.I32)
 
 
 def _mixed(parts: list[tuple[k.Expr, int]]) -> k.Expr:

@@ -187,7 +187,8 @@ class _Lowering:
         cell = self.simplify(k.call("mul", k.call("add", row, mine), wide))
         here = self.emit.bind(self.emit.fresh("cell", k.I32), cell)
         values = self._settled(values)
-        self.emit.add(k.Barrier())
+        if self.emit.depth:
+            self.emit.add(k.Barrier())  # what the loop's last pass left is still being read
         self.emit.add(*(k.Store(a, here, v) for a, v in zip(arrays, values, strict=True)))
         self.emit.add(k.Barrier())
         half = ways // 2

@@ -67,6 +67,14 @@ class Request:
         names = (n.lstrip("*") for n in size_names(find_entry(self.library, self.entry)))
         return tuple(n for n in names if n not in self.sizes)
 
+    def unused_config(self) -> tuple[str, ...]:
+        """Names in the configuration that the entry does not ask for."""
+        from sdlc.language.elaborate import find_entry
+        from sdlc.language.elaborate_types import value_names
+
+        known = value_names(find_entry(self.library, self.entry))
+        return tuple(name for name in self.config if name not in known)
+
     def build_for(self, inputs: Mapping[str, object]) -> Compiled:
         """Compiles for the shapes of `inputs`; an optional input is there where it is given."""
         from sdlc.language.elaborate import sizes_from_shapes

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from _thread import interrupt_main
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Timer
 from types import TracebackType
 
 import click
@@ -23,6 +26,7 @@ from sdlc.cli_run import run_command
 from sdlc.cli_source import check_command, fmt_command
 
 INTERRUPTED = 130
+AGAIN_SECONDS = 0.02
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -58,7 +62,28 @@ for _command in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits with its status. `arguments` default to the process's."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(status_of(given))
+    with _no_interruption_lost():
+        status = status_of(given)
+    sys.exit(status)
+
+
+@contextmanager
+def _no_interruption_lost() -> Iterator[None]:
+    """Ctrl-C during a finalizer or a weak reference's callback, where Python drops exceptions,
+    comes again a moment later."""
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            Timer(AGAIN_SECONDS, interrupt_main).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def status_of(arguments: list[str]) -> int:

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -159,7 +160,25 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         message = f"cannot write `{path}`: {error.strerror or error}"
         raise failure("X003", message, help="choose a place that you can write to") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
+
+
+def check_place(path: Path) -> None:
+    """Raises SdlError (X003) where a file could not be written, before the work for it is done."""
+    from sdlc.language.diagnostics import failure
+
+    parent = path.parent
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not parent.is_dir():
+        reason = f"`{parent}` is a file" if parent.exists() else f"there is no folder `{parent}`"
+    elif not os.access(parent, os.W_OK):
+        reason = f"no permission to write into `{parent}`"
+    else:
+        return
+    message = f"cannot write `{path}`: {reason}"
+    raise failure("X003", message, help="choose a place that you can write to")
 
 
 def size_text(nbytes: int) -> str:

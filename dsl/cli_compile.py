@@ -25,7 +25,7 @@ from sdlc.cli_common import (
 )
 
 if TYPE_CHECKING:
-    from sdlc.api import Compiled
+    from sdlc.api import Compiled, Request
 
 SECTIONS = ("graph", "groups", "dispatches", "kernels", "tensors", "memory")
 
@@ -53,37 +53,42 @@ def compile_command(
           --set b=2 h=64 w=64 t=77 --precision f16 -o unet-adreno
     """
     from sdlc.api import load_weights
-    from sdlc.program.bundle import write_bundle
+    from sdlc.program.bundle import check_place, write_bundle
 
     started = time.perf_counter()
-    compiled = compiled_from(file, **what)
-    directory = output or Path(f"{compiled.program.name}-{compiled.target.name}")
+    if output is not None:
+        check_place(output)
+    request = request_from(file, **what)
     packed = None if weights is None else load_weights(weights)
+    compiled = request.build()
+    directory = output or Path(f"{compiled.program.name}-{compiled.target.name}")
     texts, caps = compiled.texts(), compiled.target.caps
     write_bundle(compiled.program, texts, caps, directory, packed)
-    summary = _summary(compiled, directory, time.perf_counter() - started)
+    unused = request.unused_config()
+    summary = _summary(compiled, directory, unused, time.perf_counter() - started)
     if as_json:
         print_json(summary)
     else:
         print_table(("bundle", str(directory)), _summary_rows(summary))
 
 
-def compiled_from(
+def request_from(
     file: Path,
     target: str,
     entry: str | None,
     configs: tuple[Path, ...],
     sizes: tuple[str, ...],
     precision: str,
-) -> Compiled:
-    """The program that a command's options ask for."""
+) -> Request:
+    """What a command's options ask for."""
     from sdlc.api import make_request
 
-    bound = parse_sizes(sizes)
-    return make_request(file, target, entry, bound, (configs, precision)).build()
+    return make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
 
 
-def _summary(compiled: Compiled, directory: Path, seconds: float) -> dict[str, Any]:
+def _summary(
+    compiled: Compiled, directory: Path, unused: tuple[str, ...], seconds: float
+) -> dict[str, Any]:
     program = compiled.program
     memory = program.memory
     return {
@@ -93,6 +98,7 @@ def _summary(compiled: Compiled, directory: Path, seconds: float) -> dict[str, A
         "precision": program.precision.value,
         "inputs": {n: list(program.tensors[n].shape) for n in program.inputs},
         "outputs": {n: list(program.tensors[n].shape) for n in program.outputs},
+        "unused_config": list(unused),
         "kernels": len(program.kernels),
         "dispatches": len(program.dispatches),
         "flop": program.flop,
@@ -108,16 +114,22 @@ def _summary(compiled: Compiled, directory: Path, seconds: float) -> dict[str, A
 
 def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     memory = {name: size_text(n) for name, n in summary["memory"].items()}
+    unused = ", ".join(summary["unused_config"])
     return [
         ("program", f"{summary['name']} for {summary['target']}, {summary['precision']}"),
-        ("inputs", ", ".join(f"{n}{s}" for n, s in summary["inputs"].items()) or "none"),
-        ("outputs", ", ".join(f"{n}{s}" for n, s in summary["outputs"].items())),
+        ("inputs", _shapes(summary["inputs"])),
+        ("outputs", _shapes(summary["outputs"])),
+        *([("unused config", unused)] if unused else []),
         ("kernels", f"{summary['kernels']}, dispatched {summary['dispatches']} times"),
         ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
         ("weights", memory["weights"]),
         ("work", f"{summary['flop'] / 1e9:.3g} GFLOP"),
         ("compiled in", f"{summary['seconds']:.2f} s"),
     ]
+
+
+def _shapes(tensors: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name}{shape}" for name, shape in tensors.items()) or "none"
 
 
 @click.command("explain", cls=ManyValues)
@@ -142,7 +154,7 @@ def explain_command(file: Path, sections: tuple[str, ...], as_json: bool, **what
     """
     from sdlc.api import explanation
 
-    made = explanation(compiled_from(file, **what))
+    made = explanation(request_from(file, **what).build())
     wanted = sections or SECTIONS
     if as_json:
         everything = made.as_json()

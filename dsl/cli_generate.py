@@ -146,20 +146,30 @@ def _progress() -> Iterator[Report]:
         TextColumn("{task.fields[pace]}"),
         TimeElapsedColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True), refresh_per_second=8) as bars:
-        tasks: dict[str, Any] = {}
-        spent: dict[str, float] = {}
+    bars = Bars(*columns, console=Console(stderr=True), refresh_per_second=8)
+    waiting = bars.add_task("getting ready", total=None, pace="")
+    tasks: dict[str, Any] = {}
+    spent: dict[str, float] = {}
 
-        def show(progress: Progress) -> None:
-            stage = progress.stage
-            if stage not in tasks:
-                title = STAGES.get(stage, stage)
-                tasks[stage] = bars.add_task(title, total=progress.total, pace="")
-            spent[stage] = spent.get(stage, 0.0) + progress.seconds
-            pace = f"{spent[stage] / max(progress.done, 1) * 1e3:8.1f} ms each"
-            bars.update(tasks[stage], completed=progress.done, pace=pace)
+    def show(progress: Progress) -> None:
+        stage = progress.stage
+        if stage not in tasks:
+            bars.update(waiting, visible=False)
+            tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=progress.total, pace="")
+            bars.start()
+        spent[stage] = spent.get(stage, 0.0) + progress.seconds
+        pace = f"{spent[stage] / max(progress.done, 1) * 1e3:8.1f} ms each"
+        bars.update(tasks[stage], completed=progress.done, pace=pace)
 
+    if bars.console.is_terminal:
+        bars.start()
+    try:
         yield show
+    finally:
+        # Where nothing was done, nothing of the bar stays in front of the error.
+        bars.live.transient = not tasks
+        if bars.live.is_started:
+            bars.stop()
 
 
 def _report(files: tuple[Path, ...], pictures: Pictures, seconds: float, as_json: bool) -> None:

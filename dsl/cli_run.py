@@ -17,6 +17,7 @@ import click
 
 from sdlc.cli_common import (
     ManyValues,
+    check_place,
     json_option,
     parse_pairs,
     parse_sizes,
@@ -66,6 +67,8 @@ def run_command(
       sdlc run unet-adreno --input latent=l.npy timestep=t.npy context=c.npy \\
           --weights unet/ --device pocl -o out.npz
     """
+    if output is not None:
+        check_place(output)
     arrays = {name: read_input(name, value) for name, value in parse_pairs(inputs, "--input")}
     executable = _executable(program, arrays, device, **what)
     started = time.perf_counter()

@@ -105,12 +105,8 @@ def write_bundle(
     given, are packed into the bundle as the kernels want them. Replaces an older bundle. Raises
     SdlError: B001 `directory` is something else or cannot be written; P001, P002 for the weights.
     """
-    if directory.name in ("", ".."):
-        raise failure(
-            "B001", f"`{directory}` has no name of its own", help="choose a new directory"
-        )
+    check_place(directory)
     directory = directory.resolve()
-    _check_place(directory)
     packed = None if weights is None else {t.weight: a for t, a in fitting(program, weights)}
     part = directory.parent / f".{directory.name}.{os.getpid()}.part"
     try:
@@ -124,7 +120,16 @@ def write_bundle(
     return directory
 
 
-def _check_place(directory: Path) -> None:
+def check_place(directory: Path) -> None:
+    """Raises SdlError (B001) where a bundle could not be written, or would overwrite something."""
+    if directory.name in ("", ".."):
+        raise failure(
+            "B001", f"`{directory}` has no name of its own", help="choose a new directory"
+        )
+    file = next((p for p in directory.absolute().parents if p.is_file()), None)
+    if file is not None:
+        message = f"cannot write the bundle `{directory}`: `{file}` is a file"
+        raise failure("B001", message, help="choose another directory with -o")
     if not directory.exists() or is_bundle(directory):
         return
     if not directory.is_dir():

@@ -23,6 +23,7 @@ from sdlc.cli_common import parse_sizes, size_text, write_whole
 from sdlc.language.diagnostics import SdlError
 
 ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "models" / "emoji_diffusion" / "pipeline"
 DOUBLE = "op double(x: T[n]) -> T[n] {\n  out[i] = 2 * x[i]\n}\n"
 NET = """model net(x: T[b, n]) -> T[b, m] {
   config m = 3
@@ -205,6 +206,30 @@ def test_run_with_weights_and_config(tmp_path: Path, call: Any) -> None:
     assert "net.sdl:3" in lost.err or "linear" in lost.err
 
 
+def test_inputs_of_a_wrong_type(tmp_path: Path, double: Path, call: Any) -> None:
+    path = tmp_path / "wrong.npy"
+    for array, words in (
+        (np.ones(3, complex), "complex128, which is no number"),
+        (np.array(["a", "b"]), "which is no number"),
+        (np.full(2, 1e300), "values that f32 cannot hold"),
+        (np.zeros(0), "at least 1"),
+    ):
+        np.save(path, array)
+        made = call("run", double, "--input", f"x={path}", status=1)
+        assert words in made.err and "help:" in made.err
+
+
+def test_configuration_that_is_not_used_is_listed(tmp_path: Path, call: Any) -> None:
+    net, config = tmp_path / "net.sdl", tmp_path / "config.json"
+    net.write_text(NET)
+    config.write_text('{"m": 2, "mm": 3, "_class_name": "Net"}')
+    common = ("compile", net, "--set", "b=1", "n=2", "--config", config, "-o", tmp_path / "b")
+    assert "unused config  mm\n" in call(*common).out
+    assert call(*common, "--json").json["unused_config"] == ["mm"]
+    config.write_text('{"m": "a"}')
+    assert "E040" in call(*common, status=1).err
+
+
 def test_explain(double: Path, call: Any) -> None:
     common = ("explain", double, "--set", "n=6", "--target", "mali")
     text = call(*common).out
@@ -274,6 +299,8 @@ def test_generate(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) ->
         (("--size", "250x256"), "250x256"),
         (("-o", "{dir}/no/out.png"), "out.png"),
         (("-o", "{dir}/out.jpg"), ".png"),
+        (("--model", "{dir}"), "is not a model folder"),
+        (("--batch", "1000"), "batch"),
         (("--device", "voodoo"), "voodoo"),
         (("--guidance", "nan"), "guidance"),
     ],
@@ -282,8 +309,47 @@ def test_generate_refuses(options: tuple[str, str], words: str, tmp_path: Path, 
     given = [o.format(dir=tmp_path) for o in options]
     output = [] if "-o" in options else ["-o", tmp_path / "out.png"]
     made = call("generate", "a rocket", *given, *output, status=1)
-    assert words in made.err and "help:" in made.err and "X000" not in made.err
+    assert made.err.startswith("error[") and words in made.err
+    assert "help:" in made.err and "X000" not in made.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def text_weights() -> Any:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(MODEL / "text_encoder" / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (None, ("W007", "is missing in")),
+        ((3, 5), ("W008", "has shape [3, 5] in", "not [192]")),
+    ],
+)
+def test_generate_names_a_weight_that_does_not_fit(
+    shape: tuple[int, ...] | None,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    text_weights: Any,
+    call: Any,
+) -> None:
+    from safetensors.numpy import save_file
+
+    model, name = tmp_path / "model", "text_model.final_layer_norm.weight"
+    (model / "text_encoder").mkdir(parents=True)
+    for part in MODEL.iterdir():
+        if part.name != "text_encoder":
+            (model / part.name).symlink_to(part)
+    (model / "text_encoder" / "config.json").symlink_to(MODEL / "text_encoder" / "config.json")
+    kept = {n: w for n, w in text_weights.items() if n != name}
+    changed = kept if shape is None else {**kept, name: np.zeros(shape, np.float32)}
+    save_file(changed, model / "text_encoder" / "model.safetensors")
+    out = tmp_path / "out.png"
+    made = call("generate", "a cat", "--device", "cpu", "--model", model, "-o", out, status=1)
+    assert all(w in made.err for w in (*words, f"`{name}`", "norm.sdl:", "help:"))
+    assert not out.exists()
 
 
 # ---- bad input -----------------------------------------------------------------------------------
@@ -321,15 +387,19 @@ def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], call: Any) -> None
         (("compile", "{double}", "--set", "n=4", "--config", "{double}"), "is not JSON"),
         (("compile", "{double}", "--set", "n=4", "-o", "{double}"), "is a file"),
         (("compile", "{double}", "--set", "n=4", "-o", "{dir}"), "no bundle"),
-        (("compile", "{double}", "--set", "n=4", "-o", "{double}/x"), "cannot write"),
+        (("compile", "{double}", "--set", "n=4", "-o", "{double}/x"), "`{double}` is a file"),
+        (("compile", "{double}", "--set", "m=4"), "its sizes are n"),
         (("compile", "{double}", "--set", "n=4", "--weights", "{dir}/w"), "w"),
         (("run", "{dir}"), "is no bundle"),
         (("run", "{double}"), "missing"),
         (("run", "{double}", "--input", "x={dir}/none.npy"), "none.npy"),
         (("run", "{double}", "--input", "x={double}"), "no .npy file"),
-        (("run", "{double}", "--input", "x=3"), "axes"),
+        (("run", "{double}", "--input", "x=3"), "1 dimension"),
         (("run", "{double}", "--input", "x={x}", "y=1"), "no input `y`"),
         (("run", "{double}", "--input", "x={x}", "-o", "{dir}/no/out.npz"), "cannot write"),
+        (("run", "{double}", "--input", "x={x}", "-o", "{double}/o.npz"), "`{double}` is a file"),
+        (("run", "{double}", "--input", "x={x}", "-o", "{dir}"), "it is a folder"),
+        (("run", "{double}", "--input", "x={dir}"), "cannot be read"),
         (("run", "{double}", "--input", "x={x}", "--device", "voodoo"), "voodoo"),
         (("fmt", "{x}"), "x.npy"),
         (("explain", "{dir}/none.sdl"), "none.sdl"),
@@ -384,6 +454,23 @@ def test_a_real_interruption_leaves_nothing(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_that_python_drops_comes_again() -> None:
+    """In a weak reference's callback exceptions are printed and forgotten, this one too."""
+    code = (
+        "import time, weakref, signal; import sdlc.cli as cli\n"
+        "class Thing: pass\n"
+        "@cli.commands.command('slow')\n"
+        "def command():\n"
+        "    thing = Thing()\n"
+        "    w = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))\n"
+        "    del thing\n"
+        "    for _ in range(200): time.sleep(0.05)\n"
+        "cli.main(['slow'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
 
 
 def test_a_closed_pipe_is_no_error(double: Path) -> None:

@@ -62,7 +62,7 @@ def load(path: Path | None, text: str | None = None) -> Library:
 
     Raises SdlError: a file that cannot be read, syntax errors of every file, a name defined twice.
     """
-    name = str(path) if path is not None else "<text>"
+    name = shown(path) if path is not None else "<text>"
     if text is None:
         if path is None:
             raise failure("E023", "no program was given", "give a path or a text")
@@ -79,6 +79,13 @@ def load(path: Path | None, text: str | None = None) -> Library:
         prelude,
         sources,
     )
+
+
+def shown(path: Path) -> str:
+    """A file's name in messages and kernels: as it was given, or from the package's `models` on."""
+    package = Path(str(files("sdlc.models"))).resolve()
+    resolved = path.resolve()
+    return f"models/{resolved.relative_to(package)}" if package in resolved.parents else str(path)
 
 
 @cache
@@ -106,7 +113,7 @@ def _with_imports(entry: Module, path: Path | None) -> tuple[Module, ...]:
         if key in found:
             continue
         text = _read(target, wanted, {importer.file: importer.text})
-        module = found[key] = parse_module(text, str(target))
+        module = found[key] = parse_module(text, shown(target))
         modules.append(module)
         pending += [(module, target.parent, i) for i in module.imports]
     return tuple(modules)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -37,15 +38,17 @@ Compiled = tuple[Program, tuple[KernelText, ...]]
 def compiler_digest() -> str:
     """A digest of the compiler, the library and the networks as they are installed."""
     digest = hashlib.sha256()
-    for path in _sources():
-        digest.update(path.name.encode() + path.read_bytes())
+    for name, data in _sources():
+        digest.update(f"{name} {len(data)}\n".encode() + data)
     return digest.hexdigest()
 
 
-def _sources() -> Iterator[Path]:
+def _sources() -> Iterator[tuple[str, bytes]]:
+    """Every file that says what a network compiles to: its name in its folder, what it holds."""
     folders = (*sdlc.__path__, *sdlc.backends.__path__, *sdlc.models.__path__)
     for folder in dict.fromkeys((*folders, *sdlc.stdlib.__path__)):
-        yield from sorted(p for p in Path(folder).rglob("*") if p.suffix in SOURCES)
+        for path in sorted(p for p in Path(folder).rglob("*") if p.suffix in SOURCES):
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
 def key_of(target: Target, info: DeviceInfo, *parts: object) -> str:
@@ -62,27 +65,53 @@ def kept(
 
     `fits` raises SdlError where a kept program is not for the weights at hand: `make` says why.
     """
-    place = cache_folder("programs") / key
-    if place.is_dir():
+    place = _place(key)
+    found = None if place is None else _read(place, device)
+    if found is not None:
         try:
-            bundle = read_bundle(place)
-            fits(bundle.program)
-            place.touch()
-            return bundle.program, bundle.texts_for(device.info.caps)
-        except (SdlError, OSError):
-            shutil.rmtree(place, ignore_errors=True)
+            fits(found[0])
+            return found
+        except SdlError:
+            place = None  # the entry is sound, and stays for the weights that fit it
     program = make()
     texts = tuple(device.text(kernel) for kernel in program.kernels.values())
-    try:
-        write_bundle(program, texts, device.info.caps, place)
-        _trim(place.parent)
-    except (SdlError, OSError):
-        pass  # a cache that cannot be written keeps nothing
+    if place is not None:
+        with suppress(SdlError, OSError):  # a cache that cannot be written keeps nothing
+            write_bundle(program, texts, device.info.caps, place)
+            _trim(place.parent)
     return program, texts
+
+
+def _place(key: str) -> Path | None:
+    try:
+        return cache_folder("programs") / key
+    except OSError:
+        return None
+
+
+def _read(place: Path, device: Device) -> Compiled | None:
+    """What was kept; None where there is nothing, or nothing sound (which is removed)."""
+    if not place.exists():
+        return None
+    try:
+        bundle = read_bundle(place)
+        texts = bundle.texts_for(device.info.caps)
+    except (SdlError, OSError):
+        _remove(place)
+        return None
+    with suppress(OSError):
+        place.touch()
+    return bundle.program, texts
+
+
+def _remove(place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    with suppress(OSError):
+        place.unlink(missing_ok=True)
 
 
 def _trim(folder: Path) -> None:
     """Removes the programs that were used longest ago."""
     entries = sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
     for old in entries[MOST:]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)

@@ -117,9 +117,17 @@ class Compiled:
     program: Program
     target: Target
 
-    def texts(self) -> tuple[KernelText, ...]:
-        """Every kernel in every language of the target, legalised for it."""
-        return target_texts(self.program, self.target)
+    def texts(self, languages: Sequence[str] = ()) -> tuple[KernelText, ...]:
+        """Every kernel, legalised for the target, in these of its languages (default: all)."""
+        from sdlc.backends.legalize import legalize
+        from sdlc.backends.printer import print_kernel
+
+        caps = self.target.caps
+        return tuple(
+            print_kernel(legalize(kernel, caps, language), language, caps)
+            for language in languages or caps.languages
+            for kernel in self.program.kernels.values()
+        )
 
 
 @dataclass(slots=True)
@@ -315,25 +323,18 @@ def _weights_key(weights: Weights | None) -> object:
     return str(weights) if isinstance(weights, (str, Path)) else id(weights)
 
 
-def target_texts(program: Program, target: Target) -> tuple[KernelText, ...]:
-    """Every kernel in every language of `target`, legalised for it."""
-    from sdlc.backends.legalize import legalize
-    from sdlc.backends.printer import print_kernel
-
-    caps = target.caps
-    return tuple(
-        print_kernel(legalize(kernel, caps, language), language, caps)
-        for language in caps.languages
-        for kernel in program.kernels.values()
-    )
-
-
-def explanation(compiled: Compiled) -> Explanation:
+def explanation(compiled: Compiled, language: str | None = None) -> Explanation:
+    """What became of a program; its kernels in one language (None: the target's first)."""
     from sdlc.program.explain import explain
     from sdlc.schedule.plan import plan
 
+    speaks = compiled.target.caps.languages
+    if language is not None and language not in speaks:
+        message = f"target `{compiled.target.name}` takes no {language} kernels"
+        raise failure("P009", message, help=f"use {' or '.join(speaks)}")
     made = plan(compiled.graph, compiled.target)
-    return explain(compiled.graph, made, compiled.program, compiled.texts())
+    texts = compiled.texts((language or speaks[0],))
+    return explain(compiled.graph, made, compiled.program, texts)
 
 
 def devices() -> tuple[DeviceInfo, ...]:

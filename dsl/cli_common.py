@@ -15,9 +15,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from sdlc.api import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Size = int | tuple[int, ...]
@@ -86,6 +89,20 @@ def target_option(command: Command) -> Command:
         metavar="NAME",
         help="What to compile for; `sdlc targets` lists them.",
     )(command)
+
+
+def request_from(
+    file: Path,
+    target: str,
+    entry: str | None,
+    configs: tuple[Path, ...],
+    sizes: tuple[str, ...],
+    precision: str,
+) -> Request:
+    """What a command's options ask for."""
+    from sdlc.api import make_request
+
+    return make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
 
 
 def parse_sizes(settings: Iterable[str]) -> dict[str, Size]:

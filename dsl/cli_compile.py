@@ -16,16 +16,16 @@ import click
 from sdlc.cli_common import (
     ManyValues,
     json_option,
-    parse_sizes,
     print_json,
     print_table,
+    request_from,
     size_text,
     source_options,
     target_option,
 )
 
 if TYPE_CHECKING:
-    from sdlc.api import Compiled, Request
+    from sdlc.api import Compiled
 
 SECTIONS = ("graph", "groups", "dispatches", "kernels", "tensors", "memory")
 
@@ -70,20 +70,6 @@ def compile_command(
         print_json(summary)
     else:
         print_table(("bundle", str(directory)), _summary_rows(summary))
-
-
-def request_from(
-    file: Path,
-    target: str,
-    entry: str | None,
-    configs: tuple[Path, ...],
-    sizes: tuple[str, ...],
-    precision: str,
-) -> Request:
-    """What a command's options ask for."""
-    from sdlc.api import make_request
-
-    return make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
 
 
 def _summary(
@@ -143,18 +129,25 @@ def _shapes(tensors: dict[str, list[int]]) -> str:
     type=click.Choice(SECTIONS),
     help="Only this section. May be repeated.",
 )
+@click.option(
+    "--language",
+    type=click.Choice(["opencl", "wgsl"]),
+    help="Kernels in this language (default: the one that the target prefers).",
+)
 @json_option
-def explain_command(file: Path, sections: tuple[str, ...], as_json: bool, **what: Any) -> None:
+def explain_command(
+    file: Path, sections: tuple[str, ...], language: str | None, as_json: bool, **what: Any
+) -> None:
     """Shows what becomes of FILE: graph, groups, dispatches, kernels, tensors, memory.
 
     \b
     Examples:
       sdlc explain softmax.sdl --set b=2x3 n=64 --target mali
-      sdlc explain softmax.sdl --set b=2x3 n=64 --section kernels
+      sdlc explain softmax.sdl --set b=2x3 n=64 --target mali --section kernels --language wgsl
     """
     from sdlc.api import explanation
 
-    made = explanation(request_from(file, **what).build())
+    made = explanation(request_from(file, **what).build(), language)
     wanted = sections or SECTIONS
     if as_json:
         everything = made.as_json()

@@ -79,11 +79,11 @@ def targets_command(as_json: bool) -> None:
       sdlc targets
       sdlc targets --json
     """
-    from sdlc.backends.target import load_target, target_names
+    from sdlc.api import targets
 
-    targets = [load_target(name) for name in target_names()]
+    found = targets()
     if as_json:
-        print_json([_target_record(t) for t in targets])
+        print_json([_target_record(t) for t in found])
         return
     rows = [
         (
@@ -94,7 +94,7 @@ def targets_command(as_json: bool) -> None:
             str(t.caps.max_work_items),
             _f16(t.caps),
         )
-        for t in targets
+        for t in found
     ]
     print_table(("target", "hardware", "languages", "local", "work-items", "f16"), rows)
 

@@ -20,9 +20,9 @@ from sdlc.cli_common import (
     check_place,
     json_option,
     parse_pairs,
-    parse_sizes,
     print_json,
     print_table,
+    request_from,
     source_options,
     write_whole,
 )
@@ -88,7 +88,7 @@ def _executable(
     **source: Any,
 ) -> Executable:
     """Whatever can be wrong with the files is said before a device is opened."""
-    from sdlc.api import load_weights, make_request
+    from sdlc.api import load_weights
     from sdlc.backends.devices import open_device
     from sdlc.program.bundle import read_bundle
     from sdlc.program.execute import Executable
@@ -96,8 +96,7 @@ def _executable(
     held = None if weights is None else load_weights(weights)
     if program.is_dir():
         return read_bundle(program).executable(open_device(device), held)
-    sizes, settings = parse_sizes(source["sizes"]), (source["configs"], source["precision"])
-    request = make_request(program, target or "cpu", source["entry"], sizes, settings)
+    request = request_from(program, target or "cpu", **source)
     opened = open_device(device)
     if target is None:
         from sdlc.backends.devices import target_of

@@ -18,8 +18,8 @@ import click
 from sdlc.cli_common import (
     ManyValues,
     json_option,
-    parse_sizes,
     print_json,
+    request_from,
     source_options,
     target_option,
     write_whole,
@@ -54,7 +54,7 @@ def check_command(
     built: dict[str, int] = {}
     for file in files:
         try:
-            request = _request(file, target, what)
+            request = request_from(file, target, **what)
         except SdlError as error:
             errors.append(error)
             continue
@@ -63,13 +63,6 @@ def check_command(
         errors += found
     _report(built, errors, as_json)
     return 1 if errors else 0
-
-
-def _request(file: Path, target: str, what: dict[str, Any]) -> Request:
-    from sdlc.api import make_request
-
-    settings = (what["configs"], what["precision"])
-    return make_request(file, target, what["entry"], parse_sizes(what["sizes"]), settings)
 
 
 def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlError]]:

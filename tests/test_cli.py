@@ -233,12 +233,26 @@ def test_configuration_that_is_not_used_is_listed(tmp_path: Path, call: Any) -> 
 def test_explain(double: Path, call: Any) -> None:
     common = ("explain", double, "--set", "n=6", "--target", "mali")
     text = call(*common).out
-    for title in ("graph ==", "groups (1)", "dispatches (1)", "kernels (", "tensors", "memory"):
+    titles = ("graph ==", "groups (1)", "dispatches (1, 6 FLOP)", "kernels (1, opencl)")
+    for title in (*titles, "tensors (2)", "memory"):
         assert title in text
     only = call(*common, "--section", "memory").out
     assert "arena" in only and "graph" not in only
     record = call(*common, "--json").json
     assert record["memory"]["arena"] == 0 and "__kernel" in record["kernels"][0]["text"]
+    assert "lower_bound" in record["memory"]
+
+
+def test_explain_says_what_each_launch_reads_and_where_values_live(call: Any) -> None:
+    file = ROOT / "stdlib" / "softmax.sdl"
+    common = ("explain", file, "--entry", "softmax", "--set", "b=2", "n=8")
+    text = call(*common, "--section", "dispatches", "--section", "tensors").out
+    assert "0  softmax_s(x) -> s.m, s.l " in text and "1  softmax_out(x, s.m, s.l) -> out " in text
+    assert "live in dispatches 0 to 1" in text and " grid " in text
+    wgsl = call(*common, "--section", "kernels", "--target", "mali", "--language", "wgsl").out
+    assert "@compute" in wgsl and "__kernel" not in wgsl
+    refused = call(*common, "--target", "apple", "--language", "opencl", status=1).err
+    assert "no opencl kernels" in refused and "use wgsl" in refused
 
 
 # ---- reports -------------------------------------------------------------------------------------

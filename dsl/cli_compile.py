@@ -151,7 +151,7 @@ def explain_command(
     wanted = sections or SECTIONS
     if as_json:
         everything = made.as_json()
-        always = {"name": everything["name"], "target": everything["target"]}
+        always = {name: everything[name] for name in ("name", "target", "flop")}
         print_json(always | {name: everything[name] for name in wanted})
         return
     chosen = [pair for name, pair in zip(SECTIONS, made.sections(), strict=True) if name in wanted]

@@ -107,9 +107,13 @@ def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> Non
     for error in errors:
         click.echo(f"{error}\n", err=True)
     for file, count in built.items():
-        click.echo(f"{file}: {count} definitions built")
+        click.echo(f"{file}: {_plural(count, 'definition')} built")
     if diagnostics:
-        click.echo(f"{len(diagnostics)} errors", err=True)
+        click.echo(_plural(len(diagnostics), "error"), err=True)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @click.command("fmt")

@@ -118,16 +118,8 @@ class Compiled:
     target: Target
 
     def texts(self, languages: Sequence[str] = ()) -> tuple[KernelText, ...]:
-        """Every kernel, legalised for the target, in these of its languages (default: all)."""
-        from sdlc.backends.legalize import legalize
-        from sdlc.backends.printer import print_kernel
-
-        caps = self.target.caps
-        return tuple(
-            print_kernel(legalize(kernel, caps, language), language, caps)
-            for language in languages or caps.languages
-            for kernel in self.program.kernels.values()
-        )
+        """Every kernel in these languages of the target (default: all), legalised for it."""
+        return target_texts(self.program, self.target, languages)
 
 
 @dataclass(slots=True)
@@ -321,6 +313,21 @@ def load_weights(weights: Weights | None) -> Mapping[str, Array]:
 
 def _weights_key(weights: Weights | None) -> object:
     return str(weights) if isinstance(weights, (str, Path)) else id(weights)
+
+
+def target_texts(
+    program: Program, target: Target, languages: Sequence[str] = ()
+) -> tuple[KernelText, ...]:
+    """Every kernel in these languages of `target` (default: all of them), legalised for it."""
+    from sdlc.backends.legalize import legalize
+    from sdlc.backends.printer import print_kernel
+
+    caps = target.caps
+    return tuple(
+        print_kernel(legalize(kernel, caps, language), language, caps)
+        for language in languages or caps.languages
+        for kernel in program.kernels.values()
+    )
 
 
 def explanation(compiled: Compiled, language: str | None = None) -> Explanation:

@@ -203,7 +203,13 @@ def test_run_with_weights_and_config(tmp_path: Path, call: Any) -> None:
     np.testing.assert_allclose(np.load(out)["out"], expected, rtol=1e-5, atol=1e-5)
     lost = call("run", tmp_path / "net.sdl", *inputs, *common, status=1)
     assert "weight `proj.weight` is missing" in lost.err and "--weights" in lost.err
-    assert "net.sdl:3" in lost.err or "linear" in lost.err
+    assert "stdlib/matmul.sdl:" in lost.err and "param weight: T[o, i]" in lost.err
+    bent = dict(weights, **{"proj.weight": np.zeros((2, 5), np.float32)})
+    save_file(bent, tmp_path / "w.safetensors")
+    path = ("--weights", tmp_path / "w.safetensors")
+    wrong = call("run", tmp_path / "net.sdl", *inputs, *common, *path, status=1).err
+    assert "`proj.weight` is float32[2, 5], but the program wants f32[2, 4]" in wrong
+    assert "stdlib/matmul.sdl:" in wrong and "^^^^^ declared here" in wrong
 
 
 def test_inputs_of_a_wrong_type(tmp_path: Path, double: Path, call: Any) -> None:

@@ -64,7 +64,8 @@ class Executable:
         """Raises SdlError: P001 missing weight, P002 weight of a wrong shape or type, P006 feedback
         between unlike tensors, P007 a tensor that is larger than the device can bind."""
         _check_feedback(program, feedback)
-        _check_sizes(program, device)
+        info = device.info
+        check_sizes(program.tensors.values(), info.caps.max_binding, f"the device `{info.name}`")
         if texts is None:
             texts = [device.text(kernel) for kernel in program.kernels.values()]
         program = relocate(program, device.info.caps.offset_alignment)
@@ -249,17 +250,17 @@ def _launches(
 # ---- checks --------------------------------------------------------------------------------------
 
 
-def _check_sizes(program: Program, device: Device) -> None:
-    limit = device.info.caps.max_binding
-    large = [t for t in program.tensors.values() if _bound(t) > limit]
+def check_sizes(tensors: Iterable[Tensor], limit: int, place: str) -> None:
+    """Raises SdlError (P007) for tensors of more bytes than one binding may have at `place`."""
+    large = [t for t in tensors if _bound(t) > limit]
     if large:
-        raise located(_too_large(t, limit, device.info.name) for t in large)
+        raise located(_too_large(t, limit, place) for t in large)
 
 
-def _too_large(tensor: Tensor, limit: int, device: str) -> Diagnostic:
+def _too_large(tensor: Tensor, limit: int, place: str) -> Diagnostic:
     name = tensor.weight or tensor.name
     message = (
-        f"`{name}` ({describe(tensor)}) takes {_bound(tensor):,} bytes, more than `{device}` binds"
+        f"`{name}` ({describe(tensor)}) takes {_bound(tensor):,} bytes, more than {place} binds"
     )
     notes = (("limit", f"{limit:,} bytes"),)
     help = "use smaller sizes, --precision f16, or another device (see `sdlc devices`)"

@@ -162,8 +162,13 @@ def located(problems: Iterable[Diagnostic], most: int = MOST_SHOWN) -> SdlError:
 
 
 def source_text(file: str) -> str:
-    """The text of a source file, or '' where it is no longer there (a bundle was shipped)."""
+    """The text of a source file, or '' where it is no longer there (a bundle was shipped).
+    `stdlib/…` is the installed library's."""
+    from importlib.resources import files
+
+    folder, _, name = file.rpartition("/")
+    place = files("sdlc.stdlib") / name if folder == "stdlib" else Path(file)
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return place.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""

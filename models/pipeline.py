@@ -230,8 +230,10 @@ def prepare(
     from sdlc.backends.devices import target_of
 
     schedule = make_schedule(folder.scheduler, settings.steps)
+    load_tokenizer(folder.path / "tokenizer", folder.tokens)  # what it lacks is said first
     target = target_of(device.info)
     parts = networks(folder, settings)
+    tell(Progress("compile", 0, len(parts), 0.0))
     ready: list[Executable] = []
     for done, network in enumerate(parts, 1):
         begin = time.perf_counter()

@@ -105,9 +105,10 @@ def show_monoid(monoid: Monoid) -> str:
     return f"monoid {monoid.name}({fields}): {combine}"
 
 
-def show_expr(expr: Expr, names: Names) -> str:
-    """The expression in the language's own notation; tensors are called by `names`."""
-    return _show(expr, names, lambda s: f"{'ab'[s.side]}.{s.field}")[0]
+def show_expr(expr: Expr, names: Names, slot: Callable[[Slot], str] | None = None) -> str:
+    """The expression in the language's own notation; tensors are called by `names`, a monoid's
+    operands as `slot` says (`a.0` for field 0 of the left one)."""
+    return _show(expr, names, slot or (lambda s: f"{'ab'[s.side]}.{s.field}"))[0]
 
 
 def _show(expr: Expr, names: Names, slot: Callable[[Slot], str]) -> tuple[str, int]:

@@ -20,6 +20,7 @@ from sdlc.kernel.lower import loop_names, lower
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
+from sdlc.program.execute import check_sizes
 from sdlc.program.memory import align, lifetimes_of, plan_memory
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.schedule.group import Group
@@ -34,10 +35,12 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel], Kernel]], ...] = (("simplify"
 def compile_graph(graph: Graph, target: Target, precision: DType = DType.F32) -> Program:
     """The program of a graph for a target, verified at every level.
 
-    `precision` is recorded in the program; the graph has its types already.
+    `precision` is recorded in the program; the graph has its types already. Raises SdlError (P007)
+    for tensors that the target cannot bind.
     """
     scheduled = plan(graph, target)
     names, tensors = tensors_of(graph, scheduled)
+    check_sizes(tensors.values(), target.caps.max_binding, f"the target `{target.name}`")
     kernels, dispatches = _kernels(scheduled, names, tensors, target)
     program = Program(
         name=graph.name,

@@ -21,10 +21,22 @@ def show_group(group: Group) -> str:
         lines.append(f"  total = {group.monoid.name} over {over} of {lift}")
     for store in group.stores:
         indices = ", ".join(show_expr(i, names) for i in store.indices)
-        value = show_expr(store.value, names)
-        lines.append(f"  {names[store.node]}[{indices}] = {value}")
+        value = show_expr(store.value, names, lambda s: _result(group, s.field))
+        many = len(store.node.dtypes) > 1
+        field = f".{_field(group, store.field)}" if many else ""
+        lines.append(f"  {names[store.node]}{field}[{indices}] = {value}")
     head = f"{group.origins[0].definition} {group.name}".strip()
     return "\n".join([f"{head}:", *lines])
+
+
+def _field(group: Group, number: int) -> str:
+    return group.monoid.fields[number].name if group.monoid is not None else str(number)
+
+
+def _result(group: Group, number: int) -> str:
+    """How stored values name the reduction's result: `total`, or a field of it."""
+    assert group.monoid is not None
+    return f"total.{_field(group, number)}" if len(group.monoid.fields) > 1 else "total"
 
 
 def _names(group: Group) -> dict[Node, str]:

@@ -78,8 +78,10 @@ def _betas(config: Mapping[str, object]) -> Floats:
 def _times(config: Mapping[str, object], steps: int, trained: int) -> npt.NDArray[np.int64]:
     match str(config.get("timestep_spacing", "leading")):
         case "leading":
-            offset = _whole(config, "steps_offset", 0)
-            rising = np.arange(steps) * (trained // steps) + offset
+            rising = np.arange(steps) * (trained // steps)
+            # The offset must not lead past the last trained time, where steps leave no room for it.
+            room = trained - 1 - int(rising[-1])
+            rising = rising + min(_whole(config, "steps_offset", 0), room)
         case "trailing":
             rising = np.rint(np.arange(trained, 0, -trained / steps))[:steps][::-1] - 1
         case "linspace":

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import sdlc
 from sdlc.language.diagnostics import SdlError
 from sdlc.language.format import format_source
 from sdlc.language.format_lines import WIDTH
@@ -17,10 +16,8 @@ from sdlc.language.parse import parse_module
 from sources import modules, relaid
 from trees import without_spans
 
-ROOT = Path(sdlc.__file__).parent
-FILES = sorted(
-    path for room in ("stdlib", "models") for path in (ROOT.parent / room).rglob("*.sdl")
-)
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(path for room in ("stdlib", "models") for path in (ROOT / room).rglob("*.sdl"))
 
 
 def laid_out(text: str) -> str:

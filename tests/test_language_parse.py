@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lark import logger
 
-import sdlc
 from sdlc.graph.types import Span
 from sdlc.language import syntax
 from sdlc.language.diagnostics import SdlError
@@ -22,7 +21,7 @@ from sdlc.language.parse_grammar import build_grammar, grammar
 from sources import modules
 from trees import nodes, without_spans
 
-ROOT = Path(sdlc.__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path for room in ("stdlib", "models") for path in (ROOT / room).rglob("*.sdl"))
 EXPRESSIONS = get_args(syntax.Expression)
 

@@ -1,8 +1,8 @@
 """Options of the test suite.
 
     python -m pytest tests/test_random_programs.py --examples 5000
-runs 5000 random programs a stage, new ones each time; without it the suite runs about two thousand, the
-same ones each time.
+runs 5000 random programs a stage, new ones each time; without it the suite runs about two thousand,
+the same ones each time.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sdlc.graph.expr import Axis, Expr, Literal, Read, Slot, apply, walk
+from sdlc.graph.expr import Axis, Expr, Read, Slot, apply, walk
 from sdlc.graph.intern import Interned
 from sdlc.graph.types import Array, DType, Origin
 
@@ -203,7 +203,3 @@ def topological(graph: Graph) -> Iterator[Node]:
 
 def element_count(node: Node) -> int:
     return prod(node.shape)
-
-
-def constant(value: float | int | bool, dtype: DType) -> Literal:
-    return Literal(value, dtype)

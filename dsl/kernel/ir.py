@@ -5,7 +5,7 @@
             | Declare(var, value)                  a mutable local with its first value
             | Assign(var, value)
             | Store(buffer, index, value, guard)   value's lanes to index, index + 1, …; where guard
-            | For(var, extent, body, unroll)       var = 0 … extent - 1
+            | For(var, extent, body, axis)         var = 0 … extent - 1, labelled by its axis
             | If(condition, body)                  condition must be uniform if body holds a Barrier
             | Barrier()                            all lanes of a work-group; orders local memory
     expr    = Literal | Var | WorkId | Call(op, args) | Cast | Load(buffer, index, type)

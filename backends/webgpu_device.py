@@ -26,10 +26,13 @@ from sdlc.backends.opencl_loader import cache_folder
 from sdlc.backends.printer import print_kernel
 from sdlc.kernel.ir import Kernel
 from sdlc.language.diagnostics import failure
-from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch
+from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch, Timing
 from sdlc.target import Capabilities
 
 BINDING_ALIGNMENT = 256
+NANOSECOND = 1e-9
+CLOCK = "timestamp-query"
+TIMESTAMP_BYTES = 8
 DISPATCHES = 256
 """Dispatches of one submission: a driver that watches the time of one is not kept waiting."""
 MEMORY_ADVICE = (
@@ -101,7 +104,7 @@ class WebGpuDevice:
     def __init__(self, adapter: Any, id: str) -> None:
         wgpu = self._wgpu = load_wgpu()
         self._info = device_info(adapter, id)
-        features = [f for f in ("shader-f16",) if f in adapter.features]
+        features = [f for f in ("shader-f16", CLOCK) if f in adapter.features]
         with self._errors("opening the device"):
             self._device = adapter.request_device_sync(
                 required_features=features, required_limits=dict(adapter.limits)
@@ -205,6 +208,52 @@ class WebGpuDevice:
             run.dispatch_workgroups(*grid)
         run.end()
         self._device.queue.submit([encoder.finish()])
+
+    def profile(self, recording: Any) -> tuple[Timing, ...]:
+        """By timestamps around passes of one dispatch each."""
+        if CLOCK not in self._device.features:
+            raise failure(
+                "D033",
+                f"{self._info.name} has no clock that programs can read ({CLOCK})",
+                "profile on another device (`sdlc devices`); without --profile it is timed whole",
+            )
+        ticks: list[int] = []
+        with self._errors("timing kernels"):
+            for start in range(0, len(recording), DISPATCHES):
+                ticks += self._ticks(recording[start : start + DISPATCHES])
+        seconds = [(tick - ticks[0]) * self._tick_seconds() for tick in ticks]
+        return tuple(Timing(a, b) for a, b in zip(seconds[::2], seconds[1::2], strict=True))
+
+    def _ticks(self, recording: Any) -> list[int]:
+        """The clock before and after each dispatch."""
+        usage, count = self._wgpu.BufferUsage, 2 * len(recording)
+        stamps = self._device.create_query_set(type="timestamp", count=count)
+        size = count * TIMESTAMP_BYTES
+        held = self._device.create_buffer(size=size, usage=usage.QUERY_RESOLVE | usage.COPY_SRC)
+        encoder = self._device.create_command_encoder()
+        for number, (pipeline, group, grid) in enumerate(recording):
+            run = encoder.begin_compute_pass(
+                timestamp_writes={
+                    "query_set": stamps,
+                    "beginning_of_pass_write_index": 2 * number,
+                    "end_of_pass_write_index": 2 * number + 1,
+                }
+            )
+            run.set_pipeline(pipeline)
+            run.set_bind_group(0, group)
+            run.dispatch_workgroups(*grid)
+            run.end()
+        encoder.resolve_query_set(stamps, 0, count, held, 0)
+        self._device.queue.submit([encoder.finish()])
+        data = self._device.queue.read_buffer(held, 0, size)
+        return [int(tick) for tick in data.cast("B").cast("Q")]
+
+    def _tick_seconds(self) -> float:
+        """Of one tick. WebGPU's are nanoseconds; wgpu-native's are the driver's own."""
+        from wgpu.backends.wgpu_native import lib
+
+        period = lib.wgpuQueueGetTimestampPeriod(self._device.queue._internal)
+        return float(period) * NANOSECOND
 
     def finish(self) -> None:
         # A read waits for everything submitted before it. wgpu-py's own call for this passes a

@@ -107,6 +107,7 @@ def _dispatch_record(dispatch: Dispatch, texts: Sequence[KernelText]) -> Manifes
     return {
         "kernel": dispatch.kernel,
         "label": dispatch.label,
+        "flop": dispatch.flop,
         "grid": list(text.grid),
         "group": list(text.group),
         "bindings": [{"parameter": p, "tensor": bound[p]} for p in text.parameters],
@@ -193,7 +194,7 @@ def _span(source: str) -> Span | None:
 
 def _dispatch(record: Manifest) -> Dispatch:
     bindings = tuple((b["parameter"], b["tensor"]) for b in record["bindings"])
-    return Dispatch(record["kernel"], bindings, record["label"])
+    return Dispatch(record["kernel"], bindings, record["label"], record.get("flop", 0))
 
 
 # ---- what a schema cannot say --------------------------------------------------------------------

@@ -100,8 +100,10 @@ _BINDING = _record(
 
 _DISPATCH = _record(
     "One launch. Launches run in order, each after the memory effects of the one before.",
+    optional=("flop",),
     kernel=_text("The kernel's name."),
     label=_text("What it computes, for profiles; may be empty."),
+    flop=_integer("Its floating-point operations, for profiles."),
     grid=_list("Work-groups in each dimension, as in the kernel.", _integer("", 1), 3),
     group=_list("Work-items of a work-group, as in the kernel.", _integer("", 1), 3),
     bindings=_list("One for each parameter, in the kernel's order.", _BINDING),

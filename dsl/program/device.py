@@ -55,6 +55,18 @@ class Launch:
     bindings: tuple[Binding, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a launch ran, by the device's clock: seconds since the first of its recording began."""
+
+    begin: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+
 class Device(Protocol):
     """A place to run kernels. Every method may raise `SdlError` (D…): missing, too small, lost."""
 
@@ -79,6 +91,10 @@ class Device(Protocol):
 
     def submit(self, recording: Any) -> None:
         """Runs a recording; returns before it has finished."""
+
+    def profile(self, recording: Any) -> tuple[Timing, ...]:
+        """Runs a recording to its end; when each launch ran. Raises SdlError (D033) on a device
+        without a clock that can be read."""
 
     def finish(self) -> None:
         """Waits for everything submitted."""

@@ -25,7 +25,7 @@ import numpy as np
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
-from sdlc.program.device import Binding, Device, KernelText, Launch
+from sdlc.program.device import Binding, Device, KernelText, Launch, Timing
 from sdlc.program.memory import align, relocate
 from sdlc.program.program import Program, Tensor, TensorRole
 from sdlc.program.values import (
@@ -102,6 +102,16 @@ class Executable:
     def step(self) -> None:
         """Runs the program once on what its inputs hold; returns before the device has finished."""
         self.device.submit(self._recordings[self._phase])
+        self._turn()
+
+    def profile(self) -> tuple[Timing, ...]:
+        """A `step`, run to its end: when each dispatch ran on the device. Raises SdlError (D033)
+        where the device has no clock that can be read."""
+        timings = self.device.profile(self._recordings[self._phase])
+        self._turn()
+        return timings
+
+    def _turn(self) -> None:
         if self._feedback:
             self._phase = 1 - self._phase
 

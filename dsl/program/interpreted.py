@@ -10,8 +10,10 @@ wrote shows in the result. With `change` every kernel is transformed first: lega
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import numpy.typing as npt
 from sdlc.graph.types import Array
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import Access, Kernel
-from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch
+from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch, Timing
 from sdlc.program.execute import Executable
 from sdlc.program.program import Program
 from sdlc.target import Capabilities
@@ -73,6 +75,14 @@ class InterpreterDevice:
     def submit(self, recording: Any) -> None:
         for each in recording:
             each.run()
+
+    def profile(self, recording: Any) -> tuple[Timing, ...]:
+        start = time.perf_counter()
+        times = [start]
+        for each in recording:
+            each.run()
+            times.append(time.perf_counter())
+        return tuple(Timing(a - start, b - start) for a, b in pairwise(times))
 
     def finish(self) -> None:
         pass

@@ -164,7 +164,7 @@ def _kernels(
         bound = {s.buffer.name: names[v] for v, s in storage.items()}
         buffers = kernels[known[meaning]].buffers
         bindings = tuple((b.name, bound[b.name]) for b in buffers)
-        dispatches.append(Dispatch(known[meaning], bindings, _label(item.group)))
+        dispatches.append(Dispatch(known[meaning], bindings, _label(item.group), item.group.flop))
     return kernels, tuple(dispatches)
 
 

@@ -42,11 +42,13 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """One launch; `bindings` are (kernel parameter, tensor name) in the kernel's order."""
+    """One launch; `bindings` are (kernel parameter, tensor name) in the kernel's order; `flop` are
+    its floating-point operations."""
 
     kernel: str
     bindings: tuple[tuple[str, str], ...]
     label: str = ""
+    flop: int = 0
 
 
 @dataclass(frozen=True, slots=True)

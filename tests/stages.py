@@ -1,14 +1,13 @@
-"""One program executed at every level of the compiler, and the level at fault named.
+"""Routes through the compiler for drawn programs (the stages themselves are the package's).
 
-In: a drawn case. Out: nothing, or an AssertionError that begins with the guilty stage. Invariant:
-each stage is compared with the same computed tolerance, and only with the graph's f64 meaning.
+In: a drawn case. Out: nothing, or an AssertionError that begins with the guilty stage.
 
-    compare(case, opencl_route())     reference = interpreted = legalised = OpenCL
+    compare(case, device_route("cpu", "opencl", "pocl"))   reference = interpreted = … = OpenCL
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,63 +15,31 @@ from sdlc.backends.devices import open_device
 from sdlc.backends.legalize import legalize
 from sdlc.backends.target import load_target
 from sdlc.graph.node import Graph
-from sdlc.graph.reference import evaluate
 from sdlc.graph.show import show_graph
-from sdlc.graph.types import Array
 from sdlc.program.device import Device
-from sdlc.program.execute import Executable
-from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_graph
+from sdlc.program.program import Program
+from sdlc.proof.stages import (
+    Arrays,
+    Route,
+    Stage,
+    Subject,
+    changed,
+    fault_of,
+    interpreted,
+    limits,
+    on,
+    reference,
+)
 from strategies import Case, build_graph, weights_of
-from tolerance import Numerics, check, mode_of, tolerance
-
-Arrays = Mapping[str, Array]
-Run = Callable[[Graph, Arrays, Arrays], Mapping[str, Array]]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A level: its name and how it executes a graph on inputs and weights."""
+class Way:
+    """A route for programs that `compile` makes of graphs."""
 
-    name: str
-    run: Run
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Stages in the compiler's order; the language of the last says how accurate functions are."""
-
-    stages: tuple[Stage, ...]
-    language: str = "numpy"
-
-
-def reference() -> Stage:
-    return Stage("reference", lambda g, inputs, weights: evaluate(g, inputs, weights, mode_of(g)))
-
-
-def interpreted(target: str) -> Stage:
-    def run(graph: Graph, inputs: Arrays, weights: Arrays) -> Mapping[str, Array]:
-        return run_interpreted(compile_graph(graph, load_target(target)), inputs, weights)
-
-    return Stage(f"lowered for {target}, interpreted", run)
-
-
-def legalised(target: str, language: str) -> Stage:
-    caps = load_target(target).caps
-
-    def run(graph: Graph, inputs: Arrays, weights: Arrays) -> Mapping[str, Array]:
-        program = compile_graph(graph, load_target(target))
-        return run_interpreted(program, inputs, weights, lambda k: legalize(k, caps, language))
-
-    return Stage(f"legalised for {language}, interpreted", run)
-
-
-def on_device(target: str, selector: str) -> Stage:
-    def run(graph: Graph, inputs: Arrays, weights: Arrays) -> Mapping[str, Array]:
-        program = compile_graph(graph, load_target(target))
-        return Executable(program, device(selector), weights).run(inputs)
-
-    return Stage(f"device {selector}", run)
+    route: Route
+    compile: Callable[[Graph], Program]
 
 
 @cache
@@ -80,44 +47,54 @@ def device(selector: str) -> Device:
     return open_device(selector)
 
 
-def reference_route() -> Route:
-    return Route((reference(),))
+def _compiled(target: str) -> Callable[[Graph], Program]:
+    return lambda graph: compile_graph(graph, load_target(target))
 
 
-def interpreted_route(target: str) -> Route:
-    return Route((reference(), interpreted(target)))
+def reference_route() -> Way:
+    return Way(Route((reference(),)), _compiled("cpu"))
 
 
-def legalised_route(target: str, language: str) -> Route:
-    return Route((reference(), interpreted(target), legalised(target, language)), language)
+def interpreted_route(target: str) -> Way:
+    return Way(Route((reference(), interpreted())), _compiled(target))
 
 
-def device_route(target: str, language: str, selector: str) -> Route:
-    stages = legalised_route(target, language).stages
-    return Route((*stages, on_device(target, selector)), language)
+def legalised(target: str, language: str) -> Stage:
+    caps = load_target(target).caps
+    return changed(f"legalised for {language}, interpreted", lambda k: legalize(k, caps, language))
 
 
-def compare(case: Case, route: Route) -> None:
-    """Runs the last stage of a route on a case; where it is wrong, finds the first that is.
+def legalised_route(target: str, language: str) -> Way:
+    stages = (reference(), interpreted(), legalised(target, language))
+    return Way(Route(stages, language), _compiled(target))
 
-    The reference alone is held against random roundings only: its own error is no excuse for it.
-    """
+
+def device_route(target: str, language: str, selector: str) -> Way:
+    """The device is opened when the route is first used."""
+
+    def run(subject: Subject, arrays: Arrays) -> object:
+        return on(device(selector)).run(subject, arrays)
+
+    stages = legalised_route(target, language).route.stages
+    last = Stage(f"device {selector}", run)  # type: ignore[arg-type]
+    return Way(Route((*stages, last), language), _compiled(target))
+
+
+def compare(case: Case, way: Way) -> None:
+    """Runs the last stage of a route on a case; where it is wrong, finds the first that is."""
     graph = build_graph(case)
-    inputs, weights = case.inputs, weights_of(graph)
-    measured = len(route.stages) > 1
-    allowed = tolerance(graph, inputs, weights, route.language, measured)
-
-    def attempt(stage: Stage) -> Exception | None:
-        try:
-            check(allowed, stage.run(graph, inputs, weights), Numerics.REASSOCIATED)
-        except Exception as problem:
-            return problem
-        return None
-
-    if attempt(route.stages[-1]) is None:
+    arrays = Arrays(case.inputs, weights_of(graph))
+    route = way.route
+    only_reference = len(route.stages) == 1
+    program = None if only_reference else way.compile(graph)
+    subject = Subject("drawn", graph, graph, program)  # type: ignore[arg-type]
+    allowed = limits(subject, arrays, route)
+    if fault_of(route.stages[-1], subject, arrays, allowed) is None:
         return
     for stage in route.stages:
-        if (problem := attempt(stage)) is not None:
-            message = f"guilty stage: {stage.name}: {type(problem).__name__}: {problem}"
-            raise AssertionError(f"{message}\n{show_graph(graph)}") from problem
+        fault = fault_of(stage, subject, arrays, allowed)
+        if fault is not None:
+            raise AssertionError(
+                f"guilty stage: {stage.name}: {fault.problem}\n{show_graph(graph)}"
+            )
     raise AssertionError(f"{route.stages[-1].name} is wrong once and right once: {case}")

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LEVELS = ("language", "graph", "schedule", "kernel", "program")
+LEVELS = ("language", "graph", "schedule", "kernel", "program", "proof")
 ABOVE = {
     "graph": {"graph"},
     "language": {"graph", "language"},
     "schedule": {"graph", "schedule"},
     "kernel": {"graph", "schedule", "kernel"},
-    "program": set(LEVELS),
+    "program": set(LEVELS) - {"proof"},
+    "proof": set(LEVELS),
 }
 SHARED = {"target"}
 """Facts about devices, which schedules and verifiers may read."""

@@ -12,7 +12,7 @@ from conftest import ForAll
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.show import node_names, show_graph
 from stages import (
-    Route,
+    Way,
     compare,
     device_route,
     interpreted_route,
@@ -96,5 +96,5 @@ DEVICES = {
 
 
 @pytest.mark.parametrize("route", DEVICES.values(), ids=DEVICES)
-def test_programs_on_devices(route: Route, for_all: ForAll) -> None:
+def test_programs_on_devices(route: Way, for_all: ForAll) -> None:
     for_all(cases(), lambda case: compare(case, route), 25, 0.1)

@@ -18,13 +18,13 @@ from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.verify import verify
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_graph, storage_of, tensors_of
+from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Refused, Reorder, Tile, apply, initial, settled
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.target import Capabilities, Peak, Profile, Target
-from tolerance import Numerics, check, tolerance
 
 CAPS = Capabilities(("opencl",), vector_widths=(1, 2, 4, 8, 16), max_storage_buffers=16)
 PROFILES = {

@@ -11,8 +11,8 @@ import pytest
 from sdlc.graph.expr import apply, f32
 from sdlc.graph.node import Graph, Input, Map, Reduce
 from sdlc.graph.types import Array, DType
+from sdlc.proof.tolerance import Numerics, check, tolerance
 from small_graphs import at, axes, drawn, graph_of, softmax, sum_monoid
-from tolerance import Numerics, check, tolerance
 
 Floats = npt.NDArray[np.float32]
 Program = Callable[[Floats], npt.ArrayLike]

@@ -1,0 +1,135 @@
+"""One program executed at every level of the compiler, and the level at fault named.
+
+In: a `Subject` (a definition and the program that claims to compute it), arrays, stages as data.
+Out: the first stage that is wrong, or None. Invariant: every stage is held against the same
+computed tolerance, and only against the definition's f64 meaning; no stage sees another's result.
+
+    stages = (reference(), rewritten(), interpreted(), changed("legalised", change), on(device))
+    first_wrong(subject, Arrays(inputs, weights), Route(stages, "opencl"))     None, or a Fault
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sdlc.graph.node import Graph
+from sdlc.graph.reference import evaluate
+from sdlc.graph.types import Array
+from sdlc.program.device import Device
+from sdlc.program.execute import Executable
+from sdlc.program.interpreted import Change, run_interpreted
+from sdlc.program.program import Program
+from sdlc.proof.tolerance import Allowed, Numerics, disagreement, mode_of, tolerance
+
+Named = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is proven: `graph` is the definition, `rewritten` what rules made of it, `program` what
+    was compiled from that, `numerics` the class of what was done to the arithmetic on the way."""
+
+    name: str
+    graph: Graph
+    rewritten: Graph
+    program: Program
+    numerics: Numerics = Numerics.REASSOCIATED
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """What a program is run on: its inputs by name, its weights by scope path."""
+
+    inputs: Named
+    weights: Named
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A level: its name and how it executes a subject."""
+
+    name: str
+    run: Callable[[Subject, Arrays], Named]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Stages in the compiler's order; the language of the last says how accurate functions are."""
+
+    stages: tuple[Stage, ...]
+    language: str = "numpy"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A stage that is wrong, and how: a disagreement, or what it raised."""
+
+    stage: str
+    problem: str
+
+
+def reference() -> Stage:
+    """The definition in the program's own arithmetic."""
+    return Stage("reference", lambda s, a: evaluate(s.graph, a.inputs, a.weights, mode_of(s.graph)))
+
+
+def rewritten() -> Stage:
+    """The definition after rules, in the program's own arithmetic."""
+
+    def run(subject: Subject, arrays: Arrays) -> Named:
+        mode = mode_of(subject.rewritten)
+        return evaluate(subject.rewritten, arrays.inputs, arrays.weights, mode)
+
+    return Stage("rewritten", run)
+
+
+def interpreted() -> Stage:
+    """The program's kernels, lane by lane."""
+    return Stage("interpreted", lambda s, a: run_interpreted(s.program, a.inputs, a.weights))
+
+
+def changed(name: str, change: Change) -> Stage:
+    """The kernels after `change` (legalised for a device, say), lane by lane."""
+    return Stage(name, lambda s, a: run_interpreted(s.program, a.inputs, a.weights, change))
+
+
+def on(device: Device) -> Stage:
+    """The program on a device."""
+
+    def run(subject: Subject, arrays: Arrays) -> Named:
+        return Executable(subject.program, device, arrays.weights).run(arrays.inputs)
+
+    return Stage(f"device {device.info.id}", run)
+
+
+def limits(subject: Subject, arrays: Arrays, route: Route) -> dict[str, Allowed]:
+    """What every stage of the route may differ by. The reference alone is held against random
+    roundings only: its own error is no excuse for it."""
+    measured = len(route.stages) > 1
+    return tolerance(subject.graph, arrays.inputs, arrays.weights, route.language, measured)
+
+
+def fault_of(
+    stage: Stage, subject: Subject, arrays: Arrays, allowed: Mapping[str, Allowed]
+) -> Fault | None:
+    """What is wrong with one stage, whatever it raises included."""
+    try:
+        results = stage.run(subject, arrays)
+    except Exception as problem:
+        return Fault(stage.name, f"{type(problem).__name__}: {problem}")
+    for name, limit in allowed.items():
+        message = disagreement(limit, results[name], subject.numerics)
+        if message is not None:
+            return Fault(stage.name, f"output `{name}`: {message}")
+    return None
+
+
+def first_wrong(subject: Subject, arrays: Arrays, route: Route) -> Fault | None:
+    """The first stage that is wrong, in the compiler's order."""
+    allowed = limits(subject, arrays, route)
+    for stage in route.stages:
+        fault = fault_of(stage, subject, arrays, allowed)
+        if fault is not None:
+            return fault
+    return None

@@ -108,6 +108,7 @@ def print_kernel(kernel: Kernel, language: str, caps: Capabilities) -> KernelTex
         parameters=tuple(b.name for b in kernel.buffers),
         grid=kernel.grid,
         group=kernel.group,
+        statements=tuple(printer.statements),
     )
 
 
@@ -175,7 +176,8 @@ class Printer(ABC):
             names.of("buffer", buffer.name)
         self.names = names
         self.lines: list[str] = []
-        self.depth = 0
+        self.statements: list[int] = []
+        self.current, self.count, self.depth = -1, 0, 0
 
     # What a dialect spells.
 
@@ -230,7 +232,8 @@ class Printer(ABC):
     # The text.
 
     def kernel_text(self) -> str:
-        self.lines += [f"// {line}".rstrip() for line in self._comments()]
+        for comment in self._comments():
+            self.line(f"// {comment}".rstrip())
         self.head()
         with self.indented():
             for work in self._work_ids():
@@ -272,6 +275,7 @@ class Printer(ABC):
 
     def line(self, text: str) -> None:
         self.lines.append("  " * self.depth + text)
+        self.statements.append(self.current)
 
     @contextmanager
     def indented(self) -> Iterator[None]:
@@ -281,7 +285,10 @@ class Printer(ABC):
 
     def body(self, body: tuple[Stmt, ...]) -> None:
         for statement in body:
+            outer, self.current = self.current, self.count
+            self.count += 1
             self.statement(statement)
+            self.current = outer
 
     def statement(self, stmt: Stmt) -> None:
         match stmt:

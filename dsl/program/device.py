@@ -7,7 +7,7 @@ recording run in order, each after the memory effects of the one before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sdlc.kernel.ir import Kernel
@@ -29,7 +29,9 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True)
 class KernelText:
-    """A kernel as text. `entry` is its function, `parameters` its buffers in order."""
+    """A kernel as text. `entry` is its function, `parameters` its buffers in order. `statements` has
+    for each line the statement that it spells, by its number in `kernel.ir.statements` of the
+    legalised kernel, or -1; empty for a text that was read from a bundle."""
 
     name: str
     language: str
@@ -38,6 +40,7 @@ class KernelText:
     parameters: tuple[str, ...]
     grid: tuple[int, int, int]
     group: tuple[int, int, int]
+    statements: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,9 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True)
 class KernelText:
-    """A kernel as text. `entry` is its function, `parameters` its buffers in order. `statements` has
-    for each line the statement that it spells, by its number in `kernel.ir.statements` of the
-    legalised kernel, or -1; empty for a text that was read from a bundle."""
+    """A kernel as text. `entry` is its function, `parameters` its buffers in order. `statements`
+    has for each line the statement that it spells, by its number in `kernel.ir.statements` of the
+    legalised kernel, or -1 in the head; it is empty for a text that was read from a bundle."""
 
     name: str
     language: str

@@ -10,36 +10,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 
 from sdlc.graph import expr as g
 from sdlc.graph.node import Node
 from sdlc.graph.types import DType
 from sdlc.kernel import ir as k
+from sdlc.schedule.storage import Block, stored_strides
 
 _Visit = Callable[[g.Expr], k.Expr]
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A stored value as a kernel sees it: its buffer, logical shape and the order of its axes."""
+    """A stored value as a kernel sees it: its buffer, logical shape, the order of its axes, and the
+    blocks that one of them may be stored in."""
 
     buffer: k.Buffer
     shape: tuple[int, ...]
     order: tuple[int, ...]
+    block: Block | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Elements between neighbours, by logical axis."""
-        strides = [0] * len(self.shape)
-        for place, axis in enumerate(self.order):
-            strides[axis] = prod(self.shape[a] for a in self.order[place + 1 :])
-        return tuple(strides)
+        """Elements between neighbours, by logical axis; between blocks for a block's axis."""
+        return stored_strides(self.shape, self.order, self.block)
 
     def flat(self, indices: tuple[k.Expr, ...]) -> k.Expr:
         """The element number of logical indices."""
         total: k.Expr = k.i32(0)
-        for index, stride in zip(indices, self.strides, strict=True):
+        for axis, (index, stride) in enumerate(zip(indices, self.strides, strict=True)):
+            if self.block is not None and axis == self.block.axis:
+                size = k.i32(self.block.size)
+                total = k.call("add", total, k.call("mod", index, size))
+                index = k.call("floordiv", index, size)
             total = k.call("add", total, k.call("mul", index, k.i32(stride)))
         return total
 

@@ -40,7 +40,7 @@ from sdlc.program.bundle_schema import FORMAT, MANIFEST, VERSION, faults
 from sdlc.program.device import Device, KernelText
 from sdlc.program.execute import Executable, fitting
 from sdlc.program.program import Program, Tensor, TensorRole
-from sdlc.program.values import stored_shape, unstored
+from sdlc.program.values import stored, stored_shape, unstored
 from sdlc.target import Capabilities
 
 EXTENSIONS = MappingProxyType({"opencl": "cl", "wgsl": "wgsl"})
@@ -197,13 +197,12 @@ def _write_tensors(
     role = TensorRole.WEIGHT if kind == "weights" else TensorRole.CONSTANT
     tensors = [t for t in program.tensors.values() if t.role is role]
     path = part / f"{kind}.safetensors"
-    save_file({t.name: _stored(arrays[t.weight or t.name], t) for t in tensors}, path)
+    save_file({t.name: stored(_shaped(arrays, t), t) for t in tensors}, path)
     return {"file": path.name, "digest": _digest(path)}
 
 
-def _stored(array: Array, tensor: Tensor) -> Array:
-    shaped = np.asarray(array).reshape(tensor.shape)
-    return np.ascontiguousarray(shaped.transpose(tensor.order), tensor.dtype.numpy)
+def _shaped(arrays: Mapping[str, Array], tensor: Tensor) -> Array:
+    return np.asarray(arrays[tensor.weight or tensor.name]).reshape(tensor.shape)
 
 
 def _digest(path: Path) -> str:

@@ -17,6 +17,8 @@ from sdlc.program.bundle_schema import FORMAT, VERSION
 from sdlc.program.device import KernelText
 from sdlc.program.memory import align, conflicts, lifetimes_of
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
+from sdlc.program.values import stored_shape
+from sdlc.schedule.storage import Block
 from sdlc.target import Capabilities
 
 Manifest = dict[str, Any]
@@ -79,6 +81,8 @@ def _tensor_record(tensor: Tensor) -> Manifest:
         "offset": tensor.offset,
         "nbytes": tensor.nbytes,
     }
+    if tensor.block is not None:
+        made["block"] = {"axis": tensor.block.axis, "size": tensor.block.size}
     if tensor.weight:
         made["weight"] = tensor.weight
     if tensor.origin and tensor.origin.definition:
@@ -181,6 +185,7 @@ def _tensor(record: Manifest) -> Tensor:
         offset=record["offset"],
         weight=record.get("weight", ""),
         origin=origin,
+        block=Block(**record["block"]) if "block" in record else None,
     )
 
 
@@ -240,7 +245,11 @@ def _tensor_faults(record: Manifest) -> Iterator[str]:
     name = f"tensor {record['name']!r}"
     if sorted(record["order"]) != list(range(len(record["shape"]))):
         yield f"{name}: order {record['order']} does not permute its axes"
-    if record["nbytes"] < prod(record["shape"]) * DType(record["dtype"]).itemsize:
+        return
+    if record.get("block", {"axis": 0})["axis"] >= max(len(record["shape"]), 1):
+        yield f"{name}: its block is of an axis that it does not have"
+        return
+    if record["nbytes"] < prod(stored_shape(_tensor(record))) * DType(record["dtype"]).itemsize:
         yield f"{name}: nbytes {record['nbytes']} is too small for its shape"
     if record["offset"] and record["role"] != "temporary":
         yield f"{name}: only a temporary has an offset"

@@ -60,7 +60,7 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 _TENSOR = _record(
     "A stored value.",
-    optional=("weight", "definition", "source"),
+    optional=("block", "weight", "definition", "source"),
     name=_text("Unique in the bundle; never a path."),
     role=_one_of(
         "Where it lives: a memory of its own (input, output), a memory of weights, or the arena.",
@@ -73,6 +73,12 @@ _TENSOR = _record(
     dtype=_one_of("Element type; `bool` is a 32-bit 0 or 1.", "f32", "f16", "i32", "bool"),
     shape=_list("Extents of the logical axes.", _EXTENT),
     order=_list("Logical axes from the outermost in storage to the innermost.", _EXTENT),
+    block=_record(
+        "One axis is stored in blocks: the number of the block at the axis's place in `order`, the "
+        "elements of a block innermost of all, the last block padded with zeros.",
+        axis=_integer("The logical axis."),
+        size=_integer("Elements of a block.", 1),
+    ),
     offset=_integer("A temporary's place in the arena, in bytes; 0 for the other roles."),
     nbytes=_integer("Bytes to reserve: at least those of all elements."),
     weight=_text("A weight's name in the model's weight files (its scope path)."),

@@ -25,6 +25,7 @@ from sdlc.program.memory import align, lifetimes_of, plan_memory
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.schedule.storage import stored_count
 from sdlc.target import Target
 
 Value = tuple[Node, int]
@@ -38,7 +39,13 @@ def compile_graph(graph: Graph, target: Target, precision: DType = DType.F32) ->
     `precision` is recorded in the program; the graph has its types already. Raises SdlError (P007)
     for tensors that the target cannot bind.
     """
-    scheduled = plan(graph, target)
+    return compile_plan(graph, plan(graph, target), target, precision)
+
+
+def compile_plan(
+    graph: Graph, scheduled: Plan, target: Target, precision: DType = DType.F32
+) -> Program:
+    """The program of a graph whose kernels, storage orders and blocks are planned."""
     names, tensors = tensors_of(graph, scheduled)
     check_sizes(tensors.values(), target.caps.max_binding, f"the target `{target.name}`")
     kernels, dispatches = _kernels(scheduled, names, tensors, target)
@@ -115,15 +122,14 @@ def _tensors(graph: Graph, scheduled: Plan, names: dict[Value, str]) -> dict[str
     tensors: dict[str, Tensor] = {}
     for value, name in names.items():
         node, field = value
-        size = 1
-        for extent in node.shape:
-            size *= extent
         dtype = node.dtypes[field]
         role = _role(node, value in results)
         weight = node.name if isinstance(node, Input) and role is TensorRole.WEIGHT else ""
         order = scheduled.orders.get(value, tuple(range(len(node.shape))))
+        block = scheduled.blocks.get(value)
+        nbytes = stored_count(node.shape, order, block) * dtype.itemsize
         tensors[name] = Tensor(
-            name, node.shape, dtype, order, role, size * dtype.itemsize, 0, weight, node.origin
+            name, node.shape, dtype, order, role, nbytes, 0, weight, node.origin, block
         )
     return tensors
 
@@ -219,7 +225,7 @@ def storage_of(
         access = Access.WRITE if value in written else Access.READ
         size = tensor.nbytes // tensor.dtype.itemsize
         buffer = Buffer(name, tensor.dtype, size, access=access)
-        storage[value] = Storage(buffer, tensor.shape, tensor.order)
+        storage[value] = Storage(buffer, tensor.shape, tensor.order, tensor.block)
     return storage
 
 

@@ -12,6 +12,7 @@ from enum import Enum
 
 from sdlc.graph.types import Array, DType, Origin
 from sdlc.kernel.ir import Kernel
+from sdlc.schedule.storage import Block
 
 
 class TensorRole(Enum):
@@ -27,6 +28,8 @@ class Tensor:
     """A stored value. `order` lists the logical axes from the outermost in storage to the innermost
     (`(0, 2, 3, 1)` stores b, c, h, w as NHWC). Inputs and outputs are row-major. `offset` is a
     temporary's place in the arena in bytes, else 0. `weight` is a weight's scope path.
+    Where `block` is given, its axis is split in storage and the last block is padded: with zeros in
+    weights and constants, with anything in temporaries.
     `origin` is where it was declared, for messages."""
 
     name: str
@@ -38,6 +41,7 @@ class Tensor:
     offset: int = 0
     weight: str = ""
     origin: Origin | None = None
+    block: Block | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,29 +19,53 @@ import numpy as np
 from sdlc.graph.types import Array, DType, Span
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.program.program import Program, Tensor
+from sdlc.schedule.storage import stored_extents
 
 MOST_SHOWN = 8
 
 
 def stored_shape(tensor: Tensor) -> tuple[int, ...]:
-    """The extents in storage order, outermost first."""
-    return tuple(tensor.shape[axis] for axis in tensor.order)
+    """The extents in storage order, outermost first; a block's elements last."""
+    return stored_extents(tensor.shape, tensor.order, tensor.block)
+
+
+def stored(array: Array, tensor: Tensor) -> Array:
+    """`array` (of the tensor's logical shape) in storage order: converted, blocks padded with 0."""
+    moved = array.transpose(tensor.order)
+    block = tensor.block
+    if block is not None:
+        place = tensor.order.index(block.axis)
+        tail = -moved.shape[place] % block.size
+        moved = np.pad(moved, [(0, tail if d == place else 0) for d in range(moved.ndim)])
+        *before, extent = moved.shape[: place + 1]
+        split = (*before, extent // block.size, block.size, *moved.shape[place + 1 :])
+        moved = np.moveaxis(moved.reshape(split), place + 1, -1)
+    return np.ascontiguousarray(moved, tensor.dtype.numpy)
 
 
 def store(array: Array, tensor: Tensor) -> bytes:
     """`array` (of the tensor's logical shape) as stored bytes: permuted, converted, padded."""
-    data = np.ascontiguousarray(array.transpose(tensor.order), tensor.dtype.numpy).tobytes()
+    data = stored(array, tensor).tobytes()
     return data + bytes(tensor.nbytes - len(data))
 
 
 def load(data: bytes, tensor: Tensor) -> Array:
     """The logical array that a tensor's bytes hold: a fresh, writable, row-major array."""
-    flat = np.frombuffer(data, tensor.dtype.numpy, count=prod(tensor.shape))
-    return unstored(flat.reshape(stored_shape(tensor)), tensor).copy()
+    shape = stored_shape(tensor)
+    flat = np.frombuffer(data, tensor.dtype.numpy, count=prod(shape))
+    return unstored(flat.reshape(shape), tensor).copy()
 
 
 def unstored(array: Array, tensor: Tensor) -> Array:
     """An array in storage order, seen in logical axes."""
+    block = tensor.block
+    if block is not None:
+        place = tensor.order.index(block.axis)
+        moved = np.moveaxis(array, -1, place + 1)
+        places = moved.shape[place] * block.size
+        whole = (*moved.shape[:place], places, *moved.shape[place + 2 :])
+        inside = (*(slice(None),) * place, slice(tensor.shape[block.axis]))
+        array = moved.reshape(whole)[inside]
     return array.transpose([tensor.order.index(axis) for axis in range(len(tensor.order))])
 
 

@@ -1,7 +1,7 @@
 """Storage orders: which axis of each stored value is innermost.
 
 In: groups, a vector width. Out: for every (node, field) the order of its axes in storage, outermost
-first. Invariant: run-time inputs and the program's outputs are row-major.
+first. Invariant: run-time inputs are row-major, the program's outputs as `kept` says.
 
 A contraction wants its vector axis innermost in its right factor and in its result (that makes
 images channels-last); everything else follows what it reads.
@@ -32,11 +32,11 @@ class Wish:
 
 
 def assign_orders(
-    groups: Iterable[Group], kept: frozenset[Value], vector: int
+    groups: Iterable[Group], kept: Orders, vector: int
 ) -> tuple[Orders, dict[Value, Axis]]:
     """Storage orders, and each contraction's vector axis, by the group's first stored value.
 
-    `kept` are the program's outputs, `vector` the lanes that the target prefers.
+    `kept` are the orders of the program's outputs, `vector` the lanes that the target prefers.
     """
     groups = tuple(groups)
     vectors = {_key(g): v for g in groups if (v := vector_axis(g, vector)) is not None}
@@ -134,13 +134,13 @@ def _store_order(
     group: Group,
     store: Output,
     lanes: Axis | None,
-    kept: frozenset[Value],
+    kept: Orders,
     wishes: Orders,
     orders: Orders,
 ) -> tuple[int, ...]:
     value = (store.node, store.field)
     if value in kept:
-        return row_major(value)
+        return kept[value]
     if value in wishes:
         return wishes[value]
     if lanes is not None:

@@ -7,14 +7,16 @@ an earlier group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
-from sdlc.schedule.layout import Orders, assign_orders, vector_of
+from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
 from sdlc.schedule.nest import Nest, Step, schedule
+from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import Setting, steps_for
 from sdlc.target import Target
 
@@ -34,19 +36,22 @@ class Scheduled:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Kernels to be in execution order, and the storage order of every (node, field)."""
+    """Kernels to be in execution order, the storage order of every (node, field), and the blocks of
+    those that are stored in blocks."""
 
     kernels: tuple[Scheduled, ...]
     orders: Orders
+    blocks: Mapping[Value, Block] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n\n".join(str(k) for k in self.kernels)
 
 
-def plan(graph: Graph, target: Target) -> Plan:
-    """Groups, storage orders and default schedules for a target."""
+def plan(graph: Graph, target: Target, results: Orders | None = None) -> Plan:
+    """Groups, storage orders and default schedules for a target. `results` are the orders that the
+    graph's outputs have in storage where they are not row-major."""
     groups = fuse(graph, max_reads=max(4, target.caps.max_storage_buffers - 3))
-    kept = frozenset((node, field) for _, node, field in graph.outputs)
+    kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
     setting = Setting(target.profile, target.caps.max_groups, orders)
     return Plan(tuple(_scheduled(g, vector_of(g, vectors), setting) for g in groups), orders)

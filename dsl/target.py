@@ -57,11 +57,30 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Speed limits for estimates: FLOP/s of f32 and f16, bytes/s of memory."""
+    """Speed limits, for estimates: FLOP/s of f32 and f16, bytes/s of memory; then what a core does.
+
+    `cores` run work-groups side by side; `simd` scalars are one instruction of a work-item;
+    `in_flight` scalar operations must be under way in a core for its peak; `resident` work-items
+    fit a core; `registers` (32-bit) fit a work-item, `core_registers` all those of a core; `loads`
+    are issued for each multiply-add. `cache_bytes` and `cache_bandwidth` (bytes/s of all cores) are
+    by cache from the innermost, each as large as one core finds it. A launch takes
+    `launch_seconds`, a work-group `group_seconds` of a core before it does anything.
+    """
 
     f32_flops: float
     f16_flops: float
     bandwidth: float
+    cores: int
+    simd: int
+    in_flight: int
+    resident: int
+    registers: int
+    core_registers: int
+    loads: float
+    cache_bytes: tuple[int, ...]
+    cache_bandwidth: tuple[float, ...]
+    launch_seconds: float
+    group_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
+from sdlc.backends.target import load_target
 from sdlc.graph.node import Graph, Map, Reduce
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import Kernel
@@ -24,7 +25,7 @@ from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Refused, Reorder, Tile, apply, initial, settled
 from sdlc.schedule.plan import Scheduled, plan
-from sdlc.target import Capabilities, Peak, Profile, Target
+from sdlc.target import Capabilities, Profile, Target
 
 CAPS = Capabilities(("opencl",), vector_widths=(1, 2, 4, 8, 16), max_storage_buffers=16)
 PROFILES = {
@@ -36,7 +37,7 @@ SIZES = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 33))
 
 
 def target(profile: Profile) -> Target:
-    return Target("test", "test", CAPS, profile, Peak(1.0, 1.0, 1.0))
+    return Target("test", "test", CAPS, profile, load_target("cpu").peak)
 
 
 def drawn(graph: Graph, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

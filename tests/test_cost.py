@@ -1,0 +1,122 @@
+"""The cost model's laws: what never makes an estimate smaller, and that it ranks obvious cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from graphs import map_graph, matmul_graph, statistics_graph, window_graph
+from sdlc.backends.target import load_target, target_names
+from sdlc.graph.node import Graph
+from sdlc.schedule.cost import Estimate, estimate
+from sdlc.schedule.plan import Plan, plan
+from sdlc.target import Peak, Target
+
+GRAPHS = {
+    "map": lambda n: map_graph(n, 24),
+    "matmul": lambda n: matmul_graph(n, 48, 64),
+    "window": lambda n: window_graph(16, n, 32, 3),
+    "statistics": lambda n: statistics_graph(n, 96),
+}
+
+
+def planned(graph: Graph, target: Target) -> Plan:
+    return plan(graph, target)
+
+
+def total(graph: Graph, target: Target) -> float:
+    made = planned(graph, target)
+    return sum(estimate(k, target, made.orders).seconds for k in made.kernels)
+
+
+def one(graph: Graph, target: Target) -> Estimate:
+    made = planned(graph, target)
+    return estimate(made.kernels[-1], target, made.orders)
+
+
+@pytest.mark.parametrize("name", target_names())
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_estimates_are_finite_and_bounded_below(name: str, graph: str) -> None:
+    """Never faster than the arithmetic's peak, than the memory, or than a launch."""
+    target = load_target(name)
+    made = planned(GRAPHS[graph](16), target)
+    for kernel in made.kernels:
+        found = estimate(kernel, target, made.orders)
+        assert found.flop == kernel.group.flop and found.groups >= 1
+        assert found.seconds >= found.flop / target.peak.f32_flops
+        assert found.seconds >= target.peak.launch_seconds
+        stored = sum(
+            s.node.dtypes[s.field].itemsize * kernel.group.points for s in kernel.group.stores
+        )
+        assert found.bytes_written >= stored
+        assert found.bound in ("memory", "compute", "launch") and found.bound in str(found)
+
+
+@pytest.mark.parametrize("name", ["cpu", "nvidia", "adreno"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_more_work_takes_no_less(name: str, graph: str) -> None:
+    target = load_target(name)
+    times = [total(GRAPHS[graph](n), target) for n in (16, 32, 64, 128)]
+    assert times == sorted(times) and times[0] < times[-1]
+
+
+FASTER = st.fixed_dictionaries(
+    {},
+    optional={
+        "f32_flops": st.just(2.0),
+        "bandwidth": st.just(2.0),
+        "loads": st.just(2.0),
+        "in_flight": st.just(0.5),
+        "launch_seconds": st.just(0.5),
+        "group_seconds": st.just(0.5),
+        "resident": st.just(2),
+        "core_registers": st.just(2),
+    },
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(GRAPHS)), st.sampled_from(["cpu", "nvidia"]), FASTER)
+def test_a_better_machine_is_never_slower(graph: str, name: str, factors: dict[str, float]) -> None:
+    target = load_target(name)
+    made = planned(GRAPHS[graph](32), target)
+    better = {
+        k: type(getattr(target.peak, k))(getattr(target.peak, k) * f) for k, f in factors.items()
+    }
+    peak: Peak = replace(target.peak, **better)
+    for kernel in made.kernels:
+        before = estimate(kernel, target, made.orders).seconds
+        assert (
+            estimate(kernel, replace(target, peak=peak), made.orders).seconds <= before * 1.000001
+        )
+
+
+def test_register_tiles_share_loads() -> None:
+    """A contraction with a register tile is predicted faster than without one, on every target."""
+    for name in target_names():
+        target = load_target(name)
+        vector = target.profile.vector
+        small = replace(target, profile=replace(target.profile, register_tile=(1, vector)))
+        graph = matmul_graph(512, 512, 512)
+        assert one(graph, target).compute < one(graph, small).compute, name
+
+
+def test_what_does_not_fit_is_read_again() -> None:
+    target = load_target("cpu")
+    fits, large = one(matmul_graph(64, 64, 64), target), one(matmul_graph(64, 4096, 8192), target)
+    compulsory = 4 * (64 * 4096 + 4096 * 8192 + 8192)
+    assert fits.bytes_read == pytest.approx(4 * (64 * 64 + 64 * 64 + 64), rel=0.1)
+    assert large.bytes_read >= compulsory
+    small_cache = replace(target.peak, cache_bytes=(1024, 2048, 4096))
+    again = one(matmul_graph(64, 4096, 8192), replace(target, peak=small_cache))
+    assert again.bytes_read > large.bytes_read
+
+
+def test_few_groups_leave_cores_idle() -> None:
+    target = load_target("nvidia")
+    few = one(matmul_graph(64, 512, 64), target)
+    many = one(matmul_graph(4096, 512, 64), target)
+    assert few.flop / few.compute < many.flop / many.compute

@@ -13,14 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sdlc.backends.grids import check_limits, fold_grid, split_groups
+from sdlc.backends.halves import align_halves, widen_half_arithmetic, widen_half_arrays
 from sdlc.backends.scalars import expand_functions, floor_division, round_through_memory
-from sdlc.backends.vectors import (
-    align_halves,
-    bind_indices,
-    split_vectors,
-    vector_buffers,
-    widen_half_arrays,
-)
+from sdlc.backends.vectors import bind_indices, split_vectors, vector_buffers
 from sdlc.kernel.ir import Kernel
 from sdlc.target import Capabilities
 
@@ -29,6 +24,7 @@ Pass = Callable[[Kernel, Capabilities, str], Kernel]
 PASSES: tuple[Pass, ...] = (
     split_groups,
     fold_grid,
+    widen_half_arithmetic,
     widen_half_arrays,
     round_through_memory,
     expand_functions,

@@ -1,18 +1,27 @@
 """The OpenCL C 1.2 dialect.
 
 In: a legalised kernel. Out: one `__kernel` function. Halves are read and written by `vload_half*`
-and `vstore_half*`, which need no extension, or through `half` itself where it exists as a type. A
+and `vstore_half*`, which need no extension, or are values of `half` where that exists as a type. A
 vector of bools is an int mask (0 or -1). Floating-point contraction is off: `fma` stands where the
 kernel says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from sdlc.backends.printer import ADD, ATOM, COMPARE, SELECT, UNARY, Printer, Spelling
+from sdlc.backends.printer import (
+    ADD,
+    ATOM,
+    COMPARE,
+    SELECT,
+    UNARY,
+    Printer,
+    Spelling,
+    float_literal,
+)
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Access,
@@ -28,7 +37,7 @@ from sdlc.kernel.ir import (
 )
 
 VALUES = MappingProxyType(
-    {DType.F32: "float", DType.F16: "float", DType.I32: "int", DType.BOOL: "bool"}
+    {DType.F32: "float", DType.F16: "half", DType.I32: "int", DType.BOOL: "bool"}
 )
 STORED = MappingProxyType(
     {DType.F32: "float", DType.F16: "half", DType.I32: "int", DType.BOOL: "int"}
@@ -66,14 +75,20 @@ class OpenCLPrinter(Printer):
     def type_name(self, type: Type) -> str:
         if type.lanes > 1 and type.dtype is DType.BOOL:
             return f"int{type.lanes}"
-        return VALUES[type.dtype] + (str(type.lanes) if type.lanes > 1 else "")
+        return VALUES[self.held(type.dtype)] + (str(type.lanes) if type.lanes > 1 else "")
 
     def call(self, expr: Call) -> Spelling:
         if expr.op == "abs" and expr.type.dtype is DType.I32:
             # The built-in returns an unsigned integer.
             operand = self.text(expr.args[0])
             return f"as_{self.type_name(expr.type)}(abs({operand}))", ATOM
+        if expr.type.dtype is DType.BOOL and expr.type.lanes > 1 and self._halves(expr.args):
+            # Comparing vectors of halves gives shorts.
+            return f"convert_int{expr.type.lanes}({super().call(expr)[0]})", ATOM
         return super().call(expr)
+
+    def _halves(self, values: Iterable[Expr]) -> bool:
+        return self.caps.f16_arithmetic and any(v.type.dtype is DType.F16 for v in values)
 
     def splats(self, expr: Call) -> bool:
         return any(a.type.dtype is DType.BOOL for a in expr.args)
@@ -129,6 +144,12 @@ class OpenCLPrinter(Printer):
             return "(-2147483647 - 1)", ATOM
         return super().literal(expr)
 
+    def half_literal(self, value: float) -> Spelling:
+        text = float_literal(value) + "f"
+        if self.caps.f16_arithmetic:
+            return f"(half){text}", UNARY
+        return text, UNARY if text.startswith("-") else ATOM
+
     def vector(self, parts: list[str], type: Type) -> str:
         if type.dtype is DType.BOOL:
             parts = [{"true": "-1", "false": "0"}.get(p, f"-(int)({p})") for p in parts]
@@ -143,15 +164,13 @@ class OpenCLPrinter(Printer):
             arms = [self.fitted(a, lanes, COMPARE) for a in (then, otherwise)]
             return f"{self.text(condition, COMPARE)} ? {arms[0]} : {arms[1]}", SELECT
         arms = [self.fitted(a, lanes) for a in (otherwise, then)]
-        return f"select({arms[0]}, {arms[1]}, {self.text(condition)})", ATOM
+        mask = self.text(condition)
+        if self._halves((then,)):
+            mask = f"convert_short{lanes}({mask})"
+        return f"select({arms[0]}, {arms[1]}, {mask})", ATOM
 
     def convert(self, value: Expr, to: DType) -> Spelling:
         lanes, mask = value.type.lanes, value.type.dtype is DType.BOOL and value.type.lanes > 1
-        if to is DType.F16:
-            half = f"half{lanes if lanes > 1 else ''}"
-            if lanes == 1:
-                return f"(float)(half){self.text(value, UNARY)}", UNARY
-            return f"convert_float{lanes}(convert_{half}({self.text(value)}))", ATOM
         if to is DType.BOOL:
             zero = "0" if value.type.dtype is DType.I32 else "0.0f"
             return f"{self.text(value, ADD)} != {zero}", COMPARE
@@ -180,40 +199,27 @@ class OpenCLPrinter(Printer):
         buffer, lanes = load.buffer, load.lanes
         half = buffer.dtype is DType.F16
         name = self.buffer(buffer)
-        typed = lanes == buffer.lanes and not (half and not self.caps.f16_arithmetic)
-        if typed:
-            element = f"{name}[{self.quotient(load.index, lanes)}]"
-            if half:
-                return (
-                    (f"convert_float{lanes}({element})", ATOM)
-                    if lanes > 1
-                    else (f"(float){element}", UNARY)
-                )
-            made: Spelling = (element, ATOM)
-        elif half and lanes == 1:
+        memory_only = half and not self.caps.f16_arithmetic
+        if memory_only and lanes == 1:
             return f"vload_half({self.text(load.index)}, {self._pointer(buffer)})", ATOM
+        if lanes == buffer.lanes and not memory_only:
+            made = f"{name}[{self.quotient(load.index, lanes)}]"
         else:
-            function = f"vload_half{lanes}" if half else f"vload{lanes}"
-            made = f"{function}(0, {self._address(buffer, load.index)})", ATOM
-        return (f"{made[0]} != 0", COMPARE) if buffer.dtype is DType.BOOL else made
+            function = f"vload_half{lanes}" if memory_only else f"vload{lanes}"
+            made = f"{function}(0, {self._address(buffer, load.index)})"
+        return (f"{made} != 0", COMPARE) if buffer.dtype is DType.BOOL else (made, ATOM)
 
     def store(self, buffer: Buffer, index: Expr, value: Expr) -> list[str]:
         lanes, half = value.type.lanes, buffer.dtype is DType.F16
-        if isinstance(value, Cast) and value.dtype is DType.F16:
+        memory_only = half and not self.caps.f16_arithmetic
+        if memory_only and isinstance(value, Cast):
             value = value.value
-        typed = lanes == buffer.lanes and not (half and not self.caps.f16_arithmetic)
         text = self.text(value)
         if buffer.dtype is DType.BOOL and lanes > 1:
             text = f"-{self.text(value, ATOM)}"
-        if typed:
-            if half:
-                text = (
-                    f"convert_half{lanes}({text})"
-                    if lanes > 1
-                    else f"(half){self.text(value, UNARY)}"
-                )
+        if lanes == buffer.lanes and not memory_only:
             return [f"{self.buffer(buffer)}[{self.quotient(index, lanes)}] = {text};"]
-        if half and lanes == 1:
+        if memory_only and lanes == 1:
             return [f"vstore_half({text}, {self.text(index)}, {self._pointer(buffer)});"]
-        function = f"vstore_half{lanes}" if half else f"vstore{lanes}"
+        function = f"vstore_half{lanes}" if memory_only else f"vstore{lanes}"
         return [f"{function}({text}, 0, {self._address(buffer, index)});"]

@@ -5,8 +5,8 @@ Invariant: printing decides nothing; it spells each statement and expression of 
 order, with the fewest parentheses. A dialect (`opencl`, `wgsl`) is a small subclass: spelling of
 types, functions, memory and headers.
 
-Halves exist in memory only. An expression of type f16 is printed as an f32 expression that a half
-can hold: a load widens, a store narrows, a cast to f16 elsewhere rounds.
+Where the language has no f16 (`caps.f16_arithmetic`), halves exist in memory only: an expression of
+type f16 is then printed as an f32 expression that a half can hold. A load widens, a store narrows.
 
     print_kernel(kernel, "opencl", caps).text
 
@@ -203,7 +203,11 @@ class Printer(ABC):
 
     @abstractmethod
     def convert(self, value: Expr, to: DType) -> Spelling:
-        """A conversion between f32, i32 and bool; to f16: rounding to half precision."""
+        """A conversion between types; to f16 where there is no such type: rounding."""
+
+    @abstractmethod
+    def half_literal(self, value: float) -> Spelling:
+        """A number that a half holds."""
 
     @abstractmethod
     def vector(self, parts: list[str], type: Type) -> str:
@@ -268,10 +272,15 @@ class Printer(ABC):
         """Whether the text needs the type of halves, where the language has it."""
         buffers = (*self.kernel.buffers, *self.kernel.arrays)
         return any(b.dtype is DType.F16 for b in buffers) or any(
-            isinstance(e, Cast) and e.dtype is DType.F16
+            e.type.dtype is DType.F16
             for s in statements(self.kernel.body)
             for e in walk(*statement_expressions(s))
         )
+
+    def held(self, dtype: DType) -> DType:
+        """The type that holds values of `dtype` in registers."""
+        half = dtype is DType.F16 and not self.caps.f16_arithmetic
+        return DType.F32 if half else dtype
 
     def line(self, text: str) -> None:
         self.lines.append("  " * self.depth + text)
@@ -375,9 +384,10 @@ class Printer(ABC):
                 return ("true" if expr.value else "false"), ATOM
             case DType.I32:
                 return str(int(expr.value)), ATOM if expr.value >= 0 else UNARY
-            case dtype:
-                value = float(np.float16(expr.value)) if dtype is DType.F16 else expr.value
-                text = float_literal(value) + "f"
+            case DType.F16:
+                return self.half_literal(float(np.float16(expr.value)))
+            case _:
+                text = float_literal(expr.value) + "f"
                 return text, UNARY if text.startswith("-") else ATOM
 
     def call(self, expr: Call) -> Spelling:
@@ -432,7 +442,8 @@ class Printer(ABC):
 
     def cast(self, value: Expr, to: DType) -> Spelling:
         held = value.type.dtype
-        if held is to or (held is DType.F16 and to is DType.F32):
+        widens = held is DType.F16 and to is DType.F32
+        if held is to or (widens and not self.caps.f16_arithmetic):
             return self.spell(value)
         return self.convert(value, to)
 

@@ -1,4 +1,4 @@
-"""Vectors as a language has them: their widths, their memory and halves that share a word.
+"""Vectors as a language has them: their widths and their memory.
 
 In: a kernel. Out: the kernel with vectors of the widths in `caps`. Invariant: lane i of every value
 and element i of every buffer stay what they were.
@@ -28,7 +28,6 @@ from sdlc.backends.rewrite import (
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Assign,
-    Buffer,
     Call,
     Cast,
     Declare,
@@ -49,7 +48,6 @@ from sdlc.kernel.ir import (
     walk,
     with_operands,
 )
-from sdlc.language.diagnostics import SdlError, failure
 from sdlc.target import Capabilities
 
 
@@ -224,85 +222,3 @@ def _bind_stores(kernel: Kernel) -> Kernel:
         return (*here.before, made)
 
     return replace(kernel, body=map_statements(kernel.body, visit))
-
-
-def widen_half_arrays(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
-    """Local and private arrays of halves, where a word cannot be shared by two lanes → f32 arrays
-    of rounded values."""
-    if caps.f16_arithmetic or language != "wgsl":
-        return kernel
-    made = {a.name: replace(a, dtype=DType.F32) for a in kernel.arrays if a.dtype is DType.F16}
-    if not made:
-        return kernel
-
-    def change(e: Expr, here: Here) -> Expr:
-        if isinstance(e, Load) and e.buffer.name in made:
-            return Cast(Load(made[e.buffer.name], e.index, e.lanes), DType.F16)
-        return e
-
-    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
-        if isinstance(stmt, Store) and stmt.buffer.name in made:
-            value = Cast(stmt.value, DType.F32)
-            return (replace(stmt, buffer=made[stmt.buffer.name], value=value),)
-        return (stmt,)
-
-    kernel = expand(kernel, change)
-    arrays = tuple(made.get(a.name, a) for a in kernel.arrays)
-    return replace(kernel, body=map_statements(kernel.body, visit), arrays=arrays)
-
-
-def align_halves(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
-    """Vectors of halves at an index that may be odd, in a language without f16 → scalar accesses.
-
-    In WGSL two halves share a word, so a store must own whole words: else raises SdlError (D022).
-    In OpenCL C `vload_half8` may be unaligned, but a driver without f16 was seen to read it with an
-    aligned instruction and crash.
-    """
-    if caps.f16_arithmetic:
-        return kernel
-    values = definitions(kernel)
-
-    def aligned(index: Expr, lanes: int) -> bool:
-        return divisible(index, 2 if language == "wgsl" else lanes, values)
-
-    def change(e: Expr, here: Here) -> Expr:
-        if not isinstance(e, Load) or e.lanes == 1 or e.buffer.dtype is not DType.F16:
-            return e
-        if aligned(e.index, e.lanes):
-            return e
-        return Vector(tuple(Load(e.buffer, plus(e.index, n)) for n in range(e.lanes)))
-
-    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
-        if not isinstance(stmt, Store) or stmt.buffer.dtype is not DType.F16:
-            return (stmt,)
-        lanes = stmt.value.type.lanes
-        if language == "wgsl":
-            if lanes == 1 or not aligned(stmt.index, lanes):
-                raise _single_halves(kernel, stmt.buffer)
-            return (stmt,)
-        return (stmt,) if aligned(stmt.index, lanes) else _one_by_one(stmt, Here(fresh, {}))
-
-    fresh = Fresh(kernel)
-    kernel = replace(kernel, body=map_statements(kernel.body, visit))
-    return expand(kernel, change)
-
-
-def _one_by_one(stmt: Store, here: Here) -> tuple[Stmt, ...]:
-    """A store of a vector as stores of its lanes."""
-    value = stmt.value
-    if isinstance(value, Cast):
-        wide = here.bind(value.value, "value")
-        lanes: list[Expr] = [Cast(Extract(wide, n), value.dtype) for n in range(value.type.lanes)]
-    else:
-        lanes = [Extract(value, n) for n in range(value.type.lanes)]
-    made = [replace(stmt, index=plus(stmt.index, n), value=lane) for n, lane in enumerate(lanes)]
-    return (*here.before, *made)
-
-
-def _single_halves(kernel: Kernel, buffer: Buffer) -> SdlError:
-    return failure(
-        "D022",
-        f"kernel {kernel.name} stores single f16 elements of {buffer.name}, and this device "
-        "has no 16-bit stores",
-        "use --precision f32, or a device with shader-f16",
-    )

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from sdlc.backends.printer import ATOM, COMPARE, UNARY, Printer, Spelling, divided
+from sdlc.backends.printer import ATOM, COMPARE, UNARY, Printer, Spelling, divided, float_literal
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Buffer, Call, Cast, Expr, Load, Space, Type, WorkId
 
 VALUES = MappingProxyType(
-    {DType.F32: "f32", DType.F16: "f32", DType.I32: "i32", DType.BOOL: "bool"}
+    {DType.F32: "f32", DType.F16: "f16", DType.I32: "i32", DType.BOOL: "bool"}
 )
 STORED = MappingProxyType({DType.F32: "f32", DType.F16: "f16", DType.I32: "i32", DType.BOOL: "i32"})
 VECTOR_WITH_SCALAR = ("add", "sub", "mul", "div", "floordiv", "mod")
@@ -57,7 +57,7 @@ class WgslPrinter(Printer):
     reserved = frozenset((*RESERVED.split(), *functions.values()))
 
     def type_name(self, type: Type) -> str:
-        return self._vector_of(VALUES[type.dtype], type.lanes)
+        return self._vector_of(VALUES[self.held(type.dtype)], type.lanes)
 
     @staticmethod
     def _vector_of(scalar: str, lanes: int) -> str:
@@ -124,6 +124,10 @@ class WgslPrinter(Printer):
 
     # Expressions.
 
+    def half_literal(self, value: float) -> Spelling:
+        text = float_literal(value) + ("h" if self.caps.f16_arithmetic else "f")
+        return text, UNARY if text.startswith("-") else ATOM
+
     def vector(self, parts: list[str], type: Type) -> str:
         return f"{self.type_name(type)}({', '.join(parts)})"
 
@@ -136,13 +140,9 @@ class WgslPrinter(Printer):
         return f"select({arms}, {self.text(condition)})", ATOM
 
     def convert(self, value: Expr, to: DType) -> Spelling:
-        lanes = value.type.lanes
-        if to is not DType.F16:
-            return f"{self._vector_of(VALUES[to], lanes)}({self.text(value)})", ATOM
-        if not self.caps.f16_arithmetic:
+        if to is DType.F16 and not self.caps.f16_arithmetic:
             return f"quantizeToF16({self.text(value)})", ATOM
-        half = f"{self._vector_of('f16', lanes)}({self.text(value)})"
-        return f"{self._vector_of('f32', lanes)}({half})", ATOM
+        return f"{self._vector_of(VALUES[to], value.type.lanes)}({self.text(value)})", ATOM
 
     # Memory.
 
@@ -152,20 +152,14 @@ class WgslPrinter(Printer):
             return self._load_packed(load), ATOM
         name = self.buffer(buffer)
         if lanes == buffer.lanes:
-            return self._widened(f"{name}[{self.quotient(index, lanes)}]", buffer.dtype, lanes)
-        cells = [f"{name}[{self.offset(index, lane)}]" for lane in range(lanes)]
-        stored = f"{self._vector_of(STORED[buffer.dtype], lanes)}({', '.join(cells)})"
-        return self._widened(stored, buffer.dtype, lanes)
-
-    def _widened(self, stored: str, dtype: DType, lanes: int) -> Spelling:
-        match dtype:
-            case DType.F16:
-                return f"{self._vector_of('f32', lanes)}({stored})", ATOM
-            case DType.BOOL:
-                zero = "0" if lanes == 1 else f"vec{lanes}<i32>(0)"
-                return f"{stored} != {zero}", COMPARE
-            case _:
-                return stored, ATOM
+            stored = f"{name}[{self.quotient(index, lanes)}]"
+        else:
+            cells = [f"{name}[{self.offset(index, lane)}]" for lane in range(lanes)]
+            stored = f"{self._vector_of(STORED[buffer.dtype], lanes)}({', '.join(cells)})"
+        if buffer.dtype is not DType.BOOL:
+            return stored, ATOM
+        zero = "0" if lanes == 1 else f"vec{lanes}<i32>(0)"
+        return f"{stored} != {zero}", COMPARE
 
     def _load_packed(self, load: Load) -> str:
         name, index = self.buffer(load.buffer), load.index
@@ -182,19 +176,19 @@ class WgslPrinter(Printer):
 
     def store(self, buffer: Buffer, index: Expr, value: Expr) -> list[str]:
         lanes, dtype = value.type.lanes, buffer.dtype
-        if isinstance(value, Cast) and value.dtype is DType.F16:
-            value = value.value
         name = self.buffer(buffer)
         if self._packed(buffer):
+            if isinstance(value, Cast):
+                value = value.value
             words = self._words(buffer, index, lanes)
             return [
                 f"{word} = pack2x16float({self._lanes_of(value, 2 * n, 2)});"
                 for n, word in enumerate(words)
             ]
         if lanes == buffer.lanes:
-            return [f"{name}[{self.quotient(index, lanes)}] = {self._narrowed(value, dtype)};"]
+            return [f"{name}[{self.quotient(index, lanes)}] = {self._narrowed(value)};"]
         if dtype in (DType.F16, DType.BOOL):
-            wide = self._narrowed(value, dtype)
+            wide = self.text(value, ATOM) if dtype is DType.F16 else self._narrowed(value)
             return [
                 f"{name}[{self.offset(index, n)}] = {wide}{self.lanes(n, 1)};" for n in range(lanes)
             ]
@@ -208,7 +202,7 @@ class WgslPrinter(Printer):
             return self.text(value)
         return self.text(value, ATOM) + self.lanes(first, count)
 
-    def _narrowed(self, value: Expr, dtype: DType) -> str:
-        if dtype not in (DType.F16, DType.BOOL):
+    def _narrowed(self, value: Expr) -> str:
+        if value.type.dtype is not DType.BOOL:
             return self.text(value)
-        return f"{self._vector_of(STORED[dtype], value.type.lanes)}({self.text(value)})"
+        return f"{self._vector_of(STORED[DType.BOOL], value.type.lanes)}({self.text(value)})"

@@ -11,6 +11,7 @@ from kernels import EXAMPLES, Example, add, lt, mul, numbers, read, splat, write
 from sdlc.graph.types import Array, DType, Origin, Span
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import (
+    F16,
     F32,
     I32,
     Access,
@@ -41,6 +42,7 @@ from sdlc.kernel.ir import (
 )
 
 GX, LX = WorkId("group", 0), WorkId("lane", 0)
+F16X4 = Type(DType.F16, 4)
 F32X8, F32X16 = Type(DType.F32, 8), Type(DType.F32, 16)
 Body = tuple[Stmt, ...]
 
@@ -189,6 +191,37 @@ def half_windows() -> Example:
     body = (Store(out, mul(LX, 4), Cast(value, DType.F16)),)
     kernel = one_dimensional("half_windows", (x, out), body, 16)
     return example(kernel, {"x": numbers(66).astype(np.float16)})
+
+
+def half_arithmetic() -> Example:
+    """Arithmetic in f16 on integers small enough that f32 gives the same: a partial sum of four
+    products, selections, extrema, negation, a literal, halves copied."""
+    x, w = read("x", 128, DType.F16), read("w", 8, DType.F16)
+    out, wide, copied = write("out", 128, DType.F16), write("wide", 128), write("copied", 32)
+    part, total = Var("part", F16X4), Var("total", Type(DType.F32, 4))
+    mine, half = Load(x, mul(LX, 4), 4), Literal(2.0, F16)
+    limited = call("min", call("max", part, call("neg", mine)), call("mul", mine, half))
+    chosen = call("select", call("lt", mine, half), limited, call("abs", part))
+    below = call("lt", Cast(mine, DType.F32), f32(1.0))
+    chosen = call("select", below, chosen, part)
+    body = (
+        Declare(part, Literal(0.0, F16X4)),
+        Declare(total, Literal(0.0, total.type)),
+        For(
+            Var("step", I32),
+            2,
+            (Assign(part, call("fma", Load(w, Var("step", I32)), mine, part)),),
+        ),
+        Assign(total, call("add", total, Cast(part, DType.F32))),
+        Store(out, mul(LX, 4), chosen),
+        Store(wide, mul(LX, 4), total),
+        Store(copied, LX, Cast(Extract(part, 1), DType.F32)),
+    )
+    random = np.random.default_rng(7)
+    inputs: dict[str, Array] = {
+        b.name: random.integers(-9, 10, b.size).astype(np.float16) for b in (x, w)
+    }
+    return example(one_dimensional("half_arithmetic", (x, w, out, wide, copied), body), inputs)
 
 
 def bools() -> Example:
@@ -370,6 +403,7 @@ EXACT: tuple[Callable[[], Example], ...] = (
     rounded_halves,
     half_scratch,
     half_windows,
+    half_arithmetic,
     bools,
     large_grid,
     even_grid,

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend_kernels import (
+    half_arithmetic,
     half_scratch,
     half_windows,
     one_dimensional,
@@ -121,6 +122,18 @@ def test_rounding_to_halves() -> None:
     assert "(float)(half)" in text(rounded_halves().kernel, CL_HALF)
     assert "quantizeToF16(" in text(rounded_halves().kernel, WGSL_WORDS)
     assert "enable f16;" in text(rounded_halves().kernel, WGSL)
+
+
+def test_half_arithmetic_is_in_the_type_where_there_is_one() -> None:
+    kernel = half_arithmetic().kernel
+    typed = text(kernel, CL_HALF)
+    assert "half4 part = (half4)((half)0.0f);" in typed
+    assert "part = fma((half4)(w[step_]), x[lane_x], part);" in typed
+    assert "convert_short4(convert_int4(x[lane_x] < (half)2.0f))" in typed
+    assert "convert_float4(part)" in typed
+    assert "convert_half" not in text(kernel, CL) and "float4 part =" in text(kernel, CL)
+    assert "var part: vec4<f16> = vec4<f16>(0.0h);" in text(kernel, WGSL)
+    assert "var part: vec4<f32> = vec4<f32>(0.0f);" in text(kernel, WGSL_WORDS)
 
 
 def test_wgsl_bindings_are_in_order_and_read_write() -> None:

@@ -27,6 +27,7 @@ from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import Trap, interpret
 from sdlc.kernel.ir import (
     BOOL,
+    F16,
     F32,
     I32,
     Access,
@@ -112,6 +113,23 @@ def test_half_rounds_and_casts_truncate() -> None:
     ints = write("out", 8, DType.I32)
     down = Cast(call("div", call("neg", Cast(LX, DType.F32)), f32(2.0)), DType.I32)
     assert run(Store(ints, LX, down), buffers=(ints,)).tolist() == [0, 0, -1, -1, -2, -2, -3, -3]
+
+
+def test_half_arithmetic_rounds_after_each_operation() -> None:
+    half, out = Var("half", F16), write("out", 8)
+    value = Cast(add(LX, 2048), DType.F32)
+    body = (
+        Let(half, Cast(value, DType.F16)),
+        Store(out, LX, Cast(call("add", half, Literal(1.0, F16)), DType.F32)),
+    )
+    rounded = np.arange(2048, 2056).astype(np.float16)
+    expected = (rounded + np.float16(1)).astype(np.float32)
+    assert run(*body, buffers=(out,)).tolist() == expected.tolist()
+    third = Literal(float(np.float16(1 / 3)), F16)
+    fused = call("sub", call("fma", third, third, third), call("mul", third, third))
+    made = run(Store(out, LX, Cast(fused, DType.F32)), buffers=(out,))[0]
+    product = np.float32(third.value) ** 2
+    assert made == np.float16(product + np.float32(third.value)) - np.float16(product)
 
 
 def test_mutables_change_only_in_active_lanes() -> None:

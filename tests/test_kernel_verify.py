@@ -102,7 +102,6 @@ def test_examples_pass_before_and_after_simplification(make: Callable[[], Exampl
         ("scalars of one type", Extract(Vector((ONE, LX)), 0)),
         ("there are 2 lanes", Extract(Vector((ONE, ONE)), 2)),
         ("vectors of 3 lanes", Extract(Vector((ONE, ONE, ONE)), 0)),
-        ("must be cast", call("neg", Cast(ONE, DType.F16))),
         ("is not defined", Var("nowhere", F32)),
         ("write-only", Load(OUT, LX)),
         ("not a buffer of this kernel", Load(read("x", 8), LX)),
@@ -130,8 +129,22 @@ def test_types_of_statements() -> None:
     refused("x is read-only", Store(read("x", 8), LX, ONE), buffers=(read("x", 8),))
     refused("buffers are global", arrays=(read("x", 8),))
     refused("has no elements", arrays=(local("none", 0),))
-    half = Let(Var("h", Type(DType.F16)), Cast(ONE, DType.F16))
-    refused("must be cast", half)
+
+
+def test_halves_compute_where_the_target_has_f16_arithmetic() -> None:
+    half = Var("h", Type(DType.F16))
+    body = (
+        Let(half, Cast(ONE, DType.F16)),
+        Store(OUT, LX, Cast(call("fma", half, half, half), DType.F32)),
+    )
+    assert problems(*body) == ()
+    with pytest.raises(KernelError) as caught:
+        verify(kernel(*body), Capabilities(("opencl",)))
+    assert any("must be cast" in p for p in caught.value.problems)
+    refused("mod takes f32 or i32", Let(Var("r", half.type), call("mod", half, half)))
+    refused("exp takes f32", Let(Var("e", F32), call("exp", Cast(ONE, DType.F16))))
+    refused("operands are f16, f32", Let(half, call("add", Cast(ONE, DType.F16), ONE)))
+    refused("made from an f32", Let(half, Cast(LX, DType.F16)))
 
 
 def test_every_problem_is_listed_with_its_statement() -> None:

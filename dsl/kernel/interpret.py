@@ -289,12 +289,17 @@ def _operation(expr: Expr, slot: int, args: list[int], fail: Fail) -> Op:
 
 
 def _call(expr: Call, slot: int, args: list[int]) -> Op:
-    """Elementwise; a scalar operand of a vector operation gets a last axis."""
+    """Elementwise; a scalar operand of a vector operation gets a last axis. What f16 operands give
+    is computed in f32, which is wide enough that rounding its result to f16 is the only rounding
+    that counts (Figueroa, "When is double rounding innocuous?", 1995)."""
     evaluate, dtype = SCALARS[expr.op].evaluate, _numpy(expr.type.dtype)
+    halves = any(a.type.dtype is DType.F16 for a in expr.args)
     widen = tuple(expr.type.lanes > 1 and a.type.lanes == 1 for a in expr.args)
 
     def run(state: State) -> None:
         given = [state.values[a] for a in args]
+        if halves:
+            given = [g.astype(np.float32) if g.dtype == np.float16 else g for g in given]
         if any(widen):
             given = [g[..., None] if w else g for g, w in zip(given, widen, strict=True)]
         made = evaluate(*given)

@@ -15,8 +15,10 @@ Types are a `DType` and a number of lanes (1, 2, 4, 8, 16). Expressions have no 
 interned: the same expression is the same object. `Call` is elementwise over lanes: operands have
 equal lanes, or one lane, which is broadcast; the operators are those of `graph.scalar`. Integer
 `floordiv` and `mod` floor; the simplifier proves operands non-negative where it can.
-Arithmetic is in f32, i32 and bool: an f16 exists only as the type of a `Load` from an f16 buffer
-(cast to f32 before use) and of the value of a `Store` (a `Cast` to f16). A `Load` with lanes reads
+Arithmetic is in f32, i32 and bool, and in f16 where a target has it (`caps.f16_arithmetic`): sums,
+products, extrema, comparisons and selections of f16 operands round to f16. Elsewhere an f16 exists
+only as the type of a `Load` from an f16 buffer (cast to f32 before use) and of the value of a
+`Store` (a `Cast` to f16). An f16 comes from, and goes to, f32 only. A `Load` with lanes reads
 consecutive elements. Every index of a `Load` must be proven in bounds whether or not its value is
 used: a guarded read clamps its index and selects. There are no pointers, calls, returns or whiles.
 """

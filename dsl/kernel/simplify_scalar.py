@@ -132,7 +132,7 @@ def neutral_right(op: str, *values: float) -> Callable[[Context, Call], Expr | N
     """x op value = x, for floats."""
 
     def rule(context: Context, expr: Call) -> Expr | None:
-        if expr.type.dtype is not DType.F32:
+        if not expr.type.dtype.is_float:
             return None
         return expr.args[0] if any(is_literal(expr.args[1], v) for v in values) else None
 
@@ -144,7 +144,7 @@ def neutral_left(op: str, value: float) -> Callable[[Context, Call], Expr | None
     """value op x = x, for floats."""
 
     def rule(context: Context, expr: Call) -> Expr | None:
-        if expr.type.dtype is not DType.F32:
+        if not expr.type.dtype.is_float:
             return None
         return expr.args[1] if is_literal(expr.args[0], value) else None
 
@@ -160,7 +160,7 @@ def double_negation(context: Context, expr: Call) -> Expr | None:
 
 def minus_one(context: Context, expr: Call) -> Expr | None:
     """x * -1 = -x, for floats"""
-    if expr.type.dtype is not DType.F32:
+    if not expr.type.dtype.is_float:
         return None
     for a, b in (expr.args, expr.args[::-1]):
         if is_literal(b, -1.0):

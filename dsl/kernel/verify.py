@@ -60,7 +60,8 @@ class KernelError(Exception):
 def verify(kernel: Kernel, caps: Capabilities | None = None) -> None:
     """Raises `KernelError` with all problems of `kernel`, on a target with `caps` if given."""
     widths = LANES if caps is None else caps.vector_widths
-    problems = [*launch_problems(kernel), *type_problems(kernel, widths)]
+    halves = caps is None or caps.f16_arithmetic
+    problems = [*launch_problems(kernel), *type_problems(kernel, widths, halves)]
     if caps is not None:
         problems += limit_problems(kernel, caps)
     # Ranges and races are only defined where names and types are.

@@ -2,7 +2,8 @@
 
 In: a kernel and, possibly, a target's capabilities. Out: problems, each a sentence. Invariant: a
 kernel without problems is well-typed: every operand has the type that its operator wants, every
-name is defined once and before its use, an f16 stands only between memory and a cast.
+name is defined once and before its use; without f16 arithmetic, an f16 stands only between memory
+and a cast.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from sdlc.kernel.show import show_expression, show_statement
 from sdlc.target import Capabilities
 
 LANES = (1, 2, 4, 8, 16)
+NO_HALVES = frozenset({"floordiv", "mod"})
+"""Operators of any number type that are not to be had for f16."""
 FLOAT_MAX = 3.4028234663852886e38
 
 
@@ -93,9 +96,10 @@ def limit_problems(kernel: Kernel, caps: Capabilities) -> Iterator[str]:
                 yield f"{buffer.name} holds f16: the target stores none"
 
 
-def type_problems(kernel: Kernel, widths: tuple[int, ...]) -> Iterator[str]:
-    """Problems of statements and expressions; vectors may have `widths` lanes (or one)."""
-    yield from Typing(kernel, widths).body(kernel.body, {})
+def type_problems(kernel: Kernel, widths: tuple[int, ...], halves: bool) -> Iterator[str]:
+    """Problems of statements and expressions; vectors may have `widths` lanes (or one), and
+    arithmetic may be in f16 if `halves`."""
+    yield from Typing(kernel, widths, halves).body(kernel.body, {})
 
 
 Scope = dict[Var, bool]
@@ -105,9 +109,10 @@ Scope = dict[Var, bool]
 class Typing:
     """Checks statements in their scope; an expression is checked once, its variables each time."""
 
-    def __init__(self, kernel: Kernel, widths: tuple[int, ...]) -> None:
+    def __init__(self, kernel: Kernel, widths: tuple[int, ...], halves: bool) -> None:
         self.memory = frozenset((*kernel.buffers, *kernel.arrays))
         self.widths = frozenset({1, *widths})
+        self.halves = halves
         self._variables: dict[Expr, frozenset[Var]] = {}
 
     def body(self, body: tuple[Stmt, ...], outer: Scope) -> Iterator[str]:
@@ -160,7 +165,8 @@ class Typing:
             yield f"{buffer.name} is an array of vectors of {buffer.lanes}, accessed with {lanes}"
 
     def expression(self, expr: Expr, stored: bool = False) -> Iterator[str]:
-        """Problems of an expression not seen before; f16 may leave it only if it is stored."""
+        """Problems of an expression not seen before; without f16 arithmetic, an f16 may leave it
+        only if it is stored."""
         if expr not in self._variables:
             found: set[Var] = {expr} if isinstance(expr, Var) else set()
             for operand in operands(expr):
@@ -169,7 +175,7 @@ class Typing:
             self._variables[expr] = frozenset(found)
             for problem in self.own_problems(expr):
                 yield f"{problem}: {show_expression(expr)}"
-        if expr.type.dtype is DType.F16 and not stored:
+        if expr.type.dtype is DType.F16 and not stored and not self.halves:
             yield f"an f16 must be cast before it is used: {show_expression(expr)}"
 
     def own_problems(self, expr: Expr) -> Iterator[str]:
@@ -227,5 +233,7 @@ def call_problems(expr: Call) -> Iterator[str]:
         yield f"{expr.op} takes {wanted.value}"
     if row.typing == "same" and types[0] is DType.BOOL:
         yield f"{expr.op} takes numbers"
+    if expr.op in NO_HALVES and types[0] is DType.F16:
+        yield f"{expr.op} takes f32 or i32"
     if row.typing == "select" and types[0] is not DType.BOOL:
         yield "select takes a bool first"

@@ -1,0 +1,188 @@
+"""Halves as a device has them: a type with arithmetic, or a format of memory only.
+
+In: a kernel. Out: the kernel with f16 in those places where `caps` allows it. Invariant: what is
+stored stays the same, but for f16 arithmetic, which f32 does at least as exactly.
+
+    p: f16x4 = fma(a, b, p)                  where f16 is memory only
+    →  p: f32x4 = fma(f32(a), f32(b), p)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sdlc.backends.rewrite import (
+    Fresh,
+    Here,
+    definitions,
+    divisible,
+    expand,
+    map_statements,
+    plus,
+    with_expressions,
+)
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import (
+    Assign,
+    Buffer,
+    Cast,
+    Declare,
+    Expr,
+    Extract,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Stmt,
+    Store,
+    Type,
+    Var,
+    Vector,
+    operands,
+    with_operands,
+)
+from sdlc.language.diagnostics import SdlError, failure
+from sdlc.target import Capabilities
+
+
+def widen_half_arithmetic(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Arithmetic and locals in f16, where the language has no such type → the same in f32. Only
+    explicit casts round to f16; what rounded after each operation does no more."""
+    if caps.f16_arithmetic:
+        return kernel
+    widening = _Widening()
+    return replace(kernel, body=map_statements(kernel.body, widening.statement))
+
+
+@dataclass(slots=True)
+class _Widening:
+    made: dict[Expr, Expr] = field(default_factory=dict)
+
+    def statement(self, stmt: Stmt) -> tuple[Stmt, ...]:
+        stmt = with_expressions(stmt, self.wide)
+        match stmt:
+            case Let() | Declare() | Assign() if stmt.var.type.dtype is DType.F16:
+                return (replace(stmt, var=_widened(stmt.var)),)
+            case Store() if stmt.buffer.dtype is DType.F16:
+                return (replace(stmt, value=_stored(stmt.value)),)
+        return (stmt,)
+
+    def wide(self, e: Expr) -> Expr:
+        """`e`; if it is an f16, as an f32 with its value."""
+        if e not in self.made:
+            self.made[e] = self._wide(e)
+        return self.made[e]
+
+    def _wide(self, e: Expr) -> Expr:
+        half = e.type.dtype is DType.F16
+        match e:
+            case Load():
+                load = Load(e.buffer, self.wide(e.index), e.lanes)
+                return Cast(load, DType.F32) if half else load
+            case Literal() if half:
+                return Literal(float(np.float16(e.value)), Type(DType.F32, e.type.lanes))
+            case Var() if half:
+                return _widened(e)
+            case Cast() if half:
+                return Cast(Cast(self.wide(e.value), DType.F16), DType.F32)
+            case Cast() if e.value.type.dtype is DType.F16:
+                return self.wide(e.value)
+        before = operands(e)
+        after = tuple(self.wide(o) for o in before)
+        same = all(a is b for a, b in zip(before, after, strict=True))
+        return e if same else with_operands(e, after)
+
+
+def _widened(var: Var) -> Var:
+    return Var(var.name, Type(DType.F32, var.type.lanes))
+
+
+def _stored(value: Expr) -> Expr:
+    """A value for a buffer of halves: rounded once."""
+    if isinstance(value, Cast) and value.value.type.dtype is DType.F16:
+        return value.value
+    return Cast(value, DType.F16)
+
+
+def widen_half_arrays(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Local and private arrays of halves, where a word cannot be shared by two lanes → f32 arrays
+    of rounded values."""
+    if caps.f16_arithmetic or language != "wgsl":
+        return kernel
+    made = {a.name: replace(a, dtype=DType.F32) for a in kernel.arrays if a.dtype is DType.F16}
+    if not made:
+        return kernel
+
+    def change(e: Expr, here: Here) -> Expr:
+        if isinstance(e, Load) and e.buffer.name in made:
+            return Cast(Load(made[e.buffer.name], e.index, e.lanes), DType.F16)
+        return e
+
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(stmt, Store) and stmt.buffer.name in made:
+            value = Cast(stmt.value, DType.F32)
+            return (replace(stmt, buffer=made[stmt.buffer.name], value=value),)
+        return (stmt,)
+
+    kernel = expand(kernel, change)
+    arrays = tuple(made.get(a.name, a) for a in kernel.arrays)
+    return replace(kernel, body=map_statements(kernel.body, visit), arrays=arrays)
+
+
+def align_halves(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Vectors of halves at an index that may be odd, in a language without f16 → scalar accesses.
+
+    In WGSL two halves share a word, so a store must own whole words: else raises SdlError (D022).
+    In OpenCL C `vload_half8` may be unaligned, but a driver without f16 was seen to read it with an
+    aligned instruction and crash.
+    """
+    if caps.f16_arithmetic:
+        return kernel
+    values = definitions(kernel)
+
+    def aligned(index: Expr, lanes: int) -> bool:
+        return divisible(index, 2 if language == "wgsl" else lanes, values)
+
+    def change(e: Expr, here: Here) -> Expr:
+        if not isinstance(e, Load) or e.lanes == 1 or e.buffer.dtype is not DType.F16:
+            return e
+        if aligned(e.index, e.lanes):
+            return e
+        return Vector(tuple(Load(e.buffer, plus(e.index, n)) for n in range(e.lanes)))
+
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        if not isinstance(stmt, Store) or stmt.buffer.dtype is not DType.F16:
+            return (stmt,)
+        lanes = stmt.value.type.lanes
+        if language == "wgsl":
+            if lanes == 1 or not aligned(stmt.index, lanes):
+                raise _single_halves(kernel, stmt.buffer)
+            return (stmt,)
+        return (stmt,) if aligned(stmt.index, lanes) else _one_by_one(stmt, Here(fresh, {}))
+
+    fresh = Fresh(kernel)
+    kernel = replace(kernel, body=map_statements(kernel.body, visit))
+    return expand(kernel, change)
+
+
+def _one_by_one(stmt: Store, here: Here) -> tuple[Stmt, ...]:
+    """A store of a vector as stores of its lanes."""
+    value = stmt.value
+    if isinstance(value, Cast):
+        wide = here.bind(value.value, "value")
+        lanes: list[Expr] = [Cast(Extract(wide, n), value.dtype) for n in range(value.type.lanes)]
+    else:
+        lanes = [Extract(value, n) for n in range(value.type.lanes)]
+    made = [replace(stmt, index=plus(stmt.index, n), value=lane) for n, lane in enumerate(lanes)]
+    return (*here.before, *made)
+
+
+def _single_halves(kernel: Kernel, buffer: Buffer) -> SdlError:
+    return failure(
+        "D022",
+        f"kernel {kernel.name} stores single f16 elements of {buffer.name}, and this device "
+        "has no 16-bit stores",
+        "use --precision f32, or a device with shader-f16",
+    )

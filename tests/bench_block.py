@@ -1,0 +1,218 @@
+"""SD 1.4's first ResBlock + transformer beside other runtimes, in one run, by turns. Not a test.
+
+    python tests/bench_block.py [--device cpu] [--rounds 5] [--peer PYTHON] [--profile]
+
+tests/programs/sd_block.sdl: 320 channels, a 64 x 64 latent, batch 2, a text of 77 x 768, 8 heads,
+f32, seeded random weights. `--peer` is a Python with what shall be timed beside it (pip install
+torch diffusers onnx onnxscript onnxruntime openvino); `--peer none` times sdlc alone. Every runtime
+gives its result first: the relative error is against PyTorch's. All take turns, so what else the
+machine does meets all of them; `CPU ms` is the time of the process's threads, which other work
+hardly moves (but threads that wait by spinning count). `--profile` adds where our time goes. Exit
+status 1 where our result is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from sdlc.api import make_request
+from sdlc.backends.devices import open_device, target_of
+from sdlc.cli_common import print_table
+from sdlc.program.execute import Executable
+from sdlc.program.profile import Row, profile, summed
+from sdlc.program.profile_data import RandomWeights, random_inputs
+
+PROGRAM = Path(__file__).parent / "programs" / "sd_block.sdl"
+PEER = Path(__file__).parent / "peer_block.py"
+SIZES = {"b": 2, "c": 320, "h": 64, "w": 64, "e": 1280, "t": 77, "d": 768}
+LIMIT = {"f32": 1e-3, "f16": 2e-2}
+"""Relative errors (2-norm) beyond which a result is wrong rather than rounded."""
+Times = tuple[float, float]
+"""Of one run: seconds, and seconds of all the process's threads."""
+FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="where sdlc runs (default cpu)")
+    parser.add_argument("--target", help="what to compile for (default: the device's own)")
+    parser.add_argument("--precision", choices=("f32", "f16"), default="f32")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each (default 5)")
+    parser.add_argument("--peer", default=sys.executable, help="a Python with torch, or `none`")
+    parser.add_argument("--threads", type=int, default=2, help="the peers' threads (default 2)")
+    parser.add_argument("--profile", action="store_true", help="where our time goes, by kernel")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=SIZE", help="other sizes")
+    parser.add_argument("--json", type=Path, help="write everything to this file as well")
+    return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace) -> tuple[Executable, dict[str, np.ndarray]]:
+    """The block on the device with its inputs set, and the inputs."""
+    device = open_device(args.device)
+    target = args.target or target_of(device.info).name
+    sizes = SIZES | {name: int(n) for name, n in (s.split("=") for s in args.set)}
+    begin = time.perf_counter()
+    program = make_request(PROGRAM, target, None, sizes, (None, args.precision)).build().program
+    middle = time.perf_counter()
+    executable = Executable(program, device, RandomWeights(program))
+    end = time.perf_counter()
+    print(
+        f"{device.info.name}, target {target}, {args.precision}: {len(program.dispatches)} "
+        f"dispatches, {program.flop / 1e9:.1f} GFLOP, arena {program.memory.arena / 2**20:.0f} "
+        f"MiB, weights {program.memory.weights / 2**20:.1f} MiB; compiled in "
+        f"{middle - begin:.1f} s, built and loaded in {end - middle:.1f} s",
+        flush=True,
+    )
+    inputs = {name: np.asarray(a, np.float32) for name, a in random_inputs(program).items()}
+    for name, array in inputs.items():
+        executable.write(name, array)
+    return executable, inputs
+
+
+class Peer:
+    """The other runtimes, in a process of their own."""
+
+    def __init__(self, args: argparse.Namespace, executable: Executable, inputs: dict) -> None:
+        from safetensors.numpy import save_file
+
+        self._made = tempfile.TemporaryDirectory()
+        self.folder = Path(self._made.name)
+        np.savez(self.folder / "inputs.npz", **inputs)
+        weights = RandomWeights(executable.program)
+        save_file(
+            {n: np.asarray(a, np.float32) for n, a in weights.items()},
+            self.folder / "weights.safetensors",
+        )
+        # -P: the modules of this folder are none of theirs
+        command = [args.peer, "-P", "-W", "ignore", str(PEER), str(self.folder), str(args.threads)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.versions = dict(part.split("=") for part in self._line().split())
+        if not self.versions:
+            sys.exit("no other runtime started: name a Python that has torch with --peer, or none")
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def result(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy")
+
+    def times(self, name: str) -> Times:
+        assert self.process.stdin is not None
+        print(name, file=self.process.stdin, flush=True)
+        seconds, worked = self._line().split()
+        return float(seconds), float(worked)
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self._made.cleanup()
+
+
+def step_times(executable: Executable) -> Times:
+    begin, worked = time.perf_counter(), time.process_time()
+    executable.step()
+    executable.finish()
+    return time.perf_counter() - begin, time.process_time() - worked
+
+
+def by_turns(runners: dict[str, Callable[[], Times]], rounds: int) -> dict[str, list[Times]]:
+    """Times of each; a first round warms caches and does not count."""
+    times: dict[str, list[Times]] = {name: [] for name in runners}
+    for _ in range(rounds + 1):
+        for name, run in runners.items():
+            times[name].append(run())
+    return {name: runs[1:] for name, runs in times.items()}
+
+
+def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(got.astype(np.float64) - wanted) / np.linalg.norm(wanted))
+
+
+def features() -> str:
+    """The vector instructions of this processor, as far as they matter."""
+    path = Path("/proc/cpuinfo")
+    words = set(path.read_text().split()) if path.exists() else set()
+    return " ".join(f for f in FEATURES if f in words) or "unknown"
+
+
+def kernel_rows(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
+    whole = sum(row.seconds for row in rows)
+    return [
+        (
+            row.name,
+            f"{row.count}",
+            f"{row.seconds * 1e3:.3f}",
+            f"{row.flop_rate / 1e9:.0f}",
+            f"{row.byte_rate / 1e9:.1f}",
+            f"{row.seconds / whole:.1%}",
+        )
+        for row in rows
+    ]
+
+
+def main() -> None:
+    args = arguments()
+    executable, inputs = prepare(args)
+    executable.step()
+    ours = np.asarray(executable.read(executable.program.outputs[0]), np.float32)
+    if not np.isfinite(ours).all():
+        sys.exit("our result is not finite")
+    if args.profile:
+        rows = summed(profile(executable, args.rounds), lambda m: m.kernel)
+        columns = ("kernel", "times", "ms", "GFLOP/s", "GB/s", "share")
+        print_table(columns, kernel_rows(rows))
+    runners: dict[str, Callable[[], Times]] = {"sdlc": lambda: step_times(executable)}
+    peer = None if args.peer == "none" else Peer(args, executable, inputs)
+    errors = {"sdlc": float("nan")}
+    if peer is not None:
+        wanted = peer.result("torch").astype(np.float64)
+        errors = {"sdlc": relative_error(ours, wanted)}
+        errors |= {n: relative_error(peer.result(n), wanted) for n in peer.versions}
+        for name in peer.versions:
+            runners[name] = lambda name=name: peer.times(name)
+    times = by_turns(runners, args.rounds)
+    versions = {} if peer is None else peer.versions
+    print(f"processor: {features()}; {args.threads} threads for the others")
+    report(times, errors, versions)
+    if args.json:
+        made = {"times": times, "errors": errors, "versions": versions, "features": features()}
+        args.json.write_text(json.dumps(made, indent=1))
+    if peer is not None:
+        peer.stop()
+        sys.exit(not errors["sdlc"] <= LIMIT[args.precision])
+
+
+def report(times: dict[str, list[Times]], errors: dict[str, float], versions: dict) -> None:
+    walls = {name: [seconds for seconds, _ in runs] for name, runs in times.items()}
+    ours, best = median(walls["sdlc"]), min(walls["sdlc"])
+    rows = [
+        (
+            f"{name} {versions.get(name, '')}".strip(),
+            f"{median(seconds) * 1e3:.1f}",
+            f"{min(seconds) * 1e3:.1f}",
+            f"{ours / median(seconds):.2f}",
+            f"{best / min(seconds):.2f}",
+            f"{min(worked for _, worked in times[name]) * 1e3:.0f}",
+            f"{errors[name]:.1e}",
+        )
+        for name, seconds in walls.items()
+    ]
+    columns = ("runtime", "median ms", "best ms", "sdlc / it (median)", "(best)", "CPU ms", "error")
+    print_table(columns, rows)
+
+
+if __name__ == "__main__":
+    main()

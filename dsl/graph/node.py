@@ -60,6 +60,25 @@ class Monoid(metaclass=Interned):
             and self.combine in ((apply("add", left, right),), (apply("add", right, left),))
         )
 
+    @property
+    def is_sums(self) -> bool:
+        """Whether every field is a sum of its own."""
+        return all(
+            combine in (apply("add", *sides), apply("add", *reversed(sides)))
+            for field, combine in enumerate(self.combine)
+            for sides in [[Slot(side, field, self.fields[field].dtype) for side in (0, 1)]]
+        )
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether no field's combine looks at another field."""
+        return all(
+            e.field == field
+            for field, combine in enumerate(self.combine)
+            for e in walk(combine)
+            if isinstance(e, Slot)
+        )
+
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Input(metaclass=Interned):

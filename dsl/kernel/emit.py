@@ -41,6 +41,7 @@ class Emitter:
         self._shared: frozenset[k.Expr] = frozenset()
         self._mutable: set[k.Var] = set()
         self._momentary: dict[k.Expr, k.Var] = {}
+        self._loaded: dict[k.Expr, k.Var] = {}
 
     @property
     def depth(self) -> int:
@@ -71,18 +72,25 @@ class Emitter:
         return var
 
     def add(self, *statements: k.Stmt) -> None:
-        if any(isinstance(s, k.Barrier) for s in statements):
-            self._momentary.clear()
+        if any(isinstance(s, k.Barrier) or _writes_array(s) for s in statements):
+            self._forget()
         self._levels[-1].statements.extend(statements)
+
+    def _forget(self) -> None:
+        """Arrays may have changed, or a scope has: named loads of them mean nothing any more."""
+        self._momentary.clear()
+        self._loaded.clear()
 
     def open(self, var: k.Var) -> None:
         """Begins the body of a loop over `var`."""
+        self._forget()
         self._levels.append(_Level(var))
         self._depths[var] = self.depth
 
     def close(self, extent: int, axis: str) -> None:
         """Ends the innermost loop."""
         level = self._levels.pop()
+        self._forget()
         assert level.var is not None
         self.add(k.For(level.var, extent, tuple(level.statements), axis))
 
@@ -126,14 +134,24 @@ class Emitter:
         var = self.fresh(_stem(e), e.type)
         self._depths[var] = depth
         self._levels[home].statements.append(k.Let(var, made))
-        (self._momentary if depth == NEVER else self._levels[home].named)[e] = var
+        self._remember(e, var, home)
         return var
+
+    def _remember(self, e: k.Expr, var: k.Var, home: int) -> None:
+        """Notes a name for as long as it is true: a load from an array until the array may change,
+        what a mutable variable says until one is assigned."""
+        if self._depth(e) != NEVER:
+            self._levels[home].named[e] = var
+        elif any(isinstance(o, k.Var) and o in self._mutable for o in k.walk(e)):
+            self._momentary[e] = var
+        else:
+            self._loaded[e] = var
 
     def _named(self, e: k.Expr) -> k.Var | None:
         for level in self._levels:
             if e in level.named:
                 return level.named[e]
-        return self._momentary.get(e)
+        return self._momentary.get(e, self._loaded.get(e))
 
     def _depth(self, e: k.Expr) -> int:
         """The number of the outermost scope in which everything in `e` exists."""
@@ -177,6 +195,10 @@ class Emitter:
         if constant < 0:
             return k.call("sub", total, k.i32(-constant))
         return k.call("add", total, k.i32(constant)) if constant else total
+
+
+def _writes_array(stmt: k.Stmt) -> bool:
+    return isinstance(stmt, k.Store) and stmt.buffer.space is not k.Space.GLOBAL
 
 
 def _plus(total: k.Expr | None, term: k.Expr) -> k.Expr:

@@ -9,7 +9,7 @@ Example: `x[i - 1] else 0` becomes `select(i - 1 >= 0, x[max(i - 1, 0)], 0)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sdlc.graph import expr as g
 from sdlc.graph.node import Node
@@ -48,12 +48,32 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A part of a value that is kept inside the kernel: the elements from `first` on, by axis."""
+
+    buffer: k.Buffer
+    first: tuple[k.Expr, ...]
+    strides: tuple[int, ...]
+
+    def flat(self, indices: tuple[k.Expr, ...]) -> k.Expr:
+        """The element number, in the kept part, of the value's indices."""
+        total: k.Expr = k.i32(0)
+        for index, first, stride in zip(indices, self.first, self.strides, strict=True):
+            offset = k.call("sub", index, first)
+            total = k.call("add", total, k.call("mul", offset, k.i32(stride)))
+        return total
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
-    """What names stand for: axes, monoid slots (by side and field), stored values."""
+    """What names stand for: axes, monoid slots (by side and field), stored values, and values held
+    in the kernel; `raw` are the axes as they index those, possibly beyond their extents."""
 
     axes: Mapping[g.Axis, k.Expr]
     slots: Mapping[tuple[int, int], k.Expr]
     storage: Mapping[tuple[Node, int], Storage]
+    held: Mapping[tuple[Node, int], Held] = field(default_factory=dict)
+    raw: Mapping[g.Axis, k.Expr] = field(default_factory=dict)
 
 
 def translate(expr: g.Expr, scope: Scope) -> k.Expr:
@@ -95,6 +115,8 @@ def _apply(e: g.Apply, args: tuple[k.Expr, ...]) -> k.Expr:
 
 
 def _read(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
+    if (e.source, e.field) in scope.held:
+        return _held(e, visit, scope)
     storage = scope.storage[(e.source, e.field)]
     indices = tuple(visit(i) for i in e.indices)
     if e.fill is None:
@@ -106,6 +128,22 @@ def _read(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
         inside = k.call("and", inside, k.call("lt", index, k.i32(extent)))
         safe.append(k.call("min", k.call("max", index, k.i32(0)), k.i32(extent - 1)))
     return k.call("select", inside, _loaded(storage, tuple(safe)), visit(e.fill))
+
+
+def _held(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
+    """A read of a kept value. What is kept covers every index that is computed, so none is
+    clamped."""
+    held = scope.held[(e.source, e.field)]
+    exact = Scope(scope.raw, {}, {})
+    indices = tuple(translate(i, exact) for i in e.indices)
+    load = k.Load(held.buffer, held.flat(indices))
+    if e.fill is None:
+        return load
+    inside: k.Expr = k.Literal(True, k.BOOL)
+    for index, extent in zip(indices, e.source.shape, strict=True):
+        inside = k.call("and", inside, k.call("ge", index, k.i32(0)))
+        inside = k.call("and", inside, k.call("lt", index, k.i32(extent)))
+    return k.call("select", inside, load, visit(e.fill))
 
 
 def _loaded(storage: Storage, indices: tuple[k.Expr, ...]) -> k.Expr:

@@ -1,8 +1,10 @@
 """A group: the definitions that one kernel computes, as one map or one reduction.
 
 In: nodes chosen by `fuse`. Out: the meaning that a nest schedules and `lower` prints.
-Invariant: expressions read only nodes outside the group; `lift` is over `axes` and `over`; stored
-values are over `axes` and, where there is a reduction, `Slot(0, field)` for its results.
+Invariant: expressions read only nodes outside the group, or results of its `inner` groups, which
+are computed inside the kernel, each before its readers, region by region where the nest says;
+`lift` is over `axes` and `over`; stored values are over `axes` and, where there is a reduction,
+`Slot(0, field)` for its results. An inner group's stores are at its own axes.
 
     Group(axes=(m, n), over=(k,), SUM, lift=(a[m, k] * b[k, n],), stores=(c[m, n] = slot + d[n],))
 """
@@ -39,6 +41,7 @@ class Group:
     lift: tuple[Expr, ...]
     stores: tuple[Output, ...]
     origins: tuple[Origin, ...]
+    inner: tuple[Group, ...] = ()
 
     @property
     def expressions(self) -> tuple[Expr, ...]:
@@ -46,13 +49,25 @@ class Group:
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """Every distinct read, in order of appearance."""
+        """Every distinct read of its own expressions, in order of appearance."""
         return tuple(e for e in walk(*self.expressions) if isinstance(e, Read))
 
     @property
+    def parts(self) -> tuple[Group, ...]:
+        """The inner groups and the group itself, in the order in which they are computed."""
+        return (*self.inner, self)
+
+    @property
+    def held(self) -> frozenset[tuple[Node, int]]:
+        """The values that exist only inside the kernel: what its inner groups compute."""
+        return frozenset((s.node, s.field) for g in self.inner for s in g.stores)
+
+    @property
     def operands(self) -> tuple[tuple[Node, int], ...]:
-        """The stored values that it reads: (node, field), without repetition."""
-        return tuple(dict.fromkeys((r.source, r.field) for r in self.reads))
+        """The stored values that the kernel reads: (node, field), without repetition."""
+        found = dict.fromkeys((r.source, r.field) for p in self.parts for r in p.reads)
+        held = self.held
+        return tuple(v for v in found if v not in held)
 
     @property
     def points(self) -> int:
@@ -65,7 +80,8 @@ class Group:
         combine = () if self.monoid is None else self.monoid.combine
         steps = cost(*self.lift) + cost(*combine)
         each = cost(*(s.value for s in self.stores))
-        return self.points * (steps * prod(a.extent for a in self.over) + each)
+        own = self.points * (steps * prod(a.extent for a in self.over) + each)
+        return own + sum(g.flop for g in self.inner)
 
     def __str__(self) -> str:
         from sdlc.schedule.show import show_group

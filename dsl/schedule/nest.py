@@ -19,6 +19,7 @@ from math import prod
 
 from sdlc.graph.expr import Axis
 from sdlc.schedule.group import Group
+from sdlc.schedule.region import Region, Unknown, region_of
 
 
 class Kind(Enum):
@@ -72,7 +73,37 @@ class Bind:
     dim: int = 0
 
 
-Step = Tile | Reorder | Bind
+class Place(Enum):
+    """Where a stage's values live: with each work-item, or with the work-group."""
+
+    PRIVATE = "private"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Compute the inner group `value` in the body of loop `at` (of every work-item if empty), as
+    far as readers need it there, and keep it in `place`; `pad` elements follow each row. Its loops
+    are named `value/loop` in later steps.
+
+    rewrite: for k { … a[i, k] … }  →  for k { for a/i, a/k { a' = … } barrier; … a'[i, k] … }
+    """
+
+    value: str
+    at: str
+    place: Place
+    pad: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Share a stage's elements out over all work-items, `width` consecutive ones at a time."""
+
+    value: str
+    width: int
+
+
+Step = Tile | Reorder | Bind | Stage | Spread
 
 
 class Refused(Exception):
@@ -84,11 +115,27 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """A stage of a nest: what part of the value is held, and the loops that fill it. `spread` is
+    the width of a `Spread`, or 0."""
+
+    value: str
+    at: str
+    place: Place
+    region: Region
+    nest: Nest
+    pad: int = 0
+    spread: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Nest:
-    """The loops from the outermost to the innermost; `reduced` are the reduced axes."""
+    """The loops from the outermost to the innermost; `reduced` are the reduced axes; `stages` are
+    in the order in which they are computed."""
 
     loops: tuple[Loop, ...]
     reduced: frozenset[Axis]
+    stages: tuple[Staged, ...] = ()
 
     def loop(self, name: str) -> Loop:
         return next(lp for lp in self.loops if lp.name == name)
@@ -98,7 +145,11 @@ class Nest:
 
     def is_exact(self, axis: Axis) -> bool:
         """Whether the axis's loops never run past its extent."""
-        return 1 + sum((lp.extent - 1) * lp.stride for lp in self.of_axis(axis)) <= axis.extent
+        return self.covered(axis) <= axis.extent
+
+    def covered(self, axis: Axis) -> int:
+        """How many indices the axis's loops run over."""
+        return 1 + sum((lp.extent - 1) * lp.stride for lp in self.of_axis(axis))
 
     def is_reduced(self, loop: Loop) -> bool:
         return loop.axis in self.reduced
@@ -118,6 +169,13 @@ class Nest:
             stride = f" step {lp.stride}" if lp.stride != 1 else ""
             note = f"  ({', '.join(marks)})" if marks else ""
             lines.append(f"{'  ' * depth}{place} {lp.name} < {lp.extent}{stride}{note}")
+        for stage in self.stages:
+            size = " × ".join(str(e) for e in stage.region.extents)
+            how = f", spread by {stage.spread}" if stage.spread else ""
+            where = f"at {stage.at}" if stage.at else "outermost"
+            lines.append(f"stage {stage.value} {where} in {stage.place.value}: {size}{how}")
+            if not stage.spread:
+                lines += [f"  {line}" for line in str(stage.nest).splitlines()]
         return "\n".join(lines)
 
 
@@ -134,17 +192,92 @@ def schedule(group: Group, steps: tuple[Step, ...]) -> Nest:
     """
     nest = initial(group)
     for step in steps:
-        nest = apply(nest, step)
+        nest = apply(nest, step, group)
     return settled(nest)
 
 
-def apply(nest: Nest, step: Step) -> Nest:
-    """One step; raises `Refused`."""
-    names = [lp.name for lp in nest.loops]
+def apply(nest: Nest, step: Step, group: Group | None = None) -> Nest:
+    """One step; raises `Refused`. `group` is what the nest computes: stages need it."""
 
     def refuse(reason: str) -> Refused:
         return Refused(step, reason, nest)
 
+    match step:
+        case Stage():
+            return _stage(nest, step, group, refuse)
+        case Spread():
+            return _spread(nest, step, refuse)
+    value = (step.names[0] if isinstance(step, Reorder) else step.name).rpartition("/")[0]
+    if value:
+        return _inside(nest, step, value, refuse)
+    return _apply_here(nest, step, refuse)
+
+
+def _stage(nest: Nest, step: Stage, group: Group | None, refuse: Callable[[str], Refused]) -> Nest:
+    inner = {g.name: g for g in group.inner} if group is not None else {}
+    if group is None or step.value not in inner:
+        raise refuse(f"there is no inner group `{step.value}`")
+    if any(s.value == step.value for s in nest.stages):
+        raise refuse("it is staged already")
+    if step.at and step.at not in [lp.name for lp in nest.loops if lp.kind is Kind.SERIAL]:
+        raise refuse(f"there is no serial loop `{step.at}`")
+    ordered = settled(nest)
+    varying = (Kind.UNROLL, Kind.VECTOR, *((Kind.LANE,) if step.place is Place.LOCAL else ()))
+    serial = [lp.name for lp in ordered.loops if lp.kind is Kind.SERIAL]
+    outside = set(serial[: serial.index(step.at) + 1]) if step.at else set()
+    fixed = {
+        lp.name
+        for lp in ordered.loops
+        if lp.kind not in varying and (lp.kind is not Kind.SERIAL or lp.name in outside)
+    }
+    try:
+        region = region_of(group, ordered, step.value, frozenset(fixed))
+    except Unknown as problem:
+        raise refuse(str(problem)) from problem
+    part = inner[step.value]
+    own = [Loop(a.name, a, e, 1) for a, e in zip(part.axes, region.extents, strict=True)]
+    loops = (*own, *(Loop(a.name, a, a.extent, 1) for a in part.over))
+    made = Nest(loops, frozenset(part.over))
+    # Readers are staged before what they read; values are computed in the opposite order.
+    staged = Staged(step.value, step.at, step.place, region, made, step.pad)
+    return replace(nest, stages=(staged, *nest.stages))
+
+
+def _spread(nest: Nest, step: Spread, refuse: Callable[[str], Refused]) -> Nest:
+    found = [s for s in nest.stages if s.value == step.value]
+    if not found:
+        raise refuse("it is not staged")
+    if found[0].place is not Place.LOCAL or found[0].nest.reduced:
+        raise refuse("only a map in local memory can be spread over work-items")
+    if found[0].region.extents[-1] % step.width:
+        raise refuse("the width does not divide the innermost extent")
+    made = replace(found[0], spread=step.width)
+    return replace(nest, stages=tuple(made if s is found[0] else s for s in nest.stages))
+
+
+def _inside(nest: Nest, step: Step, value: str, refuse: Callable[[str], Refused]) -> Nest:
+    """A step on the loops of a stage."""
+    found = [s for s in nest.stages if s.value == value]
+    if not found:
+        raise refuse(f"there is no stage `{value}`")
+    start = len(value) + 1
+    match step:
+        case Reorder():
+            own: Step = Reorder(tuple(n[start:] for n in step.names))
+        case Tile():
+            own = replace(step, name=step.name[start:], inner=step.inner.removeprefix(f"{value}/"))
+        case Bind():
+            if step.kind is Kind.GROUP:
+                raise refuse("work-groups are the whole kernel's")
+            own = replace(step, name=step.name[start:])
+        case _:
+            raise refuse("a stage has no stages")
+    made = replace(found[0], nest=apply(found[0].nest, own))
+    return replace(nest, stages=tuple(made if s is found[0] else s for s in nest.stages))
+
+
+def _apply_here(nest: Nest, step: Tile | Reorder | Bind, refuse: Callable[[str], Refused]) -> Nest:
+    names = [lp.name for lp in nest.loops]
     for name in step.names if isinstance(step, Reorder) else (step.name,):
         if name not in names:
             raise refuse(f"there is no loop `{name}`")
@@ -222,4 +355,7 @@ def settled(nest: Nest) -> Nest:
     Moving output loops outside reduced ones, and unrolled ones inside, is always legal: monoids are
     associative and commutative, and points of output axes do not depend on one another.
     """
-    return replace(nest, loops=tuple(sorted(nest.loops, key=lambda lp: _rank(nest, lp))))
+    stages = tuple(replace(s, nest=settled(s.nest)) for s in nest.stages)
+    return replace(
+        nest, loops=tuple(sorted(nest.loops, key=lambda lp: _rank(nest, lp))), stages=stages
+    )

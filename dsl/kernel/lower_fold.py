@@ -1,0 +1,139 @@
+"""Combining the states of vector lanes and of work-items.
+
+In: a monoid and one state for each lane. Out: the combined state. Invariant: every state takes part
+once; between two work-items there is a barrier.
+
+    lanes 0 … 7   →   lanes 0 … 3 combined with 4 … 7   →   …   →   one state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+from sdlc.graph.node import Monoid
+from sdlc.graph.types import DType
+from sdlc.kernel import ir as k
+from sdlc.kernel.lower_names import Names, mixed
+from sdlc.kernel.translate import Scope, translate
+from sdlc.schedule.nest import Kind, Loop, Nest
+
+if TYPE_CHECKING:
+    from sdlc.kernel.lower_part import Work
+
+
+class Folding:
+    """Folds over the lanes of a vector and over the work-items that share a reduction."""
+
+    def __init__(self, work: Work, nest: Nest, names: Names, shared: tuple[Loop, ...]) -> None:
+        self.work, self.nest, self.names, self.shared = work, nest, names, shared
+        self.emit, self.simplify = work.emit, work.simplifier.visit
+
+    def lanes(self, monoid: Monoid, values: list[k.Expr], width: int) -> list[k.Expr]:
+        """The lanes of vector states combined by halves."""
+        while width > 1:
+            width //= 2
+            low = [k.Extract(v, 0, width) for v in values]
+            high = [k.Extract(v, width, width) for v in values]
+            values = self._bound(combined(monoid, low, high))
+        return values
+
+    def _bound(self, values: list[k.Expr]) -> list[k.Expr]:
+        """Named copies of expressions that read mutable variables."""
+        made = [self.emit.settle(v) for v in self.emit.prepare(values)]
+        return [self.emit.bind(self.emit.fresh("total", v.type), v) for v in made]
+
+    def tree(self, monoid: Monoid, values: list[k.Expr]) -> list[k.Expr]:
+        """Lanes that share a reduction combine through local memory, by halves."""
+        ways = prod(lp.extent for lp in self.shared)
+        digits = [(self.names.loops[lp.name], lp.extent) for lp in self.shared]
+        mine = self.simplify(mixed(digits))
+        others = self._other_lanes()
+        rows = prod(extent for _, extent in others)
+        row = k.call("mul", mixed(others), k.i32(ways)) if others else k.i32(0)
+        lanes = values[0].type.lanes
+        wide, size = k.i32(lanes), rows * ways * lanes
+        local = k.Space.LOCAL
+        arrays = [self.work.array(f"shared_{f.name}", f.dtype, size, local) for f in monoid.fields]
+        cell = self.simplify(k.call("mul", k.call("add", row, mine), wide))
+        here = self.emit.bind(self.emit.fresh("cell", k.I32), cell)
+        values = [self.emit.settle(v) for v in self.emit.prepare(values)]
+        if self.emit.depth:
+            self.emit.add(k.Barrier())  # what the loop's last pass left is still being read
+        self.emit.add(*(k.Store(a, here, v) for a, v in zip(arrays, values, strict=True)))
+        self.emit.add(k.Barrier())
+        half = ways // 2
+        while half:
+            self._step(monoid, arrays, here, (mine, row, half, ways, lanes))
+            half //= 2
+        first = self.simplify(k.call("mul", row, wide))
+        return [k.Load(a, first, lanes) for a in arrays]
+
+    def _other_lanes(self) -> list[tuple[k.Expr, int]]:
+        """The lanes that tell the rows of a tree apart."""
+        own = [
+            (self.names.loops[lp.name], lp.extent)
+            for lp in self.nest.loops
+            if lp.kind is Kind.LANE and lp not in self.shared
+        ]
+        free: list[tuple[k.Expr, int]] = [
+            (k.WorkId("lane", dim), size)
+            for dim, size in enumerate(self.work.group_size)
+            if size > 1 and self.nest.size(Kind.LANE, dim) == 1
+        ]
+        return free + own
+
+    def _step(
+        self,
+        monoid: Monoid,
+        arrays: list[k.Buffer],
+        here: k.Expr,
+        place: tuple[k.Expr, k.Expr, int, int, int],
+    ) -> None:
+        mine, row, half, ways, lanes = place
+        # Lanes beyond `half` look at their row's last cell, which nobody writes meanwhile.
+        other = k.call("min", k.call("add", mine, k.i32(half)), k.i32(ways - 1))
+        there = self.simplify(k.call("mul", k.call("add", row, other), k.i32(lanes)))
+        active = self.simplify(k.call("lt", mine, k.i32(half)))
+        left: list[k.Expr] = [k.Load(a, here, lanes) for a in arrays]
+        right: list[k.Expr] = [k.Load(a, there, lanes) for a in arrays]
+        named = self._bound(combined(monoid, left, right))
+        self.emit.add(
+            *(k.Store(a, here, v, active) for a, v in zip(arrays, named, strict=True)),
+            k.Barrier(),
+        )
+
+
+def identity(value: float, dtype: DType) -> k.Expr:
+    """A monoid field's identity as a literal of its type."""
+    match dtype:
+        case DType.I32:
+            return k.i32(int(value))
+        case DType.BOOL:
+            return k.Literal(bool(value), k.BOOL)
+        case _:
+            return k.f32(value)
+
+
+def splat(value: k.Expr, width: int) -> k.Expr:
+    """`value` in `width` lanes."""
+    if value.type.lanes == width:
+        return value
+    return k.Vector((value,) * width)
+
+
+def combined(monoid: Monoid, left: Sequence[k.Expr], right: Sequence[k.Expr]) -> list[k.Expr]:
+    """The monoid's combine of two states; a product that is added becomes a fused multiply-add."""
+    slots = {(0, f): v for f, v in enumerate(left)} | {(1, f): v for f, v in enumerate(right)}
+    scope = Scope({}, slots, {})
+    return [fused(translate(e, scope)) for e in monoid.combine]
+
+
+def fused(e: k.Expr) -> k.Expr:
+    """A sum with a product in it as a fused multiply-add."""
+    if isinstance(e, k.Call) and e.op == "add" and e.type.dtype is DType.F32:
+        for value, other in ((e.args[1], e.args[0]), (e.args[0], e.args[1])):
+            if isinstance(value, k.Call) and value.op == "mul":
+                return k.call("fma", value.args[0], value.args[1], other)
+    return e

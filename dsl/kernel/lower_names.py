@@ -1,0 +1,140 @@
+"""What the loops and axes of a nest are called in a kernel, and what is known of their ranges.
+
+In: a group and its nest. Out: `Names` for the group itself and for each stage. Invariant: `axes`
+never leave the extent of their axis; `raw` may, where a tile does not divide or a region overlaps
+the border.
+
+    for x < 8 (tiles of 4) { stage a at x: from 8*x on }      x = 4*x + x_tile; a's axis = 8*x + a_i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sdlc.graph.expr import Axis
+from sdlc.kernel import ir as k
+from sdlc.kernel.simplify import Simplifier, simplify
+from sdlc.schedule.nest import Kind, Loop, Nest, Staged
+from sdlc.schedule.region import Form
+
+LANE = k.Var("lane_of_vector", k.I32)
+Ranges = dict[k.Expr, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The values of a nest's loops and axes (`axes` never beyond the extent, `raw` possibly), and
+    the conditions of being inside an inexact axis."""
+
+    loops: dict[str, k.Expr]
+    axes: dict[Axis, k.Expr]
+    raw: dict[Axis, k.Expr]
+    inside: dict[Axis, k.Expr]
+
+
+def loop_var(loop: Loop, prefix: str = "") -> k.Var:
+    """The variable of a serial, unrolled or vector loop."""
+    name = f"{prefix}{loop.name}".replace(".", "_").replace("'", "_prime").replace("/", "_")
+    return LANE if loop.kind is Kind.VECTOR else k.Var(name, k.I32)
+
+
+def loop_names(nest: Nest) -> set[str]:
+    """The names that the loop variables of a nest and of its stages take in a kernel."""
+    own = {loop_var(lp).name for lp in nest.loops}
+    return own.union(
+        *({loop_var(lp, f"{s.value}/").name for lp in s.nest.loops} for s in nest.stages)
+    )
+
+
+def loops_of(nest: Nest, ranges: Ranges, prefix: str = "") -> dict[str, k.Expr]:
+    """The value of every loop; notes the ranges of their variables."""
+    loops: dict[str, k.Expr] = {}
+    ranges.setdefault(LANE, (0, 15))
+    for kind, word in ((Kind.GROUP, "group"), (Kind.LANE, "lane")):
+        for dim in range(3):
+            bound = [lp for lp in nest.loops if lp.kind is kind and lp.dim == dim]
+            work = k.WorkId(word, dim)  # type: ignore[arg-type]
+            if not prefix:
+                ranges[work] = (0, nest.size(kind, dim) - 1)
+            loops.update(_digits(bound, work))
+    for loop in nest.loops:
+        if loop.name not in loops:
+            loops[loop.name] = loop_var(loop, prefix)
+            known = ranges.get(loop_var(loop, prefix), (0, 0))
+            ranges[loop_var(loop, prefix)] = (0, max(known[1], loop.extent - 1))
+    return loops
+
+
+def names_of(nest: Nest, loops: dict[str, k.Expr], ranges: Ranges) -> Names:
+    """The names of a whole nest, whose axes start at 0."""
+    axes: dict[Axis, k.Expr] = {}
+    raw: dict[Axis, k.Expr] = {}
+    inside: dict[Axis, k.Expr] = {}
+    for axis in dict.fromkeys(lp.axis for lp in nest.loops):
+        value = _position(nest, axis, loops)
+        raw[axis] = simplify(value, ranges)
+        if not nest.is_exact(axis):
+            inside[axis] = simplify(k.call("lt", value, k.i32(axis.extent)), ranges)
+            value = k.call("min", value, k.i32(axis.extent - 1))
+        axes[axis] = simplify(value, ranges)
+    return Names(loops, axes, raw, inside)
+
+
+def stage_names(
+    stage: Staged,
+    axes: tuple[Axis, ...],
+    first: Mapping[Axis, k.Expr],
+    loops: dict[str, k.Expr],
+    simplifier: Simplifier,
+) -> Names:
+    """The names inside a stage whose output axes start at `first`."""
+    nest = stage.nest
+    made: dict[Axis, k.Expr] = {}
+    raw: dict[Axis, k.Expr] = {}
+    inside: dict[Axis, k.Expr] = {}
+    for axis in dict.fromkeys((*axes, *(lp.axis for lp in nest.loops))):
+        value = _position(nest, axis, loops)
+        last = axis.extent - 1
+        if axis in first:
+            value = k.call("add", first[axis], value)
+        elif not nest.is_exact(axis):
+            inside[axis] = simplifier.visit(k.call("lt", value, k.i32(axis.extent)))
+        raw[axis] = simplifier.visit(value)
+        safe = k.call("min", k.call("max", value, k.i32(0)), k.i32(last))
+        made[axis] = simplifier.visit(safe)
+    return Names(loops, made, raw, inside)
+
+
+def form_value(form: Form, loops: Mapping[str, k.Expr]) -> k.Expr:
+    """A form over loops as an expression."""
+    total: k.Expr = k.i32(form[1])
+    for key, factor in form[0]:
+        total = k.call("add", total, k.call("mul", loops[key], k.i32(factor)))
+    return total
+
+
+def _position(nest: Nest, axis: Axis, loops: Mapping[str, k.Expr]) -> k.Expr:
+    value: k.Expr = k.i32(0)
+    for loop in nest.of_axis(axis):
+        value = k.call("add", value, k.call("mul", loops[loop.name], k.i32(loop.stride)))
+    return value
+
+
+def mixed(parts: list[tuple[k.Expr, int]]) -> k.Expr:
+    """One number from several digits, the last the fastest."""
+    total: k.Expr = k.i32(0)
+    for value, extent in parts:
+        total = k.call("add", k.call("mul", total, k.i32(extent)), value)
+    return total
+
+
+def _digits(bound: list[Loop], number: k.Expr) -> dict[str, k.Expr]:
+    """Each loop's index from a work-group's or work-item's number, the last loop the fastest."""
+    made: dict[str, k.Expr] = {}
+    inner = 1
+    for loop in reversed(bound):
+        digit = k.call("floordiv", number, k.i32(inner)) if inner > 1 else number
+        made[loop.name] = k.call("mod", digit, k.i32(loop.extent))
+        inner *= loop.extent
+    return made

@@ -1,0 +1,306 @@
+"""One group of a kernel, or one stage of it, as statements.
+
+In: a group, its nest, what its axes are called, where its results go. Out: statements through the
+kernel's one emitter. Invariant: for any legal nest the statements compute the group's definition;
+points beyond an inexact axis are neither stored nor combined. One path serves all:
+
+    output loops {
+      stages
+      accumulators = identity                      one a point of the register tile
+      reduced loops { stages; accumulator = combine(accumulator, lift) }
+      fold of vector lanes; tree over work-items
+      stores
+    }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from sdlc.graph.expr import Expr, Slot, walk
+from sdlc.graph.node import Monoid, Node
+from sdlc.graph.types import DType
+from sdlc.kernel import ir as k
+from sdlc.kernel.emit import Emitter
+from sdlc.kernel.lower_fold import Folding, combined, identity, splat
+from sdlc.kernel.lower_names import LANE, Names, loop_var
+from sdlc.kernel.simplify import Simplifier
+from sdlc.kernel.translate import Held, Scope, Storage, translate
+from sdlc.kernel.vectorize import contiguous, depends, replaced, vectorize
+from sdlc.schedule.group import Group, Output, axes_of
+from sdlc.schedule.nest import Kind, Loop, Nest
+
+Value = tuple[Node, int]
+Point = dict[k.Expr, k.Expr]
+Slots = Mapping[tuple[int, int], k.Expr]
+Stages = Callable[[str], None]
+"""Emits the stages that stand in the body of a loop (`""`: outside all loops)."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What all parts of one kernel share."""
+
+    emit: Emitter
+    simplifier: Simplifier
+    storage: Mapping[Value, Storage]
+    held: dict[Value, Held]
+    arrays: list[k.Buffer]
+    group_size: tuple[int, int, int]
+
+    def array(self, stem: str, dtype: DType, size: int, space: k.Space) -> k.Buffer:
+        """A new array of the kernel."""
+        name = self.emit.fresh(stem, k.I32).name
+        made = k.Buffer(name, dtype, size, space, k.Access.READ_WRITE)
+        self.arrays.append(made)
+        return made
+
+
+class Part:
+    """Emits one group under its nest. `prefix` names its loops apart from other parts'."""
+
+    def __init__(
+        self, work: Work, group: Group, nest: Nest, names: Names, prefix: str = ""
+    ) -> None:
+        self.work, self.group, self.nest, self.names = work, group, nest, names
+        self.prefix = prefix
+        self.emit, self.simplify = work.emit, work.simplifier.visit
+        vector = [lp for lp in nest.loops if lp.kind is Kind.VECTOR]
+        self.vector = vector[0] if vector else None
+        self.width = self.vector.extent if self.vector else 1
+        self.vector_reduces = self.vector is not None and nest.is_reduced(self.vector)
+        self.tile = self.points(reduced=False)
+        self.shared = tuple(lp for lp in nest.loops if lp.kind is Kind.LANE and nest.is_reduced(lp))
+
+    def run(self, stages: Stages) -> None:
+        """Emits everything."""
+        loops = [lp for lp in self.nest.loops if lp.kind is Kind.SERIAL]
+        outer = [lp for lp in loops if not self.nest.is_reduced(lp)]
+        inner = [lp for lp in loops if self.nest.is_reduced(lp)]
+        for loop in outer:
+            self.open(loop)
+            stages(loop.name)
+        results = self._reduced(inner, stages) if self.group.monoid else [{} for _ in self.tile]
+        self.store(results)
+        for loop in reversed(outer):
+            self.close(loop)
+
+    def open(self, loop: Loop) -> None:
+        var = self.names.loops[loop.name]
+        assert isinstance(var, k.Var)
+        self.emit.open(var)
+
+    def close(self, loop: Loop) -> None:
+        self.emit.close(loop.extent, loop.axis.name)
+
+    def points(self, reduced: bool) -> list[Point]:
+        """The copies that unrolled loops ask for, as values of their variables."""
+        loops = [
+            lp
+            for lp in self.nest.loops
+            if lp.kind is Kind.UNROLL and self.nest.is_reduced(lp) is reduced
+        ]
+        return [
+            {loop_var(lp, self.prefix): k.i32(n) for lp, n in zip(loops, choice, strict=True)}
+            for choice in product(*(range(lp.extent) for lp in loops))
+        ]
+
+    # ---- expressions
+
+    def scalar(self, expr: Expr, slots: Slots) -> k.Expr:
+        """A graph expression for one lane of one point, loop variables free."""
+        names, work = self.names, self.work
+        scope = Scope(names.axes, slots, work.storage, work.held, names.raw)
+        return self.simplify(translate(expr, scope))
+
+    def at(self, expr: k.Expr, point: Point) -> k.Expr:
+        """The expression at a point of the register tile."""
+        return self.simplify(replaced(expr, point)) if point else expr
+
+    def wide(self, expr: k.Expr) -> k.Expr:
+        if self.vector is None:
+            return expr
+        return vectorize(expr, LANE, self.width, self.work.simplifier)
+
+    # ---- reduction
+
+    def _reduced(self, loops: list[Loop], stages: Stages) -> list[Slots]:
+        """Emits the reduction; gives the results of every tile point as slots."""
+        monoid = self.group.monoid
+        assert monoid is not None
+        accumulators = self._accumulators(monoid)
+        for loop in loops:
+            self.open(loop)
+            stages(loop.name)
+        self._accumulate(monoid, accumulators)
+        for loop in reversed(loops):
+            self.close(loop)
+        folding = Folding(self.work, self.nest, self.names, self.shared)
+        results: list[list[k.Expr]] = [list(a) for a in accumulators]
+        if self.vector_reduces:
+            results = [folding.lanes(monoid, a, self.width) for a in results]
+        if self.shared:
+            results = [folding.tree(monoid, a) for a in results]
+        return [{(0, f): v for f, v in enumerate(a)} for a in results]
+
+    def _accumulators(self, monoid: Monoid) -> list[tuple[k.Var, ...]]:
+        """The state of every tile point. A field that does not depend on some of the tile's loops
+        is one variable for all points that differ in those alone."""
+        made: dict[tuple[int, frozenset[tuple[k.Expr, k.Expr]]], k.Var] = {}
+        states = []
+        for point in self.tile:
+            state = []
+            for f, field in enumerate(monoid.fields):
+                varies = self._varies(f)
+                key = f, frozenset((v, n) for v, n in point.items() if v in varies)
+                if key not in made:
+                    width = self.width if LANE in varies else 1
+                    var = self.emit.fresh(f"total_{field.name}", k.Type(field.dtype, width))
+                    self.emit.declare(var, splat(identity(field.identity, field.dtype), width))
+                    made[key] = var
+                state.append(made[key])
+            states.append(tuple(state))
+        return states
+
+    def _varies(self, field: int) -> frozenset[k.Expr]:
+        """The loop variables of the tile and the vector that a field of the state depends on."""
+        monoid = self.group.monoid
+        assert monoid is not None
+        loops = [lp for lp in self.nest.loops if lp.kind in (Kind.UNROLL, Kind.VECTOR)]
+        if self.shared or self.vector_reduces or len(monoid.fields) == 1:
+            return frozenset(loop_var(lp, self.prefix) for lp in loops)
+        fields = {field}
+        while (
+            more := {
+                e.field for f in fields for e in walk(monoid.combine[f]) if isinstance(e, Slot)
+            }
+            - fields
+        ):
+            fields |= more
+        axes = axes_of(*(self.group.lift[f] for f in fields))
+        return frozenset(loop_var(lp, self.prefix) for lp in loops if lp.axis in axes)
+
+    def _accumulate(self, monoid: Monoid, states: list[tuple[k.Var, ...]]) -> None:
+        lift = [self.guarded(self.scalar(e, {}), f) for f, e in enumerate(self.group.lift)]
+        rounds: list[dict[k.Var, k.Expr]] = []
+        for copy in self.points(reduced=True):
+            made: dict[k.Var, k.Expr] = {}
+            for point, state in zip(self.tile, states, strict=True):
+                if all(var in made for var in state):
+                    continue
+                values = [self.wide(self.at(e, {**copy, **point})) for e in lift]
+                made.update(zip(state, combined(monoid, state, values), strict=True))
+            rounds.append(made)
+        prepared = iter(self.emit.prepare(v for made in rounds for v in made.values()))
+        for made in rounds:
+            self._assign({var: next(prepared) for var in made}, monoid.is_separate)
+
+    def _assign(self, values: Mapping[k.Var, k.Expr], separate: bool) -> None:
+        """New values of a state; all are of the old one, so unless fields are separate none is
+        assigned before all are known."""
+        if separate:
+            for var, value in values.items():
+                self.emit.assign(var, self.emit.settle(value))
+            return
+        fresh = {
+            var: self.emit.bind(self.emit.fresh("next", var.type), self.emit.settle(value))
+            for var, value in values.items()
+        }
+        for var, value in fresh.items():
+            self.emit.assign(var, value)
+
+    def guarded(self, value: k.Expr, field: int) -> k.Expr:
+        """`value`, or the identity beyond the extent of an inexact reduced axis."""
+        assert self.group.monoid is not None
+        of = self.group.monoid.fields[field]
+        for axis in self.group.over:
+            if axis in self.names.inside:
+                kept = self.names.inside[axis]
+                value = k.call("select", kept, value, identity(of.identity, of.dtype))
+        return value
+
+    # ---- stores
+
+    def store(self, results: Sequence[Slots]) -> None:
+        jobs: list[k.Store] = []
+        for point, slots in zip(self.tile, results, strict=True):
+            for output in self.group.stores:
+                jobs += self._stores(output, point, slots)
+        self.emit_stores(jobs)
+
+    def emit_stores(self, jobs: Sequence[k.Store]) -> None:
+        values = [e for job in jobs for e in (job.index, job.value, job.guard) if e is not None]
+        made = iter(self.emit.prepare(values))
+        for job in jobs:
+            index, value = self.emit.settle(next(made)), self.emit.settle(next(made))
+            guard = None if job.guard is None else self.emit.settle(next(made))
+            self.emit.add(k.Store(job.buffer, index, value, guard))
+
+    def _stores(self, output: Output, point: Point, slots: Slots) -> list[k.Store]:
+        symbols = {key: k.Var(f"slot{key[1]}", k.Type(v.type.dtype)) for key, v in slots.items()}
+        value = self.at(self.scalar(output.value, symbols), point)
+        buffer, flat = self._target(output)
+        index = self.at(self.simplify(flat), point)
+        guard = self.at(self._store_guard(buffer), point)
+        results: Point = {symbols[key]: v for key, v in slots.items()}
+        if self.vector is None or self.vector_reduces:
+            return [stored(buffer, index, replaced(value, results), guard)]
+        return self._vector_stores(buffer, index, value, guard, results)
+
+    def _target(self, output: Output) -> tuple[k.Buffer, k.Expr]:
+        """The buffer that an output goes to, and the element number."""
+        exact = Scope(self.names.raw, {}, {})
+        indices = tuple(translate(i, exact) for i in output.indices)
+        held = self.work.held.get((output.node, output.field))
+        if held is not None:
+            return held.buffer, held.flat(indices)
+        storage = self.work.storage[(output.node, output.field)]
+        return storage.buffer, storage.flat(indices)
+
+    def _vector_stores(
+        self,
+        buffer: k.Buffer,
+        index: k.Expr,
+        value: k.Expr,
+        guard: k.Expr,
+        results: Point,
+    ) -> list[k.Store]:
+        """One vector store where lanes are consecutive and all inside, else one a lane."""
+        wide = replaced(self.wide(value), results)
+        lanes = [self.at(guard, {LANE: k.i32(n)}) for n in range(self.width)]
+        varies = depends(guard, frozenset({LANE}))
+        if contiguous(index, LANE) and not varies:
+            start = self.at(index, {LANE: k.i32(0)})
+            return [stored(buffer, start, splat(wide, self.width), guard)]
+        made = []
+        for number in range(self.width):
+            one = k.Extract(wide, number) if wide.type.lanes > 1 else wide
+            place = self.at(index, {LANE: k.i32(number)})
+            made.append(stored(buffer, place, one, lanes[number]))
+        return made
+
+    def _store_guard(self, buffer: k.Buffer) -> k.Expr:
+        """Whether a point is inside every inexact axis, and this lane is the one that stores: each
+        keeps its own copy of what is private."""
+        guard: k.Expr = k.Literal(True, k.BOOL)
+        if buffer.space is k.Space.PRIVATE:
+            return guard
+        for axis in self.group.axes:
+            if axis in self.names.inside:
+                guard = k.call("and", guard, self.names.inside[axis])
+        for loop in self.shared:
+            guard = k.call("and", guard, k.call("eq", self.names.loops[loop.name], k.i32(0)))
+        for dim, size in enumerate(self.work.group_size):
+            if self.prefix and size > 1 and self.nest.size(Kind.LANE, dim) == 1:
+                guard = k.call("and", guard, k.call("eq", k.WorkId("lane", dim), k.i32(0)))
+        return self.simplify(guard)
+
+
+def stored(buffer: k.Buffer, index: k.Expr, value: k.Expr, guard: k.Expr) -> k.Store:
+    """A store; a guard that always holds is dropped."""
+    kept = None if isinstance(guard, k.Literal) and guard.value else guard
+    if value.type.dtype is not buffer.dtype:
+        value = k.Cast(value, buffer.dtype)
+    return k.Store(buffer, index, value, kept)

@@ -1,0 +1,87 @@
+"""A stage whose elements are shared out evenly over all work-items of a group.
+
+In: a map, the region that is held. Out: statements. Invariant: every element of the region is
+stored by one work-item; neighbours in the region belong to neighbouring work-items, so that they
+read neighbouring memory.
+
+    for n < 4 { chunk = lane + 64 * n; a'[4 * chunk …] = a[chunk / 8, chunk % 8 * 4 …] }
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from sdlc.kernel import ir as k
+from sdlc.kernel.lower_names import LANE, Names, mixed
+from sdlc.kernel.lower_part import Part, Work, stored
+from sdlc.kernel.translate import Scope, translate
+from sdlc.kernel.vectorize import replaced, vectorize
+from sdlc.schedule.group import Group
+from sdlc.schedule.nest import Staged
+
+UNROLLED = 16
+"""At most this many chunks of a work-item are written out; more become a loop."""
+
+
+def spread(work: Work, stage: Staged, group: Group, names: Names) -> None:
+    """Emits the stage."""
+    extents = stage.region.extents
+    chunks = prod(extents) // stage.spread
+    lanes = prod(work.group_size)
+    passes = -(-chunks // lanes)
+    lane = work.simplifier.visit(_lane(work.group_size))
+    if passes <= UNROLLED:
+        for turn in range(passes):
+            _chunk(work, stage, group, names, k.call("add", lane, k.i32(turn * lanes)))
+        return
+    var = work.emit.fresh("chunk", k.I32)
+    work.simplifier.bounds.ranges[var] = (0, passes - 1)
+    work.emit.open(var)
+    number = k.call("add", lane, k.call("mul", var, k.i32(lanes)))
+    _chunk(work, stage, group, names, number)
+    work.emit.close(passes, stage.value)
+
+
+def _lane(size: tuple[int, int, int]) -> k.Expr:
+    """The number of a work-item in its group, dimension 0 the fastest."""
+    digits = [(k.WorkId("lane", dim), size[dim]) for dim in (2, 1, 0) if size[dim] > 1]
+    return mixed([(work, extent) for work, extent in digits])
+
+
+def _chunk(work: Work, stage: Staged, group: Group, names: Names, number: k.Expr) -> None:
+    visit, width = work.simplifier.visit, stage.spread
+    extents = stage.region.extents
+    chunks = prod(extents) // width
+    kept = visit(k.call("lt", number, k.i32(chunks)))
+    number = visit(k.call("min", number, k.i32(chunks - 1)))
+    first = work.held[(group.stores[0].node, group.stores[0].field)].first
+    raw, axes = {}, {}
+    for axis, start, offset in zip(group.axes, first, _digits(number, extents, width), strict=True):
+        raw[axis] = visit(k.call("add", start, offset))
+        last = k.i32(axis.extent - 1)
+        axes[axis] = visit(k.call("min", k.call("max", raw[axis], k.i32(0)), last))
+    scope = Scope(axes, {}, work.storage, work.held, raw)
+    jobs = []
+    for output in group.stores:
+        value = visit(translate(output.value, scope))
+        if width > 1:
+            value = vectorize(value, LANE, width, work.simplifier)
+            value = value if value.type.lanes == width else k.Vector((value,) * width)
+        held = work.held[(output.node, output.field)]
+        flat = visit(held.flat(tuple(raw[a] for a in group.axes)))
+        index = visit(replaced(flat, {LANE: k.i32(0)}))
+        jobs.append(stored(held.buffer, index, value, kept))
+    Part(work, group, stage.nest, names, f"{stage.value}/").emit_stores(jobs)
+
+
+def _digits(number: k.Expr, extents: tuple[int, ...], width: int) -> list[k.Expr]:
+    """The offset along every axis; the last axis advances by `width`, plus the vector's lane."""
+    counts = [*extents[:-1], extents[-1] // width]
+    made: list[k.Expr] = []
+    for extent in reversed(counts):
+        made.append(k.call("mod", number, k.i32(extent)))
+        number = k.call("floordiv", number, k.i32(extent))
+    made.reverse()
+    if width > 1:
+        made[-1] = k.call("add", k.call("mul", made[-1], k.i32(width)), LANE)
+    return made

@@ -1,0 +1,165 @@
+"""Which part of an inner group's value its readers need at one place of the nest.
+
+In: a group, its nest so far, the place of a stage. Out: `Region`: for every axis of the inner
+group the first index, as a form over loops, and the number of indices. Invariant: every index at
+which any reader reads the value while the place's loops stand still lies in the region.
+
+    out[x] = sum over k of a[x*2 + k] * w[k]   with x < 8 by tiles of 4, staged at the tiles' loop:
+    a is needed from 8*x on, (4 - 1)*2 + (3 - 1) + 1 = 9 elements
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read
+from sdlc.schedule.group import Group
+
+if TYPE_CHECKING:
+    from sdlc.schedule.nest import Loop, Nest
+
+Form = tuple[tuple[tuple[str, int], ...], int]
+"""Coefficients by loop key, and a constant. The key of a loop of stage `v` is `v/loop`."""
+
+Terms = tuple[dict[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`first` and `extents` by axis of the inner group."""
+
+    first: tuple[Form, ...]
+    extents: tuple[int, ...]
+
+
+class Unknown(Exception):
+    """An index whose range over the loops cannot be told; the message says why."""
+
+
+def axis_forms(group: Group, nest: Nest) -> dict[str, dict[Axis, Terms]]:
+    """The value of every axis as a form over loops, by part: `""` is the group itself."""
+    forms = {"": _forms(nest, "", {})}
+    parts = {g.name: g for g in group.inner}
+    for stage in nest.stages:
+        axes = parts[stage.value].axes
+        first = {a: (dict(f[0]), f[1]) for a, f in zip(axes, stage.region.first, strict=True)}
+        forms[stage.value] = _forms(stage.nest, f"{stage.value}/", first)
+    return forms
+
+
+def _forms(nest: Nest, prefix: str, first: Mapping[Axis, Terms]) -> dict[Axis, Terms]:
+    made: dict[Axis, Terms] = {}
+    for axis in dict.fromkeys(lp.axis for lp in nest.loops):
+        terms, constant = first.get(axis, ({}, 0))
+        own = {f"{prefix}{lp.name}": lp.stride for lp in nest.of_axis(axis)}
+        made[axis] = ({**terms, **own}, constant)
+    for axis, form in first.items():
+        made.setdefault(axis, form)
+    return made
+
+
+def region_of(group: Group, nest: Nest, value: str, fixed: frozenset[str]) -> Region:
+    """The region of inner group `value` that readers need while the loops `fixed` stand still.
+
+    Raises `Unknown` where an index is not a sum of loops.
+    """
+    extents = {key: lp.extent for key, lp in loops_by_key(nest)}
+    forms = axis_forms(group, nest)
+    part = next(g for g in group.inner if g.name == value)
+    wanted = {(s.node, s.field) for s in part.stores}
+    found: list[list[Terms]] = [[] for _ in part.axes]
+    for reader in group.parts:
+        name = "" if reader is group else reader.name
+        if reader is not group and name not in forms:
+            continue
+        for read in reader.reads:
+            if (read.source, read.field) in wanted:
+                for place, index in zip(found, read.indices, strict=True):
+                    place.append(_form(index, forms[name], extents))
+    if any(not place for place in found):
+        raise Unknown("nothing reads it at this place")
+    spans = [_span(place, fixed, extents) for place in found]
+    return Region(tuple(s[0] for s in spans), tuple(s[1] for s in spans))
+
+
+def loops_by_key(nest: Nest) -> Iterable[tuple[str, Loop]]:
+    """Every loop of the nest and of its stages, with its key."""
+    yield from ((lp.name, lp) for lp in nest.loops)
+    for stage in nest.stages:
+        yield from ((f"{stage.value}/{lp.name}", lp) for lp in stage.nest.loops)
+
+
+def _span(
+    places: list[Terms], fixed: frozenset[str], extents: Mapping[str, int]
+) -> tuple[Form, int]:
+    """The first index and the number of indices from it that cover all places."""
+    bases = {tuple(sorted((n, c) for n, c in t.items() if n in fixed)) for t, _ in places}
+    if len(bases) != 1:
+        raise Unknown("its readers move through it differently")
+    lows, highs = [], []
+    for terms, constant in places:
+        low, high = _range({n: c for n, c in terms.items() if n not in fixed}, extents)
+        lows.append(low + constant)
+        highs.append(high + constant)
+    return (next(iter(bases)), min(lows)), max(highs) - min(lows) + 1
+
+
+def _range(terms: Mapping[str, int], extents: Mapping[str, int]) -> tuple[int, int]:
+    ends = [c * (extents[n] - 1) for n, c in terms.items()]
+    return sum(e for e in ends if e < 0), sum(e for e in ends if e > 0)
+
+
+def _form(expr: Expr, axes: Mapping[Axis, Terms], extents: Mapping[str, int]) -> Terms:
+    """An index as a form over loops."""
+
+    def visit(e: Expr) -> Terms:
+        match e:
+            case Literal():
+                return {}, int(e.value)
+            case Index(axis=axis):
+                return axes[axis]
+            case Apply(op="add", args=(left, right)):
+                return _sum(visit(left), visit(right), 1)
+            case Apply(op="sub", args=(left, right)):
+                return _sum(visit(left), visit(right), -1)
+            case Apply(op="neg", args=(value,)):
+                return _sum(({}, 0), visit(value), -1)
+            case Apply(op="mul", args=(left, right)):
+                return _product(visit(left), visit(right))
+            case Apply(op="floordiv" | "mod" as op, args=(left, Literal(value=int(by)))) if by > 0:
+                return _divided(op, visit(left), int(by), extents)
+            case Read():
+                raise Unknown("an index is read from memory")
+            case _:
+                raise Unknown("an index is not a sum of axes")
+
+    return visit(expr)
+
+
+def _sum(left: Terms, right: Terms, sign: int) -> Terms:
+    terms = dict(left[0])
+    for name, c in right[0].items():
+        terms[name] = terms.get(name, 0) + sign * c
+    return {n: c for n, c in terms.items() if c}, left[1] + sign * right[1]
+
+
+def _product(left: Terms, right: Terms) -> Terms:
+    if left[0] and right[0]:
+        raise Unknown("an index is a product of axes")
+    (terms, constant), (_, factor) = (left, right) if left[0] else (right, left)
+    return {n: c * factor for n, c in terms.items() if c * factor}, constant * factor
+
+
+def _divided(op: str, form: Terms, by: int, extents: Mapping[str, int]) -> Terms:
+    """A quotient or remainder whose divisor the loops' strides respect."""
+    whole = {n: c // by for n, c in form[0].items() if c % by == 0}
+    rest = {n: c for n, c in form[0].items() if c % by}
+    low, high = _range(rest, extents)
+    quotient = (low + form[1]) // by
+    if (high + form[1]) // by != quotient:
+        raise Unknown(f"loops step across a multiple of {by}")
+    if op == "floordiv":
+        return whole, quotient
+    return rest, form[1] - quotient * by

@@ -48,7 +48,7 @@ def compile_plan(
     """The program of a graph whose kernels, storage orders and blocks are planned."""
     names, tensors = tensors_of(graph, scheduled)
     check_sizes(tensors.values(), target.caps.max_binding, f"the target `{target.name}`")
-    kernels, dispatches = _kernels(scheduled, names, tensors, target)
+    kernels, dispatches = kernels_of(scheduled, names, tensors, target)
     program = Program(
         name=graph.name,
         target=target.name,
@@ -152,7 +152,7 @@ def _constants(graph: Graph, names: dict[Value, str]) -> dict[str, Array]:
     }
 
 
-def _kernels(
+def kernels_of(
     scheduled: Plan, names: dict[Value, str], tensors: dict[str, Tensor], target: Target
 ) -> tuple[dict[str, Kernel], tuple[Dispatch, ...]]:
     """Every distinct kernel once, and the dispatches in order."""

@@ -3,14 +3,15 @@
 In: a class made with `metaclass=Interned`. Out: equal constructor arguments give the same object,
 so equality is identity and a directed acyclic graph is hashed in constant time per node.
 Invariant: fields are hashable; fields named in `_not_interned` do not take part (the first
-object's value stays). Example: `Literal(1, I32) is Literal(1, I32)`.
+object's value stays); what nobody holds is forgotten.
+Example: `Literal(1, I32) is Literal(1, I32)`.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ref
 
 _NUMBERS = (bool, int, float)
 
@@ -22,25 +23,57 @@ def _distinct(value: Any) -> Any:
     return (type(value), value) if isinstance(value, _NUMBERS) else value
 
 
+class _Entry(ref):  # type: ignore[type-arg]
+    """A weak reference that leaves its table when the object goes."""
+
+    __slots__ = ("key", "table")
+    key: Any
+    table: dict[Any, _Entry]
+
+
+def _forget(entry: _Entry) -> None:
+    if entry.table.get(entry.key) is entry:
+        del entry.table[entry.key]
+
+
 class Interned(type):
     """A metaclass whose instances are shared when constructed with equal arguments."""
 
-    _table: WeakValueDictionary[Any, Any]
+    _table: dict[Any, _Entry]
     _names: tuple[str, ...] = ()
+    _mixed: bool = False
+    """Whether a field may hold numbers of several types, which are equal and yet not the same."""
     _not_interned: frozenset[str] = frozenset()
 
     def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> None:
         super().__init__(name, bases, space)
-        cls._table = WeakValueDictionary()
+        cls._table = {}
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """The object with these fields. Looked up before it is made where all are positional."""
         if not cls._names:
-            cls._names = tuple(f.name for f in fields(cls) if f.init)  # type: ignore[arg-type]
-        if not kwargs and len(args) == len(cls._names) and not cls._not_interned:
-            key = tuple(map(_distinct, args))
-            found = cls._table.get(key)
-            return cls._table.setdefault(key, super().__call__(*args)) if found is None else found
-        made = super().__call__(*args, **kwargs)
-        names = (n for n in cls._names if n not in cls._not_interned)
-        return cls._table.setdefault(tuple(_distinct(getattr(made, n)) for n in names), made)
+            cls._describe()
+        if kwargs or cls._not_interned or len(args) != len(cls._names):
+            made = super().__call__(*args, **kwargs)
+            args = tuple(getattr(made, n) for n in cls._names if n not in cls._not_interned)
+            return cls._first(tuple(map(_distinct, args)) if cls._mixed else args, made)
+        key = tuple(map(_distinct, args)) if cls._mixed else args
+        entry = cls._table.get(key)
+        found = None if entry is None else entry()
+        return cls._first(key, super().__call__(*args)) if found is None else found
+
+    def _describe(cls) -> None:
+        """Looks at the fields, once they are there."""
+        made = [f for f in fields(cls) if f.init]  # type: ignore[arg-type]
+        cls._mixed = any(t in str(f.type) for f in made for t in ("float", "bool"))
+        cls._names = tuple(f.name for f in made)
+
+    def _first(cls, key: Any, made: Any) -> Any:
+        """The object that stands for `key`: `made`, if there is none."""
+        entry = cls._table.get(key)
+        found = None if entry is None else entry()
+        if found is None:
+            cls._table[key] = entry = _Entry(made, _forget)
+            entry.table, entry.key = cls._table, key
+            return made
+        return found

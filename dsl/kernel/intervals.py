@@ -17,19 +17,13 @@ from types import MappingProxyType
 
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import I32, Call, Cast, Expr, Extract, Literal, Load, Vector
+from sdlc.kernel.linear import Linear, combine, linear, scale
 
 Interval = tuple[int, int]
 Ranges = Mapping[Expr, Interval]
-Linear = tuple[dict[Expr, int], int]
 
 INT32: Interval = (-(2**31), 2**31 - 1)
 """The interval of an integer of which nothing is known."""
-
-
-def linear(expr: Expr) -> Linear:
-    """An i32 scalar as (coefficient of each atom, constant); atoms are not affine themselves."""
-    terms, constant = Bounds({}).linear(expr)
-    return dict(terms), constant
 
 
 def interval(expr: Expr, ranges: Ranges) -> Interval | None:
@@ -40,27 +34,9 @@ def interval(expr: Expr, ranges: Ranges) -> Interval | None:
     return None if found == INT32 else found
 
 
-def combine(left: Linear, right: Linear, factor: int = 1) -> Linear:
-    """left + factor * right."""
-    terms = dict(left[0])
-    for atom, coefficient in right[0].items():
-        total = terms.get(atom, 0) + factor * coefficient
-        if total:
-            terms[atom] = total
-        else:
-            terms.pop(atom, None)
-    return terms, left[1] + factor * right[1]
-
-
-def scale(form: Linear, factor: int) -> Linear:
-    return combine(({}, 0), form, factor) if factor else ({}, 0)
-
-
 def constant_of(expr: Expr) -> int | None:
     """The value of an integer literal, else None."""
-    if isinstance(expr, Literal) and expr.type == I32:
-        return int(expr.value)
-    return None
+    return expr.form[1] if isinstance(expr, Literal) and expr.form is not None else None
 
 
 class Bounds:
@@ -76,7 +52,6 @@ class Bounds:
         # Facts are combined with ranges that do not rest on facts, so that the search ends.
         self._plain = Bounds(ranges) if self.facts else self
         self._intervals: dict[Expr, Interval] = {}
-        self._linear: dict[Expr, Linear] = {}
 
     def assuming(self, condition: Expr, truth: bool = True) -> Bounds:
         """These bounds where `condition` is known to hold (or not to hold)."""
@@ -108,38 +83,11 @@ class Bounds:
             return []
         if not truth:
             op = _NEGATED.get(op, op)
-        sides = [self.linear(a) for a in args]
+        sides = [linear(a) for a in args]
         return [
             combine(combine(sides[i], sides[1 - i], -1), ({}, 1), offset)
             for i, offset in _AT_MOST_ZERO.get(op, ())
         ]
-
-    def linear(self, expr: Expr) -> Linear:
-        """The linear form of an i32 scalar. The caller must not change it."""
-        found = self._linear.get(expr)
-        if found is None:
-            found = self._linear[expr] = self._linear_of(expr)
-        return found
-
-    def _linear_of(self, expr: Expr) -> Linear:
-        if expr.type != I32:
-            return {expr: 1}, 0
-        match expr:
-            case Literal():
-                return {}, int(expr.value)
-            case Call(op="add"):
-                return combine(self.linear(expr.args[0]), self.linear(expr.args[1]))
-            case Call(op="sub"):
-                return combine(self.linear(expr.args[0]), self.linear(expr.args[1]), -1)
-            case Call(op="neg"):
-                return scale(self.linear(expr.args[0]), -1)
-            case Call(op="mul"):
-                left, right = (self.linear(a) for a in expr.args)
-                if not left[0]:
-                    return scale(right, left[1])
-                if not right[0]:
-                    return scale(left, right[1])
-        return {expr: 1}, 0
 
     def interval(self, expr: Expr) -> Interval:
         """The inclusive range of an i32 or bool expression, of all its lanes."""
@@ -149,11 +97,10 @@ class Bounds:
         return found
 
     def _interval_of(self, expr: Expr) -> Interval:
-        form = self.linear(expr)
-        if form[0] != {expr: 1}:
-            return _in_int32(self.of_linear(form))
+        if expr.form is not None:
+            return _in_int32(self.of_linear(expr.form))
         known = self._without_own_facts(expr)
-        return self._with_facts(form, known) if self.facts else known
+        return self._with_facts(linear(expr), known) if self.facts else known
 
     def _without_own_facts(self, atom: Expr) -> Interval:
         known = self.ranges.get(atom)

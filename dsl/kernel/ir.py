@@ -12,9 +12,10 @@
             | Vector(parts) | Extract(vector, lanes)
 
 Types are a `DType` and a number of lanes (1, 2, 4, 8, 16). Expressions have no effects and are
-interned: the same expression is the same object. `Call` is elementwise over lanes: operands have
-equal lanes, or one lane, which is broadcast; the operators are those of `graph.scalar`. Integer
-`floordiv` and `mod` floor; the simplifier proves operands non-negative where it can.
+interned: the same expression is the same object, and knows its type, operands, variables and (an
+integer sum) linear form from the moment that it is made. `Call` is elementwise over lanes: operands
+have equal lanes, or one lane, which is broadcast; the operators are those of `graph.scalar`.
+Integer `floordiv` and `mod` floor; the simplifier proves operands non-negative where it can.
 Arithmetic is in f32, i32 and bool, and in f16 where a target has it (`caps.f16_arithmetic`): sums,
 products, extrema, comparisons and selections of f16 operands round to f16. Elsewhere an f16 exists
 only as the type of a `Load` from an f16 buffer (cast to f32 before use) and of the value of a
@@ -29,15 +30,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
+from typing import ClassVar
 from typing import Literal as OneOf
 
 from sdlc.graph.intern import Interned
 from sdlc.graph.scalar import result_type
 from sdlc.graph.types import DType, Origin
+from sdlc.kernel.linear import Linear, affine
 
 
-@dataclass(frozen=True, slots=True)
-class Type:
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Type(metaclass=Interned):
     dtype: DType
     lanes: int = 1
 
@@ -60,8 +63,8 @@ class Access(Enum):
     READ_WRITE = "read_write"
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Buffer(metaclass=Interned):
     """An array of `size` scalars of `dtype`. Global buffers are the kernel's parameters. With
     `lanes` above 1, every access has that many lanes, at a multiple of them: the text may declare
     an array of vectors. Indices and `size` count scalars all the same."""
@@ -74,10 +77,20 @@ class Buffer:
     lanes: int = 1
 
 
+_set = object.__setattr__
+"""Gives a frozen object what it derives from its fields, once, as it is made."""
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Literal(metaclass=Interned):
     value: float | int | bool
     type: Type
+    form: Linear | None = field(init=False)
+    operands: ClassVar[tuple[Expr, ...]] = ()
+    variables: ClassVar[Variables] = frozenset()
+
+    def __post_init__(self) -> None:
+        _set(self, "form", ({}, int(self.value)) if self.type is I32 else None)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -86,6 +99,12 @@ class Var(metaclass=Interned):
 
     name: str
     type: Type
+    form: ClassVar[Linear | None] = None
+    operands: ClassVar[tuple[Expr, ...]] = ()
+
+    @property
+    def variables(self) -> Variables:
+        return frozenset((self,))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -94,10 +113,13 @@ class WorkId(metaclass=Interned):
 
     kind: OneOf["group", "lane"]
     dim: int
+    type: ClassVar[Type] = I32
+    form: ClassVar[Linear | None] = None
+    operands: ClassVar[tuple[Expr, ...]] = ()
 
     @property
-    def type(self) -> Type:
-        return I32
+    def variables(self) -> Variables:
+        return frozenset((self,))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -105,11 +127,18 @@ class Call(metaclass=Interned):
     op: str
     args: tuple[Expr, ...]
     type: Type = field(init=False)
+    form: Linear | None = field(init=False)
+    operands: tuple[Expr, ...] = field(init=False)
+    variables: Variables = field(init=False)
 
     def __post_init__(self) -> None:
-        lanes = max(a.type.lanes for a in self.args)
-        dtype = result_type(self.op, tuple(a.type.dtype for a in self.args))
-        object.__setattr__(self, "type", Type(dtype, lanes))
+        args = self.args
+        lanes = max([a.type.lanes for a in args])
+        kind = Type(result_type(self.op, tuple([a.type.dtype for a in args])), lanes)
+        _set(self, "type", kind)
+        _set(self, "form", affine(self.op, args) if kind is I32 else None)
+        _set(self, "operands", args)
+        _set(self, "variables", _variables(args))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -118,10 +147,15 @@ class Cast(metaclass=Interned):
 
     value: Expr
     dtype: DType
+    type: Type = field(init=False)
+    form: ClassVar[Linear | None] = None
+    operands: tuple[Expr, ...] = field(init=False)
+    variables: Variables = field(init=False)
 
-    @property
-    def type(self) -> Type:
-        return Type(self.dtype, self.value.type.lanes)
+    def __post_init__(self) -> None:
+        _set(self, "type", Type(self.dtype, self.value.type.lanes))
+        _set(self, "operands", (self.value,))
+        _set(self, "variables", self.value.variables)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -129,10 +163,15 @@ class Load(metaclass=Interned):
     buffer: Buffer
     index: Expr
     lanes: int = 1
+    type: Type = field(init=False)
+    form: ClassVar[Linear | None] = None
+    operands: tuple[Expr, ...] = field(init=False)
+    variables: Variables = field(init=False)
 
-    @property
-    def type(self) -> Type:
-        return Type(self.buffer.dtype, self.lanes)
+    def __post_init__(self) -> None:
+        _set(self, "type", Type(self.buffer.dtype, self.lanes))
+        _set(self, "operands", (self.index,))
+        _set(self, "variables", self.index.variables)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -140,10 +179,15 @@ class Vector(metaclass=Interned):
     """A vector from its lanes, scalars all of one type; two or more."""
 
     parts: tuple[Expr, ...]
+    type: Type = field(init=False)
+    form: ClassVar[Linear | None] = None
+    operands: tuple[Expr, ...] = field(init=False)
+    variables: Variables = field(init=False)
 
-    @property
-    def type(self) -> Type:
-        return Type(self.parts[0].type.dtype, len(self.parts))
+    def __post_init__(self) -> None:
+        _set(self, "type", Type(self.parts[0].type.dtype, len(self.parts)))
+        _set(self, "operands", self.parts)
+        _set(self, "variables", _variables(self.parts))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -153,13 +197,29 @@ class Extract(metaclass=Interned):
     value: Expr
     first: int
     count: int = 1
+    type: Type = field(init=False)
+    form: ClassVar[Linear | None] = None
+    operands: tuple[Expr, ...] = field(init=False)
+    variables: Variables = field(init=False)
 
-    @property
-    def type(self) -> Type:
-        return Type(self.value.type.dtype, self.count)
+    def __post_init__(self) -> None:
+        _set(self, "type", Type(self.value.type.dtype, self.count))
+        _set(self, "operands", (self.value,))
+        _set(self, "variables", self.value.variables)
 
 
 Expr = Literal | Var | WorkId | Call | Cast | Load | Vector | Extract
+Variables = frozenset[Var | WorkId]
+
+
+def _variables(operands: tuple[Expr, ...]) -> Variables:
+    """What occurs in any operand; one set is shared where it has everything."""
+    found = operands[0].variables
+    for operand in operands[1:]:
+        more = operand.variables
+        if not more <= found:
+            found = more if found < more else found | more
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,17 +317,7 @@ def call(op: str, *args: Expr) -> Expr:
 
 def operands(expr: Expr) -> tuple[Expr, ...]:
     """The direct subexpressions."""
-    match expr:
-        case Call():
-            return expr.args
-        case Cast() | Extract():
-            return (expr.value,)
-        case Load():
-            return (expr.index,)
-        case Vector():
-            return expr.parts
-        case _:
-            return ()
+    return expr.operands
 
 
 def with_operands(expr: Expr, made: tuple[Expr, ...]) -> Expr:
@@ -290,15 +340,27 @@ def with_operands(expr: Expr, made: tuple[Expr, ...]) -> Expr:
 def walk(*roots: Expr) -> Iterator[Expr]:
     """Every distinct subexpression, operands before users."""
     seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
+    for root in roots:
+        if root not in seen:
+            seen.add(root)
+            yield from _walk(root, seen)
+
+
+def _walk(root: Expr, seen: set[Expr]) -> Iterator[Expr]:
+    """`root` and what is below it and not `seen`."""
+    stack = [(root, iter(root.operands))]
     while stack:
-        e, entered = stack.pop()
-        if entered:
+        e, rest = stack[-1]
+        for o in rest:
+            if o not in seen:
+                seen.add(o)
+                if o.operands:
+                    stack.append((o, iter(o.operands)))
+                    break
+                yield o
+        else:
+            stack.pop()
             yield e
-        elif e not in seen:
-            seen.add(e)
-            stack.append((e, True))
-            stack.extend((c, False) for c in reversed(operands(e)) if c not in seen)
 
 
 def statement_expressions(stmt: Stmt) -> tuple[Expr, ...]:

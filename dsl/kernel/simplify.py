@@ -18,7 +18,7 @@ from typing import Any
 from sdlc.graph.types import DType
 from sdlc.kernel import simplify_integer as integer
 from sdlc.kernel import simplify_scalar as scalar
-from sdlc.kernel.intervals import Bounds, Interval, Linear, Ranges, combine, interval, linear
+from sdlc.kernel.intervals import Bounds, Interval, Ranges, interval
 from sdlc.kernel.ir import (
     I32,
     Assign,
@@ -44,6 +44,7 @@ from sdlc.kernel.ir import (
     walk,
     with_operands,
 )
+from sdlc.kernel.linear import Linear, combine, linear
 from sdlc.kernel.simplify_forms import Order
 
 __all__ = ["Interval", "Linear", "Ranges", "interval", "linear", "simplify", "simplify_kernel"]
@@ -123,13 +124,13 @@ class Simplifier:
     def _visit(self, expr: Expr) -> Expr:
         if isinstance(expr, (Var, WorkId)):
             return self._known(self.values.get(expr, expr))
-        if isinstance(expr, Call) and self._affine(expr):
-            return self._sum(expr)
+        if isinstance(expr, Call) and expr.form is not None:
+            return self._sum(expr.form)
         parts = operands(expr)
         made = tuple(self.visit(p) for p in parts)
         current = expr if made == parts else with_operands(expr, made)
-        if isinstance(current, Call) and self._affine(current):
-            return self._sum(current)
+        if isinstance(current, Call) and current.form is not None:
+            return self._sum(current.form)
         for rule in rules_for(current):
             better = rule(self, current)
             if better is not None and better is not current and better.type == current.type:
@@ -141,15 +142,11 @@ class Simplifier:
         low, high = self.bounds.ranges.get(expr, (0, 1))
         return i32(low) if low == high and expr.type == I32 else expr
 
-    def _affine(self, expr: Call) -> bool:
-        return expr.type == I32 and self.bounds.linear(expr)[0] != {expr: 1}
-
-    def _sum(self, expr: Call) -> Expr:
+    def _sum(self, sum: Linear) -> Expr:
         """A sum is simplified atom by atom, then written in canonical order."""
-        terms, constant = self.bounds.linear(expr)
-        form: Linear = {}, constant
-        for atom, coefficient in terms.items():
-            form = combine(form, self.bounds.linear(self.visit(atom)), coefficient)
+        form: Linear = {}, sum[1]
+        for atom, coefficient in sum[0].items():
+            form = combine(form, linear(self.visit(atom)), coefficient)
         return integer.canonical_sum(self, form)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdlc.kernel.intervals import Linear
 from sdlc.kernel.ir import (
     Call,
     Cast,
@@ -26,6 +25,7 @@ from sdlc.kernel.ir import (
     i32,
     operands,
 )
+from sdlc.kernel.linear import Linear
 
 Key = tuple[Any, ...]
 

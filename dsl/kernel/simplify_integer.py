@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import gcd
 from typing import Protocol
 
-from sdlc.kernel.intervals import Bounds, Interval, Linear, combine, constant_of
+from sdlc.kernel.intervals import Bounds, Interval, constant_of
 from sdlc.kernel.ir import BOOL, I32, Call, Expr, Literal, call, i32
+from sdlc.kernel.linear import Linear, combine, linear
 from sdlc.kernel.simplify_forms import Order
 
 
@@ -67,11 +68,11 @@ def recombine(context: Context, form: Linear) -> Linear | None:
             rest = combine(form, ({atom: 1}, 0), -k)
             if other is high:
                 rest = combine(rest, ({other: 1}, 0), -coefficient)
-                return combine(rest, context.bounds.linear(x), k)
+                return combine(rest, linear(x), k)
             if isinstance(other, Call) and other.op == "mod" and other.args[0] is high:
                 rest = combine(rest, ({other: 1}, 0), -coefficient)
                 whole = context.visit(call("mod", x, call("mul", i32(c), other.args[1])))
-                return combine(rest, context.bounds.linear(whole), k)
+                return combine(rest, linear(whole), k)
     return None
 
 
@@ -81,7 +82,7 @@ def canonical_product(context: Context, expr: Call) -> Expr | None:
         return None
     constant, factors = 1, list[Expr]()
     for argument in expr.args:
-        terms, rest = context.bounds.linear(argument)
+        terms, rest = linear(argument)
         if len(terms) == 1 and not rest:
             ((argument, coefficient),) = terms.items()
             constant *= coefficient
@@ -122,7 +123,7 @@ def quotient_parts(context: Context, expr: Call) -> tuple[Linear, int] | None:
     c = constant_of(expr.args[1])
     if expr.type != I32 or c is None or c <= 0:
         return None
-    return context.bounds.linear(expr.args[0]), c
+    return linear(expr.args[0]), c
 
 
 def normal_shift(context: Context, form: Linear, c: int) -> int:
@@ -159,7 +160,7 @@ def inside(found: Interval, g: int) -> bool:
 
 
 def with_whole(context: Context, whole: Linear, shift: int, rest: Expr) -> Expr:
-    total = combine(combine(whole, ({}, shift)), context.bounds.linear(rest))
+    total = combine(combine(whole, ({}, shift)), linear(rest))
     return context.order.sum_of(total)
 
 
@@ -194,7 +195,7 @@ def remainder(context: Context, expr: Call) -> Expr | None:
         high, low = digits(context, rest, g)
         if g < c and inside(context.bounds.of_linear(low), g):
             inner = context.visit(call("mod", context.order.sum_of(high), i32(c // g)))
-            return context.order.sum_of(combine(low, context.bounds.linear(inner), g))
+            return context.order.sum_of(combine(low, linear(inner), g))
     made = call("mod", context.order.sum_of(rest), i32(c))
     return None if made is expr else made
 
@@ -206,7 +207,7 @@ def unwrapped(context: Context, form: Linear, c: int) -> Linear:
             m = constant_of(atom.args[1])
             if m is not None and m > 0 and k * m % c == 0:
                 form = combine(form, ({atom: 1}, 0), -k)
-                form = combine(form, context.bounds.linear(atom.args[0]), k)
+                form = combine(form, linear(atom.args[0]), k)
     return form
 
 
@@ -215,7 +216,7 @@ def difference(context: Context, expr: Call) -> tuple[Linear, Interval] | None:
     left, right = expr.args
     if left.type != I32 or right.type != I32:
         return None
-    form = combine(context.bounds.linear(left), context.bounds.linear(right), -1)
+    form = combine(linear(left), linear(right), -1)
     return form, context.bounds.of_linear(form)
 
 

@@ -18,6 +18,7 @@ from math import gcd
 
 from sdlc.kernel.intervals import Bounds, constant_of
 from sdlc.kernel.ir import Call, Expr, Literal, Var, WorkId, call, i32, walk
+from sdlc.kernel.linear import linear
 from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.verify_accesses import Access, Segment
 from sdlc.kernel.verify_enumerate import collision, variables_of
@@ -77,7 +78,7 @@ def _families(segment: Segment) -> list[Segment]:
     """Accesses whose indices differ by a constant only."""
     families: dict[frozenset[tuple[Expr, int]], Segment] = {}
     for access in segment:
-        terms, _ = access.bounds.linear(access.index)
+        terms, _ = linear(access.index)
         families.setdefault(frozenset(terms.items()), []).append(access)
     return list(families.values())
 
@@ -95,9 +96,8 @@ def _disjoint(one: Segment, other: Segment, owners: tuple[Expr, ...]) -> bool:
     """By ranges; parts of the indices that both share cancel."""
     common = {
         atom: c
-        for atom, c in one[0].bounds.linear(one[0].index)[0].items()
-        if other[0].bounds.linear(other[0].index)[0].get(atom) == c
-        and _is_shared(atom, one[0], owners)
+        for atom, c in linear(one[0].index)[0].items()
+        if linear(other[0].index)[0].get(atom) == c and _is_shared(atom, one[0], owners)
     }
     first, second = _span(one, common), _span(other, common)
     return first[1] < second[0] or second[1] < first[0]
@@ -107,7 +107,7 @@ def _span(family: Segment, common: Terms) -> tuple[int, int]:
     """The cells that a family may touch, relative to the common part."""
     ends = []
     for access in family:
-        terms, constant = access.bounds.linear(access.index)
+        terms, constant = linear(access.index)
         rest = {a: c for a, c in terms.items() if a not in common}
         low, high = access.bounds.of_linear((rest, constant))
         ends.append((low, high + access.lanes - 1))
@@ -116,9 +116,9 @@ def _span(family: Segment, common: Terms) -> tuple[int, int]:
 
 def _injective(family: Segment, owners: tuple[Expr, ...]) -> bool:
     """Whether equal cells mean equal work-items, within one family."""
-    terms, _ = family[0].bounds.linear(family[0].index)
+    terms, _ = linear(family[0].index)
     own = {a: c for a, c in terms.items() if not _is_shared(a, family[0], owners)}
-    digits = [Digit(a.bounds.linear(a.index)[1], a.lanes, a.bounds) for a in family]
+    digits = [Digit(linear(a.index)[1], a.lanes, a.bounds) for a in family]
     found = Determined(Simplifier(Bounds(family[0].ranges)), family, owners)
     return found.add_terms(own, digits) and found.has_all_owners()
 
@@ -152,7 +152,7 @@ class Determined:
             if c is None or self._follows(x):
                 continue
             if self._follows(self.simplifier.visit(call("floordiv", x, i32(c)))):
-                terms, _ = self.simplifier.bounds.linear(x)
+                terms, _ = linear(x)
                 own = {a: k for a, k in terms.items() if not self._is_shared(a)}
                 if not self.add_terms(own, [Digit(0, 1, b) for b in self._bounds]):
                     continue
@@ -166,7 +166,7 @@ class Determined:
     def _follows(self, expr: Expr) -> bool:
         if expr in self.known:
             return True
-        terms, _ = self.simplifier.bounds.linear(expr)
+        terms, _ = linear(expr)
         return all(a in self.known or self._is_shared(a) for a in terms)
 
     def add_terms(self, terms: Terms, digits: list[Digit]) -> bool:

@@ -43,7 +43,9 @@ class Profile:
     and columns (scalars) of a contraction's result that one work-item keeps in registers;
     `reduction_lanes` work-items that share one reduction (1: vector lanes share it instead);
     `unroll` copies of a contraction's innermost reduced loop; `points` elements and `flop`
-    operations that one work-item computes at least, in loops, where there is enough work.
+    operations that one work-item computes at least, in loops, where there is enough work; `gather`
+    lanes of one load that replaces scalar loads of neighbours; `partial_sums` products that may be
+    summed in f16 before they are added to an f32 accumulator, where factors are f16 (0: none).
     """
 
     vector: int = 4
@@ -53,6 +55,8 @@ class Profile:
     unroll: int = 1
     points: int = 1
     flop: int = 0
+    gather: int = 1
+    partial_sums: int = 0
 
 
 @dataclass(frozen=True, slots=True)

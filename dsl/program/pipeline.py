@@ -15,8 +15,10 @@ from dataclasses import replace
 from sdlc.graph.expr import Apply, Expr, Read, children, walk
 from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
 from sdlc.graph.types import Array, DType
+from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
 from sdlc.kernel.lower import loop_names, lower
+from sdlc.kernel.partial import partial_sums
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
@@ -26,11 +28,15 @@ from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, Tensor
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.storage import stored_count
-from sdlc.target import Target
+from sdlc.target import Profile, Target
 
 Value = tuple[Node, int]
 
-KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel], Kernel]], ...] = (("simplify", simplify_kernel),)
+KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
+    ("simplify", lambda kernel, profile: simplify_kernel(kernel)),
+    ("gather", lambda kernel, profile: gather_loads(kernel, profile.gather)),
+    ("partial sums", lambda kernel, profile: partial_sums(kernel, profile.partial_sums)),
+)
 
 
 def compile_graph(graph: Graph, target: Target, precision: DType = DType.F32) -> Program:
@@ -165,7 +171,7 @@ def kernels_of(
         if meaning not in known:
             name = _kernel_name(item.group, kernels)
             known[meaning] = name
-            kernels[name] = replace(_kernel(item, storage), name=name)
+            kernels[name] = replace(_kernel(item, storage, target.profile), name=name)
             verify(kernels[name], target.caps)
         bound = {s.buffer.name: names[v] for v, s in storage.items()}
         buffers = kernels[known[meaning]].buffers
@@ -199,10 +205,10 @@ def signature(item: Scheduled, storage: dict[Value, Storage]) -> Hashable:
     return (tuple(parts), item.nest, group.monoid, lift, stores, origins)
 
 
-def _kernel(item: Scheduled, storage: dict[Value, Storage]) -> Kernel:
+def _kernel(item: Scheduled, storage: dict[Value, Storage], profile: Profile) -> Kernel:
     kernel = lower(item.group, item.nest, storage, "")
     for _, change in KERNEL_PASSES:
-        kernel = change(kernel)
+        kernel = change(kernel, profile)
     return kernel
 
 

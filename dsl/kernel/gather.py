@@ -1,0 +1,177 @@
+"""Loads of neighbours become one: scalars that lie side by side arrive as a vector.
+
+In: a kernel and the lanes of a memory access. Out: the kernel in which scalar loads of consecutive
+elements in one body, the first at a multiple of `lanes`, are lanes of one load. Invariant: the same
+cells are read, all of them in bounds already, from buffers that the kernel only reads.
+
+    a = x[4 * p];  b = x[4 * p + 1];  …        →        x_four = x[4 * p … 4 * p + 3]
+                                                        a = x_four.0;  b = x_four.1;  …
+
+Where a reduced axis is unrolled, the steps of one point of a register tile are such neighbours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from sdlc.kernel.intervals import Bounds, Interval
+from sdlc.kernel.ir import (
+    I32,
+    Access,
+    Buffer,
+    Expr,
+    Extract,
+    For,
+    If,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Space,
+    Stmt,
+    Store,
+    Var,
+    WorkId,
+    call,
+    i32,
+    operands,
+    statement_expressions,
+    statements,
+    walk,
+    with_operands,
+)
+from sdlc.kernel.simplify import Simplifier, simplify_kernel
+
+Place = tuple[Buffer, Expr]
+"""A buffer and the index, in terms of loops and work-items only, of a vector in it."""
+
+
+def gather_loads(kernel: Kernel, lanes: int) -> Kernel:
+    """`kernel` with neighbouring scalar loads of one body as loads of `lanes` lanes, simplified."""
+    if lanes < 2:
+        return kernel
+    gathering = _Gathering(lanes, _simplifier(kernel), _names(kernel))
+    body = gathering.body(kernel.body)
+    return simplify_kernel(replace(kernel, body=body)) if gathering.found else kernel
+
+
+def _simplifier(kernel: Kernel) -> Simplifier:
+    """Knows the ranges of work ids and loops; locals of integers are what they stand for."""
+    ranges: dict[Expr, Interval] = {}
+    for dim in range(3):
+        ranges[WorkId("group", dim)] = (0, kernel.grid[dim] - 1)
+        ranges[WorkId("lane", dim)] = (0, kernel.group[dim] - 1)
+    simplifier = Simplifier(Bounds(ranges))
+    for stmt in statements(kernel.body):
+        if isinstance(stmt, For):
+            ranges[stmt.var] = (0, stmt.extent - 1)
+        elif isinstance(stmt, Let) and stmt.var.type == I32:
+            simplifier.values[stmt.var] = simplifier.visit(stmt.value)
+    return simplifier
+
+
+def _names(kernel: Kernel) -> set[str]:
+    names = {b.name for b in (*kernel.buffers, *kernel.arrays)}
+    return names | {s.var.name for s in statements(kernel.body) if isinstance(s, (Let, For))}
+
+
+@dataclass(slots=True)
+class _Gathering:
+    lanes: int
+    simplifier: Simplifier
+    names: set[str]
+    places: dict[Load, tuple[Place, int]] = field(default_factory=dict)
+    vectors: dict[Place, Var] = field(default_factory=dict)
+    made: dict[Expr, Expr] = field(default_factory=dict)
+    found: bool = False
+
+    def body(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        """Bodies of loops and branches first: they keep their own loads."""
+        body = tuple(
+            replace(s, body=self.body(s.body)) if isinstance(s, (For, If)) else s for s in body
+        )
+        whole = self._whole(body)
+        if not whole:
+            return body
+        self.found = True
+        made: list[Stmt] = []
+        for stmt in body:
+            for load in _loads(stmt):
+                if load in whole and self.places[load][0] not in self.vectors:
+                    made.append(self._vector(load))
+            made.append(self._changed(stmt))
+        self.vectors.clear()
+        self.made.clear()
+        return tuple(made)
+
+    def _whole(self, body: tuple[Stmt, ...]) -> set[Load]:
+        """The loads of vectors all of whose lanes the body loads."""
+        found: dict[Place, dict[int, Load]] = defaultdict(dict)
+        for stmt in body:
+            for load in _loads(stmt):
+                if load not in self.places:
+                    self.places[load] = self._place(load)
+                place, lane = self.places[load]
+                found[place].setdefault(lane, load)
+        complete = {p for p, lanes in found.items() if set(range(self.lanes)) <= lanes.keys()}
+        return {load for load, (place, _) in self.places.items() if place in complete}
+
+    def _place(self, load: Load) -> tuple[Place, int]:
+        index = self.simplifier.visit(load.index)
+        lane = self.simplifier.visit(call("mod", index, i32(self.lanes)))
+        if not isinstance(lane, Literal) or load.buffer.size % self.lanes:
+            return (load.buffer, load), 0
+        start = self.simplifier.visit(call("sub", index, lane))
+        return (load.buffer, start), int(lane.value)
+
+    def _vector(self, load: Load) -> Stmt:
+        """The vector that holds the load's element."""
+        place, lane = self.places[load]
+        count, name = 1, f"{load.buffer.name}_wide"
+        while name in self.names:
+            count, name = count + 1, f"{load.buffer.name}_wide{count}"
+        self.names.add(name)
+        index = load.index if lane == 0 else call("sub", load.index, i32(lane))
+        vector = Load(load.buffer, index, self.lanes)
+        self.vectors[place] = Var(name, vector.type)
+        return Let(self.vectors[place], vector)
+
+    def _changed(self, stmt: Stmt) -> Stmt:
+        match stmt:
+            case Store():
+                guard = None if stmt.guard is None else self._visit(stmt.guard)
+                index, value = self._visit(stmt.index), self._visit(stmt.value)
+                return Store(stmt.buffer, index, value, guard)
+            case For() | If():
+                return stmt
+            case _ if hasattr(stmt, "value"):
+                return replace(stmt, value=self._visit(stmt.value))
+        return stmt
+
+    def _visit(self, e: Expr) -> Expr:
+        if e not in self.made:
+            self.made[e] = self._replaced(e)
+        return self.made[e]
+
+    def _replaced(self, e: Expr) -> Expr:
+        if isinstance(e, Load) and e in self.places:
+            place, lane = self.places[e]
+            if place in self.vectors:
+                return Extract(self.vectors[place], lane)
+        parts = operands(e)
+        return with_operands(e, tuple(self._visit(p) for p in parts)) if parts else e
+
+
+def _loads(stmt: Stmt) -> Iterator[Load]:
+    """Scalar loads of buffers that the kernel only reads, in a statement without a body."""
+    if isinstance(stmt, (For, If)):
+        return
+    for e in walk(*statement_expressions(stmt)):
+        if isinstance(e, Load) and e.lanes == 1 and _is_constant(e.buffer):
+            yield e
+
+
+def _is_constant(buffer: Buffer) -> bool:
+    return buffer.space is Space.GLOBAL and buffer.access is Access.READ

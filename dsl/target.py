@@ -42,7 +42,8 @@ class Profile:
     `vector` lanes of one memory access; `lanes` work-items of a work-group; `register_tile`: rows
     and columns (scalars) of a contraction's result that one work-item keeps in registers;
     `reduction_lanes` work-items that share one reduction (1: vector lanes share it instead);
-    `unroll` copies of a contraction's innermost reduced loop; `points` elements and `flop`
+    `block` elements of a reduced axis that are folded at a time where a state is rescaled (0: one
+    by one); `unroll` copies of a contraction's innermost reduced loop; `points` elements and `flop`
     operations that one work-item computes at least, in loops, where there is enough work; `gather`
     lanes of one load that replaces scalar loads of neighbours; `partial_sums` products that may be
     summed in f16 before they are added to an f32 accumulator, where factors are f16 (0: none).
@@ -53,6 +54,7 @@ class Profile:
     register_tile: tuple[int, int] = (4, 8)
     reduction_lanes: int = 64
     unroll: int = 1
+    block: int = 0
     points: int = 1
     flop: int = 0
     gather: int = 1

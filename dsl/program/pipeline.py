@@ -183,6 +183,19 @@ def kernels_of(
 def signature(item: Scheduled, storage: dict[Value, Storage]) -> Hashable:
     """Equal for two kernels to be if lowering them gives one kernel, names apart."""
     group = item.group
+    values: dict[Value, Hashable] = dict(storage)
+    values |= {v: n for n, v in enumerate(sorted_held(group))}
+    origins = tuple((o.definition, o.name, o.span) for o in group.origins)
+    return (tuple(_meaning(part, values) for part in group.parts), item.nest, origins)
+
+
+def sorted_held(group: Group) -> list[Value]:
+    """The values that exist only inside the kernel, in the order in which they are computed."""
+    return [(s.node, s.field) for part in group.inner for s in part.stores]
+
+
+def _meaning(group: Group, values: dict[Value, Hashable]) -> Hashable:
+    """What one part computes, with values named by where they are."""
     places: dict[Expr, int] = {}
     parts: list[Hashable] = []
     for e in walk(*group.expressions, *(i for s in group.stores for i in s.indices)):
@@ -191,18 +204,17 @@ def signature(item: Scheduled, storage: dict[Value, Storage]) -> Hashable:
         match e:
             case Read():
                 guarded = e.fill is not None
-                parts.append((storage[(e.source, e.field)], inner, guarded))
+                parts.append((values[(e.source, e.field)], inner, guarded))
             case Apply():
                 parts.append((e.op, inner))
             case _:
                 parts.append(e)
     stores = tuple(
-        (storage[(s.node, s.field)], places[s.value], tuple(places[i] for i in s.indices))
+        (values[(s.node, s.field)], places[s.value], tuple(places[i] for i in s.indices))
         for s in group.stores
     )
     lift = tuple(places[e] for e in group.lift)
-    origins = tuple((o.definition, o.name, o.span) for o in group.origins)
-    return (tuple(parts), item.nest, group.monoid, lift, stores, origins)
+    return (tuple(parts), group.axes, group.over, group.monoid, lift, stores)
 
 
 def _kernel(item: Scheduled, storage: dict[Value, Storage], profile: Profile) -> Kernel:

@@ -31,7 +31,7 @@ from sdlc.graph.node import (
 )
 from sdlc.graph.rewrite import inline
 from sdlc.graph.types import Origin
-from sdlc.schedule.affine import bare_axis
+from sdlc.schedule.bijection import inverse
 from sdlc.schedule.group import Group, Output, slot
 
 MAX_INLINED_READS = 24
@@ -153,21 +153,18 @@ def _groups(fusing: _Fusing) -> tuple[Group, ...]:
 
 
 def _is_epilogue(reader: Node, reduction: Reduce, fusing: _Fusing) -> bool:
-    """Whether `reader` is a map over exactly the reduction's points."""
-    if not isinstance(reader, Map) or len(reader.axes) != len(reduction.axes):
+    """Whether `reader` is a map over exactly the reduction's points, in any arrangement."""
+    if not isinstance(reader, Map):
         return False
     found = fusing.found[reader]
     own = [r for r in found if r.source is reduction]
     places = {r.indices for r in own}
     if len(places) != 1 or any(r.fill is not None for r in own):
         return False
-    axes = [bare_axis(i) for i in next(iter(places))]
     others = {(r.source, r.field) for r in found if r.source is not reduction}
     lifted = {(r.source, r.field) for r in fusing.found[reduction]}
     return (
-        None not in axes
-        and len(set(axes)) == len(axes)
-        and element_count(reader) == element_count(reduction)
+        inverse(next(iter(places)), reduction.axes, reader.axes) is not None
         and len(others | lifted) <= fusing.max_reads
     )
 
@@ -176,18 +173,15 @@ def _with_epilogue(node: Node, reduction: Reduce, fusing: _Fusing) -> Group:
     assert isinstance(node, Map)
     body = fusing.bodies[node][0]
     own = next(r for r in fusing.found[node] if r.source is reduction)
-    places = {}
-    for index, axis in zip(own.indices, reduction.axes, strict=True):
-        mine = bare_axis(index)
-        assert mine is not None
-        places[mine] = Index(axis)
+    places = inverse(own.indices, reduction.axes, node.axes)
+    assert places is not None
 
     def change(e: Expr) -> Expr | None:
         if isinstance(e, Read) and e.source is reduction:
             return slot(reduction.monoid, e.field)
         return None
 
-    value = substitute(rebuild(body, change), dict(places))
+    value = substitute(rebuild(body, change), places)
     indices = tuple(places[a] for a in node.axes)
     return Group(
         node.origin.name,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Axis, Index, Read
+from sdlc.graph.expr import Axis, Read
 from sdlc.graph.node import Const, Input, Node, Role
 from sdlc.schedule.affine import affine, bare_axis
 from sdlc.schedule.contraction import Contraction, contraction, reads_of
@@ -42,7 +42,8 @@ def assign_orders(
     vectors = {_key(g): v for g in groups if (v := vector_axis(g, vector)) is not None}
     wishes: Orders = {}
     for group in groups:
-        for wish in _wishes(group, vectors.get(_key(group))):
+        inner = [w for part in group.inner for w in _wishes(part, _inner_axis(part, group, vector))]
+        for wish in (*inner, *_wishes(group, vectors.get(_key(group)))):
             wishes.setdefault(wish.value, wish.order)
     orders: Orders = {}
     for group in groups:
@@ -81,11 +82,21 @@ def vector_axis(group: Group, vector: int) -> Axis | None:
     An axis of the right factor where one is wide enough, preferring those that divide; else one of
     the left; else a batch axis.
     """
+    return _vector_axis(group, vector, frozenset())
+
+
+def _inner_axis(part: Group, group: Group, vector: int) -> Axis | None:
+    """The vector axis of an inner group; it stands still along what the whole group reduces."""
+    return _vector_axis(part, vector, frozenset(group.over))
+
+
+def _vector_axis(group: Group, vector: int, still: frozenset[Axis]) -> Axis | None:
     form = contraction(group)
     if form is None:
         return None
     for axes in (form.n, form.m, form.batch):
-        ranked = sorted(axes, key=lambda a: (_lanes(a.extent, vector), a.extent))
+        moving = [a for a in axes if a not in still]
+        ranked = sorted(moving, key=lambda a: (_lanes(a.extent, vector), a.extent))
         if ranked and _lanes(ranked[-1].extent, vector) > 1:
             return ranked[-1]
     wide = max((*form.n, *form.m), key=lambda a: a.extent, default=None)
@@ -150,7 +161,8 @@ def _store_order(
 
 def _with_innermost(store: Output, lanes: Axis) -> tuple[int, ...]:
     order = list(range(len(store.indices)))
-    place = next((d for d, i in enumerate(store.indices) if i is Index(lanes)), None)
+    forms = [affine(i) for i in store.indices]
+    place = next((d for d, f in enumerate(forms) if f is not None and f[0].get(lanes) == 1), None)
     if place is not None:
         order.remove(place)
         order.append(place)

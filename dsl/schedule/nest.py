@@ -266,6 +266,10 @@ def _inside(nest: Nest, step: Step, value: str, refuse: Callable[[str], Refused]
             own: Step = Reorder(tuple(n[start:] for n in step.names))
         case Tile():
             own = replace(step, name=step.name[start:], inner=step.inner.removeprefix(f"{value}/"))
+            loop = next((lp for lp in found[0].nest.loops if lp.name == own.name), None)
+            late = nest.stages[0].value != value
+            if loop is not None and late and step.size > 0 and loop.extent % step.size:
+                raise refuse("what it reads is staged already, without the overhang of this tile")
         case Bind():
             if step.kind is Kind.GROUP:
                 raise refuse("work-groups are the whole kernel's")

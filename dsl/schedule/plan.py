@@ -16,6 +16,7 @@ from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
 from sdlc.schedule.nest import Nest, Step, schedule
+from sdlc.schedule.rescale import carry
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import Setting, steps_for
 from sdlc.target import Target
@@ -51,6 +52,8 @@ def plan(graph: Graph, target: Target, results: Orders | None = None) -> Plan:
     """Groups, storage orders and default schedules for a target. `results` are the orders that the
     graph's outputs have in storage where they are not row-major."""
     groups = fuse(graph, max_reads=max(4, target.caps.max_storage_buffers - 3))
+    if target.profile.block:
+        groups = carry(groups, frozenset(n for _, n, _ in graph.outputs), target.profile.block)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
     setting = Setting(target.profile, target.caps.max_groups, orders)

@@ -11,15 +11,16 @@ registers; any other reduction is shared by vector lanes or work-items along its
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from math import prod
 
 from sdlc.graph.expr import Axis, Expr
-from sdlc.schedule.affine import affine, bare_axis
+from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, contraction, reads_of
+from sdlc.schedule.draft import Draft, Setting, divisor, share, vector_width
 from sdlc.schedule.group import Group, axes_of
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
+from sdlc.schedule.staging import private_steps
 from sdlc.target import Profile
 
 SHORT_REDUCTION = 16
@@ -29,47 +30,10 @@ MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a tactic may look at besides the group."""
-
-    profile: Profile
-    max_groups: int
-    orders: Orders
-
-
-@dataclass(slots=True)
-class _Draft:
-    """Steps found so far; `left` is the extent of every axis's outermost loop."""
-
-    left: dict[Axis, int]
-    steps: list[Step] = field(default_factory=list)
-
-    def take(self, axis: Axis, size: int, kind: Kind, label: str, dim: int = 0) -> None:
-        """Moves `size` elements of the axis's outermost loop into a loop of this kind."""
-        if size > 1:
-            inner = f"{axis.name}.{label}"
-            self.steps += [Tile(axis.name, size, inner), Bind(inner, kind, dim)]
-            self.left[axis] = -(-self.left[axis] // size)
-
-    def loop(self, axis: Axis, size: int, label: str) -> None:
-        """Moves `size` elements into a serial loop."""
-        if size > 1:
-            self.steps.append(Tile(axis.name, size, f"{axis.name}.{label}"))
-            self.left[axis] = -(-self.left[axis] // size)
-
-    def bind_rest(self, axes: Iterable[Axis], max_groups: int) -> None:
-        """Runs what is left over work-groups; the last axis is the fastest, in dimension 0."""
-        dim, size = 0, 1
-        for axis in reversed(list(axes)):
-            if size * self.left[axis] > max_groups and size > 1 and dim < 2:
-                dim, size = dim + 1, 1
-            size *= self.left[axis]
-            self.steps.append(Bind(axis.name, Kind.GROUP, dim))
-
-
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:
     """The default schedule of a group."""
+    if group.inner:
+        return private_steps(group, setting)
     form = contraction(group)
     if group.monoid is None:
         return _map_steps(group, setting)
@@ -78,31 +42,18 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
     return _reduction_steps(group, setting)
 
 
-def divisor(extent: int, limit: int) -> int:
-    """The largest divisor of an extent that is at most `limit`."""
-    return next(d for d in range(min(extent, max(limit, 1)), 0, -1) if extent % d == 0)
-
-
-def _share(extent: int, limit: int) -> int:
-    """A tile of at most `limit`: exact where that wastes little, else guarded."""
-    exact = divisor(extent, limit)
-    return exact if 2 * exact > limit or exact == extent else min(limit, extent)
-
-
-def vector_width(extent: int, limit: int) -> int:
-    """The widest power-of-two vector that divides an extent."""
-    width = 1
-    while width * 2 <= limit and extent % (width * 2) == 0:
-        width *= 2
-    return width
-
-
 def _stored_axes(group: Group, setting: Setting) -> list[Axis]:
     """The output axes from the outermost in storage to the innermost; others come first."""
     store = group.stores[0]
-    found = [bare_axis(store.indices[d]) for d in setting.orders[(store.node, store.field)]]
-    stored = [a for a in found if a is not None]
-    return [a for a in group.axes if a not in stored] + stored
+    found: list[Axis] = []
+    for d in setting.orders[(store.node, store.field)]:
+        form = affine(store.indices[d])
+        terms = form[0] if form is not None else dict.fromkeys(axes_of(store.indices[d]), 1)
+        for axis in sorted(terms, key=lambda a: -terms[a]):
+            if axis in found:
+                found.remove(axis)
+            found.append(axis)
+    return [a for a in group.axes if a not in found] + [a for a in found if a in group.axes]
 
 
 # ---- maps
@@ -110,7 +61,7 @@ def _stored_axes(group: Group, setting: Setting) -> list[Axis]:
 
 def _map_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     axes = _stored_axes(group, setting)
-    draft = _Draft({a: a.extent for a in axes})
+    draft = Draft({a: a.extent for a in axes})
     if not axes:
         return ()
     inner, profile = axes[-1], setting.profile
@@ -121,19 +72,19 @@ def _map_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     return tuple(draft.steps)
 
 
-def _take_lanes(draft: _Draft, axes: list[Axis], lanes: int, dim: int = 0) -> None:
+def _take_lanes(draft: Draft, axes: list[Axis], lanes: int, dim: int = 0) -> None:
     """Spreads work-items over the innermost axes, at most three of them."""
     for axis in reversed(axes):
         if dim > 2 or lanes <= 1:
             return
-        size = _share(draft.left[axis], lanes)
+        size = share(draft.left[axis], lanes)
         if size > 1:
             draft.take(axis, size, Kind.LANE, "lane", dim)
             lanes //= size
             dim += 1
 
 
-def _take_loops(draft: _Draft, axes: list[Axis], points: int) -> None:
+def _take_loops(draft: Draft, axes: list[Axis], points: int) -> None:
     """Lets one work-item run over `points` tiles of the innermost axes, leaving some groups."""
     for axis in reversed(axes):
         groups = prod(draft.left[a] for a in axes)
@@ -153,7 +104,7 @@ def _contraction_steps(
 ) -> tuple[Step, ...]:
     profile = setting.profile
     axes = _stored_axes(group, setting)
-    draft = _Draft({a: a.extent for a in (*axes, *group.over)})
+    draft = Draft({a: a.extent for a in (*axes, *group.over)})
     rows, columns = profile.register_tile
     width = vector_width(lanes.extent, profile.vector)
     if width == 1 and lanes.extent > 1:
@@ -162,7 +113,7 @@ def _contraction_steps(
     draft.take(lanes, divisor(draft.left[lanes], columns // width), Kind.UNROLL, "tile")
     row_axes = [a for a in axes if a in (form.n if lanes in form.m else form.m) and a != lanes]
     for axis in reversed(row_axes):
-        size = _share(draft.left[axis], rows)
+        size = share(draft.left[axis], rows)
         draft.take(axis, size, Kind.UNROLL, "tile")
         rows //= size
     order = [a for a in (*form.batch, *row_axes, lanes) if a in draft.left]
@@ -180,7 +131,7 @@ def _reduced_points(group: Group) -> int:
 
 
 def _reduced_loops(
-    group: Group, form: Contraction, draft: _Draft, setting: Setting
+    group: Group, form: Contraction, draft: Draft, setting: Setting
 ) -> Iterable[Step]:
     """Reduced loops in the order of the left factor's storage, the innermost unrolled.
 
@@ -234,7 +185,7 @@ def _flat_strides(expr: Expr, orders: Orders) -> dict[Axis, int]:
 def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     profile = setting.profile
     axes = _stored_axes(group, setting)
-    draft = _Draft({a: a.extent for a in (*axes, *group.over)})
+    draft = Draft({a: a.extent for a in (*axes, *group.over)})
     strides = _flat_strides(group.lift[0], setting.orders)
     shared = max(group.over, key=lambda a: (strides.get(a) == 1, a.extent), default=None)
     if shared is None or _reduced_points(group) < SHORT_REDUCTION:
@@ -252,14 +203,14 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     return tuple(draft.steps)
 
 
-def _share_among_lanes(draft: _Draft, axes: list[Axis], shared: Axis, profile: Profile) -> None:
+def _share_among_lanes(draft: Draft, axes: list[Axis], shared: Axis, profile: Profile) -> None:
     ways = min(profile.reduction_lanes, 1 << (shared.extent.bit_length() - 1))
     draft.take(shared, ways, Kind.LANE, "lane")
     _take_lanes(draft, axes, profile.lanes // ways, dim=1)
 
 
 def _share_among_vector(
-    draft: _Draft, group: Group, strides: dict[Axis, int], profile: Profile
+    draft: Draft, group: Group, strides: dict[Axis, int], profile: Profile
 ) -> None:
     """Vector lanes along consecutive elements: of an output axis if there is one, else reduced."""
     outputs = [a for a in group.axes if a in axes_of(*group.lift)]

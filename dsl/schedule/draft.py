@@ -1,0 +1,83 @@
+"""What tactics build with: their setting, sizes of tiles, and drafts of steps.
+
+In: extents and limits. Out: tile sizes and steps. Invariant: a draft's steps are legal in order:
+each takes from an axis's outermost loop.
+
+    divisor(12, 5) == 4        share(13, 8) == 8 (guarded)        vector_width(40, 16) == 8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sdlc.graph.expr import Axis
+from sdlc.schedule.layout import Orders
+from sdlc.schedule.nest import Bind, Kind, Step, Tile
+from sdlc.target import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a tactic may look at besides the group."""
+
+    profile: Profile
+    max_groups: int
+    orders: Orders
+
+
+@dataclass(slots=True)
+class Draft:
+    """Steps found so far; `left` is the extent of every axis's outermost loop."""
+
+    left: dict[Axis, int]
+    steps: list[Step] = field(default_factory=list)
+
+    def take(self, axis: Axis, size: int, kind: Kind, label: str, dim: int = 0) -> None:
+        """Moves `size` elements of the axis's outermost loop into a loop of this kind."""
+        if size > 1:
+            inner = f"{axis.name}.{label}"
+            self.steps += [Tile(axis.name, size, inner), Bind(inner, kind, dim)]
+            self.left[axis] = -(-self.left[axis] // size)
+
+    def loop(self, axis: Axis, size: int, label: str) -> None:
+        """Moves `size` elements into a serial loop."""
+        if size > 1:
+            self.steps.append(Tile(axis.name, size, f"{axis.name}.{label}"))
+            self.left[axis] = -(-self.left[axis] // size)
+
+    def bind_rest(self, axes: Iterable[Axis], max_groups: int) -> None:
+        """Runs what is left over work-groups."""
+        self.steps += bind_groups(axes, self.left, max_groups)
+
+
+def bind_groups(axes: Iterable[Axis], left: Mapping[Axis, int], max_groups: int) -> list[Step]:
+    """Outermost loops of extents `left` over work-groups; the last axis is the fastest, in
+    dimension 0."""
+    steps: list[Step] = []
+    dim, size = 0, 1
+    for axis in reversed(list(axes)):
+        if size * left[axis] > max_groups and size > 1 and dim < 2:
+            dim, size = dim + 1, 1
+        size *= left[axis]
+        steps.append(Bind(axis.name, Kind.GROUP, dim))
+    return steps
+
+
+def divisor(extent: int, limit: int) -> int:
+    """The largest divisor of an extent that is at most `limit`."""
+    return next(d for d in range(min(extent, max(limit, 1)), 0, -1) if extent % d == 0)
+
+
+def share(extent: int, limit: int) -> int:
+    """A tile of at most `limit`: exact where that wastes little, else guarded."""
+    exact = divisor(extent, limit)
+    return exact if 2 * exact > limit or exact == extent else min(limit, extent)
+
+
+def vector_width(extent: int, limit: int) -> int:
+    """The widest power-of-two vector that divides an extent."""
+    width = 1
+    while width * 2 <= limit and extent % (width * 2) == 0:
+        width *= 2
+    return width

@@ -1,0 +1,157 @@
+"""Inner groups: regions, stages, folds in blocks; each must compute the definition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from graphs import MAX_AND_SUM, SUM, at, axes, read, slot, weight
+from graphs import given as entry
+from sdlc.backends.target import load_target
+from sdlc.graph.expr import ONE, Index, Slot, apply
+from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
+from sdlc.graph.types import LOWEST, DType, Origin
+from sdlc.program.interpreted import run_interpreted
+from sdlc.program.pipeline import compile_graph
+from sdlc.proof.tolerance import Numerics, check, tolerance
+from sdlc.schedule.bijection import inverse
+from sdlc.schedule.nest import Kind
+from sdlc.schedule.plan import plan
+from sdlc.schedule.rescale import blocks_of, rescaled
+from sdlc.target import Capabilities, Profile, Target
+
+F = DType.F32
+CAPS = Capabilities(("opencl",), vector_widths=(1, 2, 4, 8, 16), max_storage_buffers=16)
+SIZES = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 33))
+_TOP = apply("max", slot(0), slot(1))
+
+
+def _scaled(field: int) -> Slot:
+    terms = [
+        apply("mul", Slot(side, field, F), apply("exp", apply("sub", slot(side), _TOP)))
+        for side in (0, 1)
+    ]
+    return apply("add", *terms)  # type: ignore[return-value]
+
+
+STATE = Monoid(
+    "state",
+    (Field("m", F, LOWEST), Field("l", F, 0.0), Field("o", F, 0.0)),
+    (_TOP, _scaled(1), _scaled(2)),
+)
+
+
+def target(profile: Profile) -> Target:
+    return Target("test", "test", CAPS, profile, load_target("cpu").peak)
+
+
+def attention_graph(b: int, s: int, t: int, d: int, f: int) -> Graph:
+    """The online form: scores, then the state over the keys, then the quotient."""
+    bb, ss, tt, dd, ff = axes(b=b, s=s, t=t, d=d, f=f)
+    q, key, value = entry("q", b, s, d), entry("k", b, t, d), entry("v", b, t, f)
+    lift = (apply("mul", read(q, bb, ss, dd), read(key, bb, tt, dd)),)
+    scores = Reduce((bb, ss, tt), (dd,), SUM, lift, (F,), Origin("scores", "attention"))
+    terms = (read(scores, bb, ss, tt), ONE, read(value, bb, tt, ff))
+    state = Reduce((bb, ss, ff), (tt,), STATE, terms, (F, F, F), Origin("state", "attention"))
+    total = apply("div", read(state, bb, ss, ff, field=2), read(state, bb, ss, ff, field=1))
+    out = Map((bb, ss, ff), total, F, Origin("out", "attention"))
+    return Graph("attention", (("out", out, 0),), (q, key, value))
+
+
+PROFILES = st.builds(
+    Profile,
+    vector=st.sampled_from((1, 2, 4, 8)),
+    lanes=st.just(1),
+    register_tile=st.sampled_from(((1, 4), (2, 8), (4, 16), (8, 8))),
+    reduction_lanes=st.just(1),
+    unroll=st.sampled_from((1, 2, 4)),
+    block=st.sampled_from((1, 2, 4, 7, 16)),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(PROFILES, SIZES, SIZES, st.integers(1, 9), st.integers(1, 17), st.integers(0, 2**31))
+def test_attention_in_blocks_computes_the_definition(
+    profile: Profile, s: int, t: int, d: int, f: int, seed: int
+) -> None:
+    graph = attention_graph(2, s, t, d, f)
+    program = compile_graph(graph, target(profile))
+    assert len(program.dispatches) == 1
+    rng = np.random.default_rng(seed)
+    inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
+    allowed = tolerance(graph, inputs, {})
+    check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+
+
+def test_a_monoid_that_rescales_is_told_by_its_equations() -> None:
+    form = rescaled(STATE)
+    assert form is not None and form.leaders == (0,) and [f for f, _ in form.weights] == [1, 2]
+    assert rescaled(MAX_AND_SUM) is not None
+    assert rescaled(SUM) is None
+    twisted = replace_combine(STATE, 2, apply("add", Slot(0, 2, F), Slot(1, 2, F)))
+    other = rescaled(twisted)
+    assert other is not None and other.leaders == (0, 2)
+    lopsided = apply("add", Slot(0, 2, F), apply("mul", Slot(1, 2, F), apply("exp", slot(1))))
+    assert rescaled(replace_combine(STATE, 2, lopsided)) is None
+
+
+def replace_combine(monoid: Monoid, field: int, made: object) -> Monoid:
+    combine = tuple(made if f == field else c for f, c in enumerate(monoid.combine))
+    return Monoid("other", monoid.fields, combine)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("extent", [1, 2, 7, 16, 33, 64, 77, 97, 100, 4096])
+@pytest.mark.parametrize("size", [1, 4, 16, 64])
+def test_blocks_cover_an_axis(extent: int, size: int) -> None:
+    (axis,) = axes(t=extent)
+    blocks = blocks_of(axis, size)
+    total = blocks.outer.extent * blocks.inner.extent
+    assert extent <= total < extent + blocks.inner.extent
+    assert blocks.is_exact == (total == extent)
+    assert blocks.inner.extent <= 2 * size
+
+
+def test_scores_are_computed_inside() -> None:
+    profile = Profile(8, 1, (4, 16), 1, 4, block=16)
+    scheduled = plan(attention_graph(1, 16, 64, 8, 8), target(profile)).kernels
+    assert len(scheduled) == 1
+    names = [stage.value for stage in scheduled[0].nest.stages]
+    assert names == ["scores", "top", "weight", "sum_l", "sum_o"]
+    vectors = [
+        lp for s in scheduled[0].nest.stages for lp in s.nest.loops if lp.kind is Kind.VECTOR
+    ]
+    assert len(vectors) == 5
+
+
+def test_arrangements_are_inverted() -> None:
+    i, h, e, s = axes(i=12, h=3, e=4, s=12)
+    from sdlc.graph.expr import i32
+
+    cut = (apply("floordiv", Index(i), i32(4)), apply("mod", Index(i), i32(4)))
+    assert inverse(cut, (h, e), (i,)) == {i: apply("add", apply("mul", Index(h), i32(4)), Index(e))}
+    joined = (apply("add", apply("mul", Index(h), i32(4)), Index(e)),)
+    assert inverse(joined, (s,), (h, e)) == {
+        h: apply("floordiv", Index(s), i32(4)),
+        e: apply("mod", Index(s), i32(4)),
+    }
+    assert inverse(at(h, e), (h, e), (e, h)) == {h: Index(h), e: Index(e)}
+    assert inverse(cut[:1], (h,), (i,)) is None
+    assert inverse((Index(h), Index(h)), (h, h), (h, e)) is None
+
+
+def test_weights_named() -> None:
+    """Weights of inner contractions take the order that their vectors want."""
+    bb, ss, tt, dd = axes(b=1, s=8, t=32, d=4)
+    x, w = entry("x", 1, 8, 4), weight("w", 32, 4)
+    lift = (apply("mul", read(x, bb, ss, dd), read(w, tt, dd)),)
+    scores = Reduce((bb, ss, tt), (dd,), SUM, lift, (F,), Origin("scores", "test"))
+    terms = (read(scores, bb, ss, tt), ONE)
+    state = Reduce((bb, ss), (tt,), MAX_AND_SUM, terms, (F, F), Origin("state", "test"))
+    out = Map((bb, ss), read(state, bb, ss, field=1), F, Origin("out", "test"))
+    graph = Graph("lead", (("out", out, 0),), (x,))
+    scheduled = plan(graph, target(replace(Profile(8, 1, (4, 16), 1, 4), block=8)))
+    assert scheduled.orders[(w, 0)] == (1, 0)

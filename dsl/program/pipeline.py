@@ -1,7 +1,8 @@
 """The compiler's table of contents: a graph and a target in, a program out.
 
-    graph → load graph and run graph (hoist); each → groups, storage orders, nests (plan)
-          → kernels (lower, simplify, verify) → dispatches and tensors → arena offsets (allocate)
+    graph → graph (rewrite) → load graph and run graph (hoist)
+          each → groups, storage orders, nests (plan) → kernels (lower, simplify, verify)
+          → dispatches and tensors → arena offsets (allocate)
 
 Every pass is a named pure function with a verifier behind it; the passes over one kernel stand in
 `KERNEL_PASSES`. Example: `compile_graph(build(load(path), …), load_target("cpu"))`.
@@ -9,12 +10,13 @@ Every pass is a named pure function with a verifier behind it; the passes over o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 from sdlc.graph.expr import Apply, Expr, Read, children, walk
 from sdlc.graph.hoist import Hoisted, hoist
 from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
+from sdlc.graph.rules import Rule, rewrite
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
@@ -40,13 +42,15 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
 )
 
 
-def compile_graph(graph: Graph, target: Target, precision: DType = DType.F32) -> Program:
-    """The program of a graph for a target, verified at every level.
+def compile_graph(
+    graph: Graph, target: Target, precision: DType = DType.F32, rules: Sequence[Rule] = ()
+) -> Program:
+    """The program of a graph, rewritten by these rules, for a target; verified at every level.
 
     `precision` is recorded in the program; the graph has its types already. Raises SdlError (P007)
     for tensors that the target cannot bind.
     """
-    parts = hoist(graph)
+    parts = hoist(rewrite(graph, rules)[0])
     return compile_hoisted(parts, plan(parts.run, target), target, precision)
 
 
@@ -58,11 +62,16 @@ def compile_hoisted(
     program = compile_plan(parts.run, scheduled, target, precision)
     if parts.load is None:
         return program
+    made = load_plan(parts.load, parts, scheduled, target)
+    return _with_load(program, compile_plan(parts.load, made, target, precision), target)
+
+
+def load_plan(load: Graph, parts: Hoisted, scheduled: Plan, target: Target) -> Plan:
+    """The plan of a load graph whose results are stored as the plan of the runs reads them."""
     values = {value: (weight, 0) for value, weight in parts.weights.items()}
     orders = {value: scheduled.orders[read] for value, read in values.items()}
     blocks = {v: scheduled.blocks[read] for v, read in values.items() if read in scheduled.blocks}
-    made = replace(plan(parts.load, target, orders), blocks=blocks)
-    return _with_load(program, compile_plan(parts.load, made, target, precision), target)
+    return replace(plan(load, target, orders), blocks=blocks)
 
 
 def compile_plan(

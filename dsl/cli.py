@@ -19,6 +19,7 @@ from types import TracebackType
 import click
 
 from sdlc import __version__
+from sdlc.cli_bench import bench_command
 from sdlc.cli_check import check_command
 from sdlc.cli_compile import compile_command, explain_command
 from sdlc.cli_generate import generate_command
@@ -54,6 +55,7 @@ for _command in (
     targets_command,
     doctor_command,
     explain_command,
+    bench_command,
     generate_command,
     version_command,
 ):

@@ -18,10 +18,8 @@ from sdlc.cli_check import entries
 from sdlc.cli_common import parse_sizes, print_json
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
-from sdlc.program.pipeline import compile_plan, tensors_of
-from sdlc.proof.check import Compilation, Report, Tell, check, sized
+from sdlc.proof.check import Compilation, Report, Tell, check, compiled, sized
 from sdlc.proof.falsify import Effort, Verdict, judge, need_hypothesis
-from sdlc.proof.pieces import pieces
 from sdlc.proof.reproduce import Command, Reproducer, read_inputs, reproduce
 from sdlc.proof.source import Source
 from sdlc.proof.stages import (
@@ -34,7 +32,6 @@ from sdlc.proof.stages import (
     reference,
     rewritten,
 )
-from sdlc.schedule.plan import plan
 from sdlc.target import Target
 
 if TYPE_CHECKING:
@@ -168,10 +165,7 @@ def _settings(source: dict[str, Any]) -> tuple[str, ...]:
 def compilation(request: Request) -> Compilation:
     """The program of a request with all that its proof needs."""
     graph = request.graph()
-    made = plan(graph, request.target)
-    program = compile_plan(graph, made, request.target, request.precision)
-    names, _ = tensors_of(graph, made)
-    return Compilation(graph, graph, program, {name: value for value, name in names.items()})
+    return compiled(graph, graph, request.target, request.precision)
 
 
 # ---- one program ---------------------------------------------------------------------------------
@@ -183,8 +177,9 @@ def _checked(
     tell(f"compiling {job.title}", 0, 1)
     made = compilation(job.request)
     route = route_for(place)
-    if how["kernel"] is not None and how["kernel"] not in made.program.kernels:
-        kernels = ", ".join(made.program.kernels)
+    names = [kernel.name for kernel in made.program.all_kernels]
+    if how["kernel"] is not None and how["kernel"] not in names:
+        kernels = ", ".join(names)
         message = f"`{job.title}` has no kernel `{how['kernel']}`"
         raise failure("C005", message, help="choose one of its kernels", notes=(("has", kernels),))
     if how["replay"] is not None:
@@ -203,8 +198,7 @@ def _replayed(made: Compilation, route: Route, how: dict[str, Any]) -> Report:
     arrays = read_inputs(how["replay"])
     subject = _whole(made)
     if how["kernel"] is not None:
-        kernels = pieces(made.program, made.values)
-        subject = sized(next(s for s in kernels if s.name == how["kernel"]))
+        subject = sized(next(s for s in made.pieces if s.name == how["kernel"]))
     fault = judge(subject, route, arrays)
     return Report((Verdict(subject, 1, fault, (), 1.0, 0.0),), None, ())
 

@@ -18,15 +18,12 @@ from sdlc.cli import status_of
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Call, Kernel, Literal, Store, statements
-from sdlc.program.pipeline import compile_plan, tensors_of
-from sdlc.proof.check import Compilation, check
+from sdlc.proof.check import Compilation, check, compiled
 from sdlc.proof.falsify import Effort, judge
 from sdlc.proof.inputs import KINDS, Given, declared, values
-from sdlc.proof.pieces import pieces
 from sdlc.proof.sample import at_points, interpret_sample, sample_of
 from sdlc.proof.source import source_of
 from sdlc.proof.stages import Route, interpreted, reference
-from sdlc.schedule.plan import plan
 
 ROOT = Path(__file__).parents[1]
 SOFTMAX = str(ROOT / "stdlib" / "softmax.sdl")
@@ -43,14 +40,11 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
     return status, said.out, said.err
 
 
-def compiled(precision: str = "f32", target: str = "cpu") -> Compilation:
+def small(precision: str = "f32", target: str = "cpu") -> Compilation:
     file = ROOT / "tests" / "programs" / "small_network.sdl"
     request = make_request(file, target, None, SMALL, (None, precision))
     graph = request.graph()
-    made = plan(graph, request.target)
-    names, _ = tensors_of(graph, made)
-    program = compile_plan(graph, made, request.target, request.precision)
-    return Compilation(graph, graph, program, {n: v for v, n in names.items()})
+    return compiled(graph, graph, request.target, request.precision)
 
 
 def broken(kernel: Kernel, *_: object) -> Kernel:
@@ -133,9 +127,9 @@ def test_bad_questions_are_answered(capsys: pytest.CaptureFixture[str], tmp_path
 
 @pytest.mark.parametrize(("precision", "target"), [("f32", "cpu"), ("f16", "adreno")])
 def test_every_kernel_has_its_definition(precision: str, target: str) -> None:
-    made = compiled(precision, target)
-    found = pieces(made.program, made.values)
-    assert {s.name for s in found} == set(made.program.kernels)
+    made = small(precision, target)
+    found = made.pieces
+    assert {s.name for s in found} == {k.name for k in made.program.all_kernels}
     for subject in found:
         given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
         assert judge(subject, ROUTE, given) is None, subject.name
@@ -143,8 +137,8 @@ def test_every_kernel_has_its_definition(precision: str, target: str) -> None:
 
 def test_a_kernel_alone_is_a_program_of_its_own() -> None:
     """The text of a definition means what the definition means."""
-    made = compiled()
-    for subject in pieces(made.program, made.values):
+    made = small()
+    for subject in made.pieces:
         source = source_of(subject.graph)
         again = make_request(source.text, "cpu", None, {}, (None, "f32")).graph()
         given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
@@ -156,8 +150,8 @@ def test_a_kernel_alone_is_a_program_of_its_own() -> None:
 
 
 def test_a_sample_is_the_definition_at_its_points() -> None:
-    made = compiled()
-    for subject in pieces(made.program, made.values):
+    made = small()
+    for subject in made.pieces:
         sample = sample_of(subject.program)
         given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
         whole = evaluate(subject.graph, given, {}, Mode.F64)
@@ -172,7 +166,7 @@ def test_large_kernels_are_sampled_and_large_programs_are_not_passed_over_silent
 ) -> None:
     monkeypatch.setattr("sdlc.proof.check.ALL_POINTS", 1 << 10)
     monkeypatch.setattr("sdlc.proof.check.WHOLE_POINTS", 1 << 10)
-    made = compiled()
+    made = small()
     report = check(made, ROUTE, Effort(examples=1), lambda *_: None)
     assert not report.failures and report.whole is None
     assert any("work-groups interpreted" in n for v in report.kernels for n in v.notes)
@@ -180,8 +174,8 @@ def test_large_kernels_are_sampled_and_large_programs_are_not_passed_over_silent
 
 
 def test_a_wrong_sampled_kernel_is_seen() -> None:
-    made = compiled()
-    for subject in pieces(made.program, made.values)[::4]:
+    made = small()
+    for subject in made.pieces[::4]:
         wrong = {n: broken(k) for n, k in subject.program.kernels.items()}
         bad = replace(subject, program=replace(subject.program, kernels=wrong))
         sample = sample_of(bad.program)

@@ -13,16 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from sdlc.graph.hoist import hoist
 from sdlc.graph.node import Graph
+from sdlc.graph.numerics import Numerics
+from sdlc.graph.types import DType
 from sdlc.kernel.ir import Access
 from sdlc.program.memory import align
+from sdlc.program.pipeline import compile_hoisted, tensors_of
 from sdlc.program.program import Program, TensorRole
 from sdlc.proof.falsify import Effort, Verdict, falsify
 from sdlc.proof.inputs import arrays_of
 from sdlc.proof.pieces import Value, pieces
 from sdlc.proof.sample import at_points, sample_of, work
 from sdlc.proof.stages import Route, Subject, first_wrong, interpreted
-from sdlc.proof.tolerance import Numerics
+from sdlc.schedule.plan import Plan, plan
+from sdlc.target import Target
 
 ALL_POINTS, WHOLE_POINTS = 1 << 20, 1 << 23
 """The most points of a kernel, and of a program, that are evaluated one and all."""
@@ -34,15 +39,40 @@ Tell = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class Compilation:
     """A graph, what rules made of it, the program compiled from that, and which node and field of
-    the rewritten graph each of the program's tensors holds."""
+    the rewritten graph each tensor of the program, and of its load program, holds."""
 
     graph: Graph
     rewritten: Graph
     program: Program
     values: Mapping[str, Value]
+    load_values: Mapping[str, Value]
     numerics: Numerics = Numerics.REASSOCIATED
     fired: tuple[str, ...] = ()
     """The rules that made `rewritten`."""
+
+    @property
+    def pieces(self) -> tuple[Subject, ...]:
+        """Every kernel, those of the load program last."""
+        run = pieces(self.program, self.values)
+        load = self.program.load
+        return run if load is None else (*run, *pieces(load, self.load_values))
+
+
+def compiled(
+    graph: Graph, rewritten: Graph, target: Target, precision: DType = DType.F32
+) -> Compilation:
+    """The program of a graph with all that its proof needs."""
+    parts = hoist(rewritten)
+    scheduled = plan(parts.run, target)
+    program = compile_hoisted(parts, scheduled, target, precision)
+    values = _values(parts.run, scheduled)
+    load = {} if parts.load is None else _values(parts.load, plan(parts.load, target))
+    return Compilation(graph, rewritten, program, values, load)
+
+
+def _values(graph: Graph, scheduled: Plan) -> dict[str, Value]:
+    names, _ = tensors_of(graph, scheduled)
+    return {name: value for value, name in names.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +118,7 @@ def check(
 def _subjects(made: Compilation, only: str | None) -> tuple[list[Subject], list[tuple[str, str]]]:
     subjects: list[Subject] = []
     skipped: list[tuple[str, str]] = []
-    for subject in pieces(made.program, made.values):
+    for subject in made.pieces:
         if only not in (None, subject.name):
             continue
         reason = alone_reason(subject)

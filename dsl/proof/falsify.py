@@ -124,7 +124,7 @@ def _run(search: Callable[[Example], None], examples: Any, effort: Effort) -> Ex
     """Hypothesis draws, calls and shrinks; what it raises in the end."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
 
-    configured = settings(
+    configured: Any = settings(
         max_examples=effort.examples,
         deadline=None,
         database=None,
@@ -137,8 +137,9 @@ def _run(search: Callable[[Example], None], examples: Any, effort: Effort) -> Ex
         search(example)
 
     seeded: Any = seed(effort.seed)
+    drawn: Any = given(examples)
     try:
-        configured(seeded(given(examples)(test)))()
+        configured(seeded(drawn(test)))()
     except Exception as problem:
         return problem
     return None

@@ -60,6 +60,7 @@ def _alone(
         dispatches=(dispatch,),
         memory=MemoryReport(0, 0, 0, 0),
         constants=constants,
+        load=None,
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sdlc.graph.node import Graph
+from sdlc.graph.numerics import Numerics
 from sdlc.graph.reference import evaluate
 from sdlc.graph.types import Array
 from sdlc.program.device import Device
@@ -21,7 +22,7 @@ from sdlc.program.execute import Executable
 from sdlc.program.interpreted import Change, run_interpreted, unchanged
 from sdlc.program.program import Program
 from sdlc.proof.sample import NotSampled, Sample, interpret_sample
-from sdlc.proof.tolerance import Allowed, Numerics, disagreement, mode_of, tolerance
+from sdlc.proof.tolerance import Allowed, disagreement, mode_of, tolerance
 
 Named = Mapping[str, Array]
 

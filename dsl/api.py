@@ -326,7 +326,7 @@ def target_texts(
     return tuple(
         print_kernel(legalize(kernel, caps, language), language, caps)
         for language in languages or caps.languages
-        for kernel in program.kernels.values()
+        for kernel in program.all_kernels
     )
 
 

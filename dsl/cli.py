@@ -19,11 +19,13 @@ from types import TracebackType
 import click
 
 from sdlc import __version__
+from sdlc.cli_bench import bench_command
+from sdlc.cli_check import check_command
 from sdlc.cli_compile import compile_command, explain_command
 from sdlc.cli_generate import generate_command
 from sdlc.cli_report import devices_command, doctor_command, targets_command, version_command
 from sdlc.cli_run import run_command
-from sdlc.cli_source import check_command, fmt_command
+from sdlc.cli_source import fmt_command
 
 INTERRUPTED = 130
 AGAIN_SECONDS = 0.02
@@ -53,6 +55,7 @@ for _command in (
     targets_command,
     doctor_command,
     explain_command,
+    bench_command,
     generate_command,
     version_command,
 ):

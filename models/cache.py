@@ -74,7 +74,7 @@ def kept(
         except SdlError:
             place = None  # the entry is sound, and stays for the weights that fit it
     program = make()
-    texts = tuple(device.text(kernel) for kernel in program.kernels.values())
+    texts = tuple(device.text(kernel) for kernel in program.all_kernels)
     if place is not None:
         with suppress(SdlError, OSError):  # a cache that cannot be written keeps nothing
             write_bundle(program, texts, device.info.caps, place)

@@ -30,7 +30,8 @@ from sdlc.models.scheduler import Schedule, make_schedule
 from sdlc.models.tokenizer import load_tokenizer
 from sdlc.models.weights import check_weights, load_weights
 from sdlc.program.device import Device
-from sdlc.program.execute import Executable, fitting
+from sdlc.program.execute import Executable
+from sdlc.program.load import fitting
 from sdlc.program.pipeline import compile_graph
 from sdlc.program.program import Program
 from sdlc.target import Target

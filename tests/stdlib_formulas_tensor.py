@@ -155,6 +155,13 @@ def _(draw: Draw) -> Given:
     return draw.call({"q": q, "k": k, "v": v}, softmax(scores) @ v)
 
 
+@formula("attention_online")
+def _(draw: Draw) -> Given:
+    batch, s, t, f = draw.batch(), draw.size(), draw.size(), draw.size()
+    x, v = draw.array(*batch, s, t), draw.array(*batch, t, f)
+    return draw.call({"x": x, "v": v}, softmax(x) @ v)
+
+
 @formula("split_heads")
 def _(draw: Draw) -> Given:
     heads = draw.whole(1, 3)

@@ -23,10 +23,11 @@ from backend_strategies import inputs, kernels
 from conftest import ForAll
 from kernels import LX, Example, add, mul, numbers, read, staged_matmul, write
 from sdlc.backends.legalize import PASSES, legalize, within_language
+from sdlc.backends.printer import print_kernel
 from sdlc.backends.rewrite import accesses, divisible, expressions, plus
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import interpret
-from sdlc.kernel.ir import Call, Cast, Kernel, Load, Store, Var, call, f32, i32
+from sdlc.kernel.ir import I32, Call, Cast, Kernel, Let, Load, Store, Var, call, f32, i32
 from sdlc.language.diagnostics import SdlError
 from sdlc.target import Capabilities
 
@@ -132,6 +133,23 @@ def test_grids_fold_exactly_where_they_can() -> None:
 def test_vector_buffers() -> None:
     made = legalize(wide_vectors().kernel, LIMITS["opencl"], "opencl")
     assert {b.name: b.lanes for b in made.buffers} == {"x": 16, "out": 16, "top": 8}
+
+
+def test_indices_of_vectors_are_counted_in_vectors() -> None:
+    x, out = read("x", 256), write("out", 256)
+    at, other = Var("at", I32), Var("other", I32)
+    body = (
+        Let(at, mul(LX, 8)),
+        Let(other, call("min", add(at, 4), i32(252))),
+        Store(out, other, Load(x, add(other, 0), 4)),
+        Store(out, at, Load(x, at, 4)),
+    )
+    kernel = one_dimensional("k", (x, out), body, 16)
+    made = legalize(kernel, LIMITS["opencl"], "opencl")
+    text = print_kernel(made, "opencl", LIMITS["opencl"]).text
+    assert "const int at_by4 = lane_x * 2;" in text
+    assert "out[at_by4] = x[at_by4];" in text and "min(at_by4 + 1, 63)" in text
+    assert "/" not in text.split("{")[1] and "int at =" not in text
 
 
 def test_divisible() -> None:

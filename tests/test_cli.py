@@ -125,7 +125,9 @@ def test_check_finds_errors_in_several_files(tmp_path: Path, double: Path, call:
 
 def test_check_builds_what_has_its_sizes(tmp_path: Path, double: Path, call: Any) -> None:
     assert "1 definition built" in call("check", "--syntax", double, "--set", "n=4").out
-    assert "1 definition built" in call("check", double, "--set", "n=4", "--target", "mali").out
+    assert "1 definition built" in call("check", double, "--set", "n=4").out
+    tested = call("check", double, "--set", "n=4", "--target", "mali", "--examples", 2).out
+    assert "double for mali: 1 kernel and the whole program agree on 4 examples" in tested
 
 
 def test_the_standard_library_checks(call: Any) -> None:

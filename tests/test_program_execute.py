@@ -13,8 +13,9 @@ from program_samples import COLUMNS, ROWS, affine, affine_arrays, counter, tenso
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Kernel
 from sdlc.language.diagnostics import SdlError
-from sdlc.program.execute import Executable, weight_pools
+from sdlc.program.execute import Executable
 from sdlc.program.interpreted import HOST_CAPABILITIES, InterpreterDevice, run_interpreted
+from sdlc.program.load import weight_pools
 from sdlc.program.memory import conflicts, lifetimes_of, relocate
 from sdlc.program.program import Dispatch, TensorRole
 from sdlc.program.values import load, store

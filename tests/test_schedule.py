@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from sdlc.backends.target import load_target
 from sdlc.graph.node import Graph, Map, Reduce
+from sdlc.graph.numerics import Numerics
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import Kernel
 from sdlc.kernel.lower import lower
@@ -19,7 +20,7 @@ from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.verify import verify
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_graph, storage_of, tensors_of
-from sdlc.proof.tolerance import Numerics, check, tolerance
+from sdlc.proof.tolerance import check, tolerance
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group

@@ -10,8 +10,9 @@ import pytest
 
 from sdlc.graph.expr import apply, f32
 from sdlc.graph.node import Graph, Input, Map, Reduce
+from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import Array, DType
-from sdlc.proof.tolerance import Numerics, check, tolerance
+from sdlc.proof.tolerance import check, tolerance
 from small_graphs import at, axes, drawn, graph_of, softmax, sum_monoid
 
 Floats = npt.NDArray[np.float32]

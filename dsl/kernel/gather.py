@@ -20,7 +20,9 @@ from sdlc.kernel.intervals import Bounds, Interval
 from sdlc.kernel.ir import (
     I32,
     Access,
+    Assign,
     Buffer,
+    Declare,
     Expr,
     Extract,
     For,
@@ -144,9 +146,7 @@ class _Gathering:
                 guard = None if stmt.guard is None else self._visit(stmt.guard)
                 index, value = self._visit(stmt.index), self._visit(stmt.value)
                 return Store(stmt.buffer, index, value, guard)
-            case For() | If():
-                return stmt
-            case _ if hasattr(stmt, "value"):
+            case Let() | Declare() | Assign():
                 return replace(stmt, value=self._visit(stmt.value))
         return stmt
 

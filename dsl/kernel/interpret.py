@@ -23,7 +23,7 @@ import numpy as np
 
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Array, DType
-from sdlc.kernel.interpret_memory import Cells, Fail, Lanes, Mask, Trap, Values
+from sdlc.kernel.interpret_memory import Cells, Fail, Lanes, Mask, Trap, Values, cleared
 from sdlc.kernel.ir import (
     Access,
     Assign,
@@ -76,7 +76,8 @@ class Scope:
 
 
 def interpret(kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Run `kernel`; returns every buffer that it may write, flat, NaN where it wrote nothing.
+    """Run `kernel`; returns every buffer that it may write, flat. Where it wrote nothing there is
+    NaN, or zero if the array that was given for a buffer is zero there.
 
     `arrays` holds a flat array of `buffer.size` elements for each buffer that is read (bools as
     i32). Raises `Trap`, or `ValueError` for arrays that do not fit the kernel.
@@ -94,7 +95,7 @@ def interpret(kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, Array]:
 def _initial(buffer: Any, arrays: Mapping[str, Array]) -> Array | None:
     """The array that a buffer begins with; None: nothing is written yet."""
     given = arrays.get(buffer.name)
-    if given is None or buffer.access is Access.WRITE:
+    if given is None:
         if buffer.access is Access.READ:
             raise ValueError(f"no array for the buffer {buffer.name}")
         return None
@@ -102,6 +103,8 @@ def _initial(buffer: Any, arrays: Mapping[str, Array]) -> Array | None:
         raise ValueError(
             f"{buffer.name} is {buffer.dtype.value}[{buffer.size}], not {given.dtype}{given.shape}"
         )
+    if buffer.access is Access.WRITE:
+        return cleared(given, buffer.dtype)
     return given if buffer.access is Access.READ else given.copy()
 
 

@@ -53,7 +53,8 @@ class Cells:
         self.lanes = lanes
         self.base = _base(buffer, groups, width)
         self.data: Values = _poison(buffer.dtype, count) if data is None else data
-        self.written = np.zeros(count, np.bool_) if data is None else None
+        known = data is not None and buffer.access is not Access.WRITE
+        self.written = None if known else np.zeros(count, np.bool_)
         shared = buffer.space is Space.LOCAL or (
             buffer.space is Space.GLOBAL and buffer.access is not Access.READ
         )
@@ -163,6 +164,11 @@ def _base(buffer: Buffer, groups: int, width: int) -> Values | None:
             return np.arange(groups)[:, None] * buffer.size
         case Space.PRIVATE:
             return np.arange(groups * width).reshape(groups, width) * buffer.size
+
+
+def cleared(before: Array, dtype: DType) -> Array:
+    """Cells that a kernel only writes: unknown, but for zeros, with which memory was cleared."""
+    return np.where(before == 0, before, _poison(dtype, before.size))
 
 
 def _poison(dtype: DType, count: int) -> Values:

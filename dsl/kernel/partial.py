@@ -168,16 +168,16 @@ class _Partial:
         if span < 2:
             return [replace(loop, body=self.body(loop.body))]
         parts = {total: self._part(total) for total in sums}
-        first = [Declare(p, Literal(0.0, p.type)) for p in parts.values()]
-        last = [Assign(t, call("add", t, Cast(p, DType.F32))) for t, p in parts.items()]
+        first: list[Stmt] = [Declare(p, Literal(0.0, p.type)) for p in parts.values()]
+        last: list[Stmt] = [Assign(t, call("add", t, Cast(p, DType.F32))) for t, p in parts.items()]
         body = tuple(self._into(stmt, parts) for stmt in loop.body)
         if span == loop.extent:
             return [*first, replace(loop, body=body), *last]
         inner = Var(self.names.name(f"{loop.var.name}_part"), I32)
         outer = Var(self.names.name(f"{loop.var.name}_run"), I32)
         value = call("add", call("mul", outer, i32(span)), inner)
-        body = (Let(loop.var, value), *body)
-        whole = (*first, For(inner, span, body, loop.axis), *last)
+        step = For(inner, span, (Let(loop.var, value), *body), loop.axis)
+        whole = (*first, step, *last)
         return [For(outer, loop.extent // span, whole, loop.axis)]
 
     def _sums(self, loop: For) -> Counter[Var]:

@@ -112,7 +112,8 @@ def _entries(library: Library) -> str:
 # ---- entries -----------------------------------------------------------------------------------
 
 
-def _build_entry(frame: Frame, definition: Definition, sizes: Mapping[str, Size]) -> Graph:
+def enter(frame: Frame, definition: Definition, sizes: Mapping[str, Size]) -> list[Input]:
+    """Binds the parameters of a definition that nobody calls. Returns its inputs."""
     inside = Env(frame)
     _bind_sizes(inside, definition, sizes)
     given: dict[str, Operand] = {}
@@ -123,6 +124,12 @@ def _build_entry(frame: Frame, definition: Definition, sizes: Mapping[str, Size]
         frame.names[config.name] = config_value(inside, config)
     inputs = list(_give_tensors(binding, given))
     bind(binding)
+    return inputs
+
+
+def _build_entry(frame: Frame, definition: Definition, sizes: Mapping[str, Size]) -> Graph:
+    inside = Env(frame)
+    inputs = enter(frame, definition, sizes)
     results = run(frame)
     outputs = tuple(
         (result.name, *_output(inside, result.name, tensor, result.span))

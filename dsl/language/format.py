@@ -99,7 +99,7 @@ def _with_blocks(parts: Sequence[Piece | Block], indent: int) -> Iterator[str]:
 def _run(pieces: Sequence[Piece], indent: int) -> list[str]:
     """Tokens without a block's inside; where a block opens, its `{` is the last."""
     run = words(pieces)
-    if pieces[0].kind in ("KIND", "MONOID"):
+    if pieces[0].kind in ("KIND", "MONOID", "RULE"):
         return _header(run, indent)
     if pieces[0].kind == "FN":
         return _function(run, indent)

@@ -20,6 +20,7 @@ _NONE_AFTER = frozenset({"LPAR", "LSQB", "DOT", "DOTS"})
 _AFTER = MappingProxyType(
     {"SEMI": 0, "COMMA": 1, "OF": 2, "OR": 3, "AND": 3, "PLUS": 4, "MINUS": 4}
     | {"STAR": 6, "SLASH": 6, "PERCENT": 6, "COMPARE": 6, "LESS": 6, "EQUAL": 7, "LPAR": 9}
+    | {"IMPLIES": 0}
 )
 """After which tokens a line may break, the best first. `(` only where nothing else will do."""
 _PER_BRACKET = 10

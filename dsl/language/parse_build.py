@@ -57,8 +57,10 @@ class Builder(Transformer_NonRecursive[Token, Any]):
         doc = _unquote(c[0]) if c[0] is not None else ""
         items = [child for child in c[2:] if not isinstance(child, Token)]
         imports = tuple(item for item in items if isinstance(item, syntax.Import))
-        rest = tuple(item for item in items if not isinstance(item, syntax.Import))
-        return syntax.Module(self.file, self.text, doc, imports, rest)
+        rules = tuple(item for item in items if isinstance(item, syntax.RuleDefinition))
+        other = syntax.Import | syntax.RuleDefinition
+        rest = tuple(item for item in items if not isinstance(item, other))
+        return syntax.Module(self.file, self.text, doc, imports, rest, rules)
 
     def expression(self, c: Children) -> Any:
         return c[0]
@@ -190,6 +192,53 @@ class Builder(Transformer_NonRecursive[Token, Any]):
                 help = "use `if c then a else b` and further names for what is in between"
                 self.problem("E016", message, statement.span, "", help)
         return name, names, tuple(s for s in statements if isinstance(s, syntax.Bind))
+
+    # ---- rules ---------------------------------------------------------------------------------
+
+    def rule(self, c: Children) -> syntax.RuleDefinition:
+        first, name, _, before, _, after, close, (doc, guards), _, (left, right, at), *rest = c
+        attributes = (replace(parameter, attribute=True) for parameter in after or ())
+        parameters = (*(before or ()), *attributes)
+        numerics = [part[1] for part in rest if isinstance(part, tuple)]
+        return syntax.RuleDefinition(
+            str(name),
+            parameters,
+            guards,
+            left,
+            right,
+            str(numerics[0]) if numerics else "",
+            tuple(part for part in rest if isinstance(part, syntax.Example)),
+            tuple(part for part in rest if isinstance(part, syntax.Guard)),
+            doc,
+            at,
+            self.span(first, close),
+            self.reach(c),
+        )
+
+    def equation(self, c: Children) -> tuple[Any, Any, Span]:
+        left, _, right = c
+        last = right[-1] if isinstance(right, tuple) else right
+        return _side(left), _side(right), self.span(left, last)
+
+    def clause(self, word: Token, wanted: str, form: str) -> None:
+        """A clause is known by its first word, which is no keyword."""
+        if word != wanted:
+            span = self.span(word, word)
+            message = f"a rule has no `{word}`"
+            help = "behind its equation stand `numerics class`, `example n = 5, …` and `worth …`"
+            self.problem("E019", message, span, "", f"{help}; `{wanted}` is written `{form}`")
+
+    def numerics(self, c: Children) -> tuple[Token, Token]:
+        self.clause(c[0], "numerics", "numerics exact")
+        return c[0], c[1]
+
+    def example(self, c: Children) -> syntax.Example:
+        self.clause(c[0], "example", "example n = 5, m = 3")
+        return syntax.Example(c[1], self.reach(c))
+
+    def worth(self, c: Children) -> syntax.Guard:
+        self.clause(c[0], "worth", 'worth n >= 64 "fewer than 64 rows"')
+        return c[1]  # type: ignore[no-any-return]
 
     # ---- statements ----------------------------------------------------------------------------
 
@@ -332,6 +381,11 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def __default__(self, data: str, children: Children, meta: Any) -> Any:
         """Every rule has a method: a tree that is left would be a hole in this table."""
         raise AssertionError(f"no builder for the rule `{data}` of {Tree(data, children)}")
+
+
+def _side(part: Any) -> tuple[syntax.Statement, ...]:
+    """A side of an equation as the body of a definition."""
+    return part[1] if isinstance(part, tuple) else (syntax.Return((part,), part.span),)
 
 
 def _place(part: Any) -> tuple[int, int, int, int]:

@@ -91,6 +91,7 @@ _FORMS = MappingProxyType(
         "KIND": 'op name(x: T[n]; attribute: int) -> T[n] "doc" where condition "message" { … }',
         "FN": 'fn name(x, y) "doc" = expression',
         "MONOID": 'monoid name "doc" { field: f32 = identity; combine(a, b) { field = … } }',
+        "RULE": 'rule name(x: T[n]) "doc" where guard { left => right; example n = 5 }',
         "IMPORT": 'import "file.sdl"',
         "NAME": "name = expression` or `name[i, j] = expression",
         "RETURN": "return expression, …",
@@ -103,6 +104,6 @@ _FORMS = MappingProxyType(
 )
 _STATEMENTS = "`name = …`, `name[i] = …`, `return …`, `param`, `config`, `require`, `for` or `if`"
 _OUTLINE = (
-    "a file holds `import`, `op`, `block`, `model`, `fn` and `monoid`, and their blocks hold "
-    "statements"
+    "a file holds `import`, `op`, `block`, `model`, `fn`, `monoid` and `rule`, and their blocks "
+    "hold statements"
 )

@@ -135,7 +135,7 @@ _DEFINITIONS = (
     Mistake(
         "E015",
         "`{found}` begins no definition",
-        "a definition begins with `op`, `block`, `model`, `fn` or `monoid`",
+        "a definition begins with `op`, `block`, `model`, `fn`, `monoid` or `rule`",
         found="NAME",
         accepted="KIND",
     ),

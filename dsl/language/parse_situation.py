@@ -17,8 +17,8 @@ from sdlc.graph.types import Span
 from sdlc.language.parse_lexical import token_span
 
 KEYWORDS = frozenset(
-    {"KIND", "IMPORT", "FN", "MONOID", "WHERE", "RETURN", "PARAM", "CONFIG", "REQUIRE", "FOR"}
-    | {"IN", "IF", "THEN", "ELSE", "REDUCE", "OVER", "OF", "AND", "OR", "NOT", "GUARD"}
+    {"KIND", "IMPORT", "FN", "MONOID", "RULE", "WHERE", "RETURN", "PARAM", "CONFIG", "REQUIRE"}
+    | {"FOR", "IN", "IF", "THEN", "ELSE", "REDUCE", "OVER", "OF", "AND", "OR", "NOT", "GUARD"}
 )
 _OPENERS = frozenset({"LPAR", "LSQB", "LBRACE"})
 _CLOSERS = frozenset({"RPAR", "RSQB", "RBRACE"})
@@ -158,14 +158,14 @@ class Situation:
 
 # ---- what is accepted, in words ----------------------------------------------------------------
 
-_DEFINITIONS = frozenset({"KIND", "FN", "MONOID", "IMPORT"})
+_DEFINITIONS = frozenset({"KIND", "FN", "MONOID", "RULE", "IMPORT"})
 _STATEMENTS = frozenset({"NAME", "FOR", "IF", "RETURN", "PARAM", "CONFIG", "REQUIRE"})
 _OPERANDS = frozenset({"NUMBER", "NAME", "STRING", "LPAR", "LSQB", "MINUS", "NOT", "IF", "REDUCE"})
 _OPERATORS = frozenset(
     {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT", "CARET", "COMPARE", "LESS", "IN", "AND", "OR"}
 )
 _GROUPS = (
-    ("a definition (`op`, `block`, `model`, `fn`, `monoid`)", _DEFINITIONS, _DEFINITIONS),
+    ("a definition (`op`, `block`, `model`, `fn`, `monoid`, `rule`)", _DEFINITIONS, _DEFINITIONS),
     ("a statement", _STATEMENTS, _STATEMENTS),
     ("an expression", frozenset({"NUMBER", "NAME", "LPAR"}), _OPERANDS),
 )
@@ -176,6 +176,7 @@ _SPELLING = MappingProxyType(
         "STRING": "a string in double quotes",
         "_NL": "the end of the statement",
         "ARROW": "`->`",
+        "IMPLIES": "`=>`",
         "DOTS": "`..`",
         "EQUAL": "`=`",
         "LESS": "`<`",

@@ -15,9 +15,21 @@ from lark import Token
 _OPEN = frozenset({"LPAR", "LSQB", "LBRACE"})
 _CLOSE = frozenset({"RPAR", "RSQB", "RBRACE"})
 _GOES_ON = frozenset(
-    {"_NL", "LBRACE", "COMMA", "EQUAL", "ARROW", "COMPARE", "LESS", "PLUS", "MINUS", "STAR"}
+    {
+        "_NL",
+        "LBRACE",
+        "COMMA",
+        "EQUAL",
+        "ARROW",
+        "IMPLIES",
+        "COMPARE",
+        "LESS",
+        "PLUS",
+        "MINUS",
+        "STAR",
+    }
     | {"SLASH", "PERCENT", "CARET", "AND", "OR", "NOT", "IN", "OF", "OVER", "IF", "THEN", "ELSE"}
-    | {"GUARD", "REDUCE", "WHERE", "RETURN", "LABEL", "COLON"}
+    | {"GUARD", "REDUCE", "WHERE", "RETURN", "LABEL", "COLON", "IMPLIES"}
 )
 """The tokens after which a newline means nothing: the statement cannot end there."""
 
@@ -25,7 +37,7 @@ _GOES_ON = frozenset(
 class Layout:
     """Lark's `postlex`. It holds no state between files."""
 
-    always_accept = ("_NL", "SEMI", "ELSE")
+    always_accept = ("_NL", "SEMI", "ELSE", "NAME")
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
         last = Token("_NL", "", 0, 1, 1, 1, 1, 0)
@@ -54,6 +66,8 @@ def _kind(token: Token, pending: list[str], last: str) -> str:
             pending.pop()
         case "ELSE" if last != "RBRACE":
             return "GUARD"
+        case "NAME" if token == "rule" and last == "_NL" and len(pending) == 1:
+            return "RULE"
         case "_NL" | "SEMI":
             return _separator(token.type, pending, last)
     return token.type

@@ -351,6 +351,33 @@ class MonoidDefinition:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """`example s = 5, t = 7`: sizes of one instance of a rule."""
+
+    sizes: tuple[Argument, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class RuleDefinition:
+    """`left => right`. Each side is a body that ends in `return`; `numerics` is the class as
+    written, '' where none is. A guard that is a bare name is one of the table's."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    guards: tuple[Guard, ...]
+    left: tuple[Statement, ...]
+    right: tuple[Statement, ...]
+    numerics: str
+    examples: tuple[Example, ...]
+    worth: tuple[Guard, ...]
+    doc: str
+    equation: Span
+    header: Span
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class Import:
     path: str
     span: Span
@@ -365,3 +392,4 @@ class Module:
     doc: str
     imports: tuple[Import, ...]
     definitions: tuple[Definition | Function | MonoidDefinition, ...]
+    rules: tuple[RuleDefinition, ...] = ()

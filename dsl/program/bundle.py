@@ -38,7 +38,8 @@ from sdlc.program.bundle_manifest import (
 )
 from sdlc.program.bundle_schema import FORMAT, MANIFEST, VERSION, faults
 from sdlc.program.device import Device, KernelText
-from sdlc.program.execute import Executable, fitting
+from sdlc.program.execute import Executable
+from sdlc.program.load import fitting
 from sdlc.program.program import Program, Tensor, TensorRole
 from sdlc.program.values import stored, stored_shape, unstored
 from sdlc.target import Capabilities

@@ -1,8 +1,8 @@
 """Running a program on a device.
 
 In: a `Program`, a `Device` and weights by scope path. Out: `Executable`, whose `run` takes and
-gives NumPy arrays. Invariant: weights are converted, permuted and uploaded once; launches are
-recorded once; between `step`s nothing returns to the host.
+gives NumPy arrays. Invariant: weights are uploaded and what is computed of them is computed once;
+launches are recorded once; between `step`s nothing returns to the host.
 
     executable = Executable(program, device, weights)
     outputs = executable.run({"x": x})
@@ -17,16 +17,14 @@ recorded once; between `step`s nothing returns to the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-
-import numpy as np
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
-from sdlc.program.device import Binding, Device, KernelText, Launch, Timing
-from sdlc.program.memory import align, relocate
+from sdlc.program.device import Binding, Device, KernelText, Timing
+from sdlc.program.load import Kernels, bound, load_weights, of_role
+from sdlc.program.memory import relocate
 from sdlc.program.program import Program, Tensor, TensorRole
 from sdlc.program.values import (
     check_inputs,
@@ -36,9 +34,6 @@ from sdlc.program.values import (
     load,
     located,
     origin_span,
-    overflows,
-    range_text,
-    shape_text,
     store,
 )
 
@@ -65,22 +60,25 @@ class Executable:
         between unlike tensors, P007 a tensor that is larger than the device can bind."""
         _check_feedback(program, feedback)
         info = device.info
-        check_sizes(program.tensors.values(), info.caps.max_binding, f"the device `{info.name}`")
+        check_sizes(program.all_tensors, info.caps.max_binding, f"the device `{info.name}`")
         if texts is None:
-            texts = [device.text(kernel) for kernel in program.kernels.values()]
+            texts = [device.text(kernel) for kernel in program.all_kernels]
         program = relocate(program, device.info.caps.offset_alignment)
         self.program = program
         self.device = device
         self._feedback = dict(feedback)
         self._phase = 0
-        places = _allocate(program, device)
-        _upload(program, device, weights, places)
+        kernels = Kernels.built(device, texts)
+        places = load_weights(program, kernels, weights)
+        places |= _run_places(program, device)
         self._places = (places, _swapped(places, feedback))
-        built = device.build(texts)
-        parameters = {text.name: text.parameters for text in texts}
         used = self._places if feedback else self._places[:1]
-        launches = [_launches(program, parameters, at) for at in used]
-        self._recordings = [device.record(built, each) for each in launches]
+        self._recordings = [kernels.record(program.dispatches, at) for at in used]
+
+    @property
+    def places(self) -> Mapping[str, Binding]:
+        """Where each tensor of the program lies at the next step, by name."""
+        return self._places[self._phase]
 
     def run(self, inputs: Mapping[str, object]) -> dict[str, Array]:
         """One run. Inputs by name: integers for i32, any numbers for floats; outputs by name, in
@@ -121,7 +119,7 @@ class Executable:
             raise _unknown_name(self.program, "output", name)
         # An output that feeds an input is, after the step, where that input is now.
         fed = {output: given for given, output in self._feedback.items()}
-        place = self._places[self._phase][fed.get(name, name)]
+        place = self.places[fed.get(name, name)]
         tensor = self.program.tensors[name]
         return load(self.device.read(place.memory, place.offset, place.nbytes), tensor)
 
@@ -130,113 +128,25 @@ class Executable:
         self.device.finish()
 
     def _put(self, name: str, array: Array) -> None:
-        place = self._places[self._phase][name]
+        place = self.places[name]
         data = store(array, self.program.tensors[name])
         self.device.write(place.memory, place.offset, data)
-
-
-# ---- weights -------------------------------------------------------------------------------------
-
-
-def fitting(program: Program, weights: Mapping[str, Array]) -> Iterator[tuple[Tensor, Array]]:
-    """Each weight of the program with its array, read once (weight files are read lazily).
-
-    Raises SdlError (P001, P002) at the end, naming every weight that is missing or does not fit."""
-    problems: list[Diagnostic] = []
-    for tensor in _of_role(program, TensorRole.WEIGHT):
-        found = _fitted(tensor, weights)
-        if isinstance(found, Diagnostic):
-            problems.append(found)
-        else:
-            yield tensor, found
-    if problems:
-        raise located(problems)
-
-
-def _fitted(tensor: Tensor, weights: Mapping[str, Array]) -> Array | Diagnostic:
-    notes = (("in", tensor.origin.definition),) if tensor.origin else ()
-    if tensor.weight not in weights:
-        help = did_you_mean(tensor.weight, weights) or (
-            "give the weights that belong to this model (--weights FILE or FOLDER)"
-            if len(weights)
-            else "this program needs weights: give --weights FILE or FOLDER (weights= in Python)"
-        )
-        message = f"weight `{tensor.weight}` is missing: the program wants {describe(tensor)}"
-        return Diagnostic("P001", message, origin_span(tensor), "declared here", notes, help)
-    array = np.asarray(weights[tensor.weight])
-    got = shape_text(str(array.dtype), array.shape)
-    if array.shape != tensor.shape or array.dtype.kind not in "biuf":
-        message = f"weight `{tensor.weight}` is {got}, but the program wants {describe(tensor)}"
-        help = "is this the model's own file and config.json? (--weights, --config)"
-        return Diagnostic("P002", message, origin_span(tensor), "declared here", notes, help)
-    if overflows(array, tensor.dtype):
-        message = f"weight `{tensor.weight}` has values that {tensor.dtype.value} cannot hold"
-        notes = (*notes, ("values", range_text(array)))
-        help = "compile with --precision f32"
-        return Diagnostic("P002", message, origin_span(tensor), "declared here", notes, help)
-    return array
-
-
-def _upload(
-    program: Program,
-    device: Device,
-    weights: Mapping[str, Array],
-    places: Mapping[str, Binding],
-) -> None:
-    for tensor, array in chain(_constants(program), fitting(program, weights)):
-        place = places[tensor.name]
-        device.write(place.memory, place.offset, store(array, tensor))
-
-
-def _constants(program: Program) -> Iterator[tuple[Tensor, Array]]:
-    for tensor in _of_role(program, TensorRole.CONSTANT):
-        yield tensor, program.constants[tensor.name].reshape(tensor.shape)
 
 
 # ---- memory --------------------------------------------------------------------------------------
 
 
-def _of_role(program: Program, *roles: TensorRole) -> tuple[Tensor, ...]:
-    return tuple(t for t in program.tensors.values() if t.role in roles)
-
-
-def _allocate(program: Program, device: Device) -> dict[str, Binding]:
-    """A place for every tensor: arena, pools of weights, a memory for each input and output."""
+def _run_places(program: Program, device: Device) -> dict[str, Binding]:
+    """Places for what a run makes: an arena, a memory for each input and output."""
     places: dict[str, Binding] = {}
-    for pool in weight_pools(program, device.info.caps.offset_alignment, _pool_limit(device)):
-        size = max(offset + _bound(tensor) for tensor, offset in pool)
-        memory = device.allocate(size)
-        places |= {t.name: Binding(memory, offset, _bound(t)) for t, offset in pool}
-    temporaries = _of_role(program, TensorRole.TEMPORARY)
+    temporaries = of_role(program, TensorRole.TEMPORARY)
     if temporaries:
-        end = max(t.offset + _bound(t) for t in temporaries)
+        end = max(t.offset + bound(t) for t in temporaries)
         arena = device.allocate(max(end, program.memory.arena))
-        places |= {t.name: Binding(arena, t.offset, _bound(t)) for t in temporaries}
-    for tensor in _of_role(program, TensorRole.INPUT, TensorRole.OUTPUT):
-        places[tensor.name] = Binding(device.allocate(_bound(tensor)), 0, _bound(tensor))
+        places |= {t.name: Binding(arena, t.offset, bound(t)) for t in temporaries}
+    for tensor in of_role(program, TensorRole.INPUT, TensorRole.OUTPUT):
+        places[tensor.name] = Binding(device.allocate(bound(tensor)), 0, bound(tensor))
     return places
-
-
-def weight_pools(program: Program, alignment: int, limit: int) -> list[list[tuple[Tensor, int]]]:
-    """Weights and constants with their offsets, in as few memories as fit `limit` bytes each."""
-    pools: list[list[tuple[Tensor, int]]] = []
-    end = limit
-    for tensor in _of_role(program, TensorRole.WEIGHT, TensorRole.CONSTANT):
-        if not pools or end + _bound(tensor) > limit:
-            pools.append([])
-            end = 0
-        pools[-1].append((tensor, end))
-        end = align(end + _bound(tensor), alignment)
-    return pools
-
-
-def _pool_limit(device: Device) -> int:
-    return max(device.info.caps.max_binding, 1)
-
-
-def _bound(tensor: Tensor) -> int:
-    """Bytes of a tensor's binding: whole 32-bit words, at least one."""
-    return max(align(tensor.nbytes, 4), 4)
 
 
 def _swapped(places: dict[str, Binding], feedback: Mapping[str, str]) -> dict[str, Binding]:
@@ -246,23 +156,12 @@ def _swapped(places: dict[str, Binding], feedback: Mapping[str, str]) -> dict[st
     return {**places, **changed}
 
 
-def _launches(
-    program: Program, parameters: Mapping[str, tuple[str, ...]], places: Mapping[str, Binding]
-) -> list[Launch]:
-    made = []
-    for dispatch in program.dispatches:
-        bound = dict(dispatch.bindings)
-        bindings = tuple(places[bound[p]] for p in parameters[dispatch.kernel])
-        made.append(Launch(dispatch.kernel, bindings))
-    return made
-
-
 # ---- checks --------------------------------------------------------------------------------------
 
 
 def check_sizes(tensors: Iterable[Tensor], limit: int, place: str) -> None:
     """Raises SdlError (P007) for tensors of more bytes than one binding may have at `place`."""
-    large = [t for t in tensors if _bound(t) > limit]
+    large = [t for t in tensors if bound(t) > limit]
     if large:
         raise located(_too_large(t, limit, place) for t in large)
 
@@ -270,7 +169,7 @@ def check_sizes(tensors: Iterable[Tensor], limit: int, place: str) -> None:
 def _too_large(tensor: Tensor, limit: int, place: str) -> Diagnostic:
     name = tensor.weight or tensor.name
     message = (
-        f"`{name}` ({describe(tensor)}) takes {_bound(tensor):,} bytes, more than {place} binds"
+        f"`{name}` ({describe(tensor)}) takes {bound(tensor):,} bytes, more than {place} binds"
     )
     notes = (("limit", f"{limit:,} bytes"),)
     help = "use smaller sizes, --precision f16, or another device (see `sdlc devices`)"

@@ -13,7 +13,7 @@ and Lee, "Efficient memory management for deep neural net inference", arXiv 2001
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
@@ -131,29 +131,45 @@ def conflicts(lifetimes: Sequence[Lifetime], offsets: Offsets) -> list[tuple[str
     return found
 
 
+RUN: Set[TensorRole] = frozenset({TensorRole.TEMPORARY})
+"""What lives in the arena of a program."""
+LOAD: Set[TensorRole] = RUN | {TensorRole.WEIGHT, TensorRole.CONSTANT}
+"""What lives in the arena of a load program: also what it reads, from the first reader on."""
+
+
 def lifetimes_of(
-    tensors: Mapping[str, Tensor], dispatches: Sequence[Dispatch]
+    tensors: Mapping[str, Tensor], dispatches: Sequence[Dispatch], roles: Set[TensorRole] = RUN
 ) -> tuple[Lifetime, ...]:
-    """The temporaries that `dispatches` bind, live from the first that binds one to the last."""
+    """The tensors of the arena that `dispatches` bind, live from the first that binds one to the
+    last."""
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for time, dispatch in enumerate(dispatches):
         for _, name in dispatch.bindings:
-            if tensors[name].role is TensorRole.TEMPORARY:
+            if tensors[name].role in roles:
                 first.setdefault(name, time)
                 last[name] = time
     return tuple(Lifetime(n, first[n], last[n], tensors[n].nbytes) for n in first)
 
 
-def relocate(program: Program, alignment: int) -> Program:
-    """`program` with offsets that a device with this alignment accepts: itself where they do."""
-    temporaries = [t for t in program.tensors.values() if t.role is TensorRole.TEMPORARY]
-    if all(t.offset % alignment == 0 for t in temporaries):
-        return program
-    plan = plan_memory(lifetimes_of(program.tensors, program.dispatches), alignment)
+def allocate(program: Program, alignment: int, roles: Set[TensorRole] = RUN) -> Program:
+    """`program` with the tensors of these roles placed in one arena, and its memory report."""
+    plan = plan_memory(lifetimes_of(program.tensors, program.dispatches, roles), alignment)
     moved = {n: replace(program.tensors[n], offset=at) for n, at in plan.offsets.items()}
-    report = plan.report(program.memory.weights)
-    return replace(program, tensors={**program.tensors, **moved}, memory=report)
+    tensors = {**program.tensors, **moved}
+    static = (TensorRole.WEIGHT, TensorRole.CONSTANT)
+    weights = sum(align(t.nbytes, 4) for t in tensors.values() if t.role in static)
+    return replace(program, tensors=tensors, memory=plan.report(weights))
+
+
+def relocate(program: Program, alignment: int, roles: Set[TensorRole] = RUN) -> Program:
+    """`program` with offsets that a device with this alignment accepts: itself where they do. So
+    for its load program."""
+    if program.load is not None:
+        program = replace(program, load=relocate(program.load, alignment, LOAD))
+    if all(t.offset % alignment == 0 for t in program.tensors.values()):
+        return program
+    return allocate(program, alignment, roles)
 
 
 def _check(lifetimes: Sequence[Lifetime], alignment: int) -> None:

@@ -1,7 +1,8 @@
 """The compiler's table of contents: a graph and a target in, a program out.
 
-    graph → groups, storage orders, nests (plan) → kernels (lower, simplify, verify)
-          → dispatches and tensors (assemble) → arena offsets (allocate)
+    graph → graph (rewrite) → load graph and run graph (hoist)
+          each → groups, storage orders, nests (plan) → kernels (lower, simplify, verify)
+          → dispatches and tensors → arena offsets (allocate)
 
 Every pass is a named pure function with a verifier behind it; the passes over one kernel stand in
 `KERNEL_PASSES`. Example: `compile_graph(build(load(path), …), load_target("cpu"))`.
@@ -9,11 +10,13 @@ Every pass is a named pure function with a verifier behind it; the passes over o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 from sdlc.graph.expr import Apply, Expr, Read, children, walk
+from sdlc.graph.hoist import Hoisted, hoist
 from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
+from sdlc.graph.rules import Rule, rewrite
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
@@ -23,7 +26,7 @@ from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
 from sdlc.program.execute import check_sizes
-from sdlc.program.memory import align, lifetimes_of, plan_memory
+from sdlc.program.memory import LOAD, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled, plan
@@ -39,13 +42,36 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
 )
 
 
-def compile_graph(graph: Graph, target: Target, precision: DType = DType.F32) -> Program:
-    """The program of a graph for a target, verified at every level.
+def compile_graph(
+    graph: Graph, target: Target, precision: DType = DType.F32, rules: Sequence[Rule] = ()
+) -> Program:
+    """The program of a graph, rewritten by these rules, for a target; verified at every level.
 
     `precision` is recorded in the program; the graph has its types already. Raises SdlError (P007)
     for tensors that the target cannot bind.
     """
-    return compile_plan(graph, plan(graph, target), target, precision)
+    parts = hoist(rewrite(graph, rules)[0])
+    return compile_hoisted(parts, plan(parts.run, target), target, precision)
+
+
+def compile_hoisted(
+    parts: Hoisted, scheduled: Plan, target: Target, precision: DType = DType.F32
+) -> Program:
+    """The program of a hoisted graph whose run graph is planned: what its load program gives is
+    stored as the plan says."""
+    program = compile_plan(parts.run, scheduled, target, precision)
+    if parts.load is None:
+        return program
+    made = load_plan(parts.load, parts, scheduled, target)
+    return _with_load(program, compile_plan(parts.load, made, target, precision), target)
+
+
+def load_plan(load: Graph, parts: Hoisted, scheduled: Plan, target: Target) -> Plan:
+    """The plan of a load graph whose results are stored as the plan of the runs reads them."""
+    values = {value: (weight, 0) for value, weight in parts.weights.items()}
+    orders = {value: scheduled.orders[read] for value, read in values.items()}
+    blocks = {v: scheduled.blocks[read] for v, read in values.items() if read in scheduled.blocks}
+    return replace(plan(load, target, orders), blocks=blocks)
 
 
 def compile_plan(
@@ -68,21 +94,22 @@ def compile_plan(
         constants=_constants(graph, names),
         flop=sum(k.group.flop for k in scheduled.kernels),
     )
-    return allocate(program, target)
+    return allocate(program, target.caps.offset_alignment)
 
 
-def allocate(program: Program, target: Target) -> Program:
-    """The program with its temporaries placed in one arena."""
-    alignment = target.caps.offset_alignment
-    memory = plan_memory(lifetimes_of(program.tensors, program.dispatches), alignment)
-    tensors = {
-        name: replace(t, offset=memory.offsets[name]) if name in memory.offsets else t
-        for name, t in program.tensors.items()
-    }
-    static = (TensorRole.WEIGHT, TensorRole.CONSTANT)
-    weights = sum(align(t.nbytes, 4) for t in tensors.values() if t.role in static)
-    report = MemoryReport(memory.naive, memory.arena, memory.lower_bound, weights)
-    return replace(program, tensors=tensors, memory=report)
+def _with_load(program: Program, load: Program, target: Target) -> Program:
+    """`program` with a load program, whose weights share its arena; kernels' names made unique."""
+    names: dict[str, str] = {}
+    for kernel in load.kernels:
+        name, count = f"load_{kernel}", 1
+        while name in program.kernels or name in names.values():
+            count += 1
+            name = f"load_{kernel}_{count}"
+        names[kernel] = name
+    kernels = {names[n]: replace(k, name=names[n]) for n, k in load.kernels.items()}
+    dispatches = tuple(replace(d, kernel=names[d.kernel]) for d in load.dispatches)
+    load = replace(load, kernels=kernels, dispatches=dispatches)
+    return replace(program, load=allocate(load, target.caps.offset_alignment, LOAD))
 
 
 def tensors_of(graph: Graph, scheduled: Plan) -> tuple[dict[Value, str], dict[str, Tensor]]:

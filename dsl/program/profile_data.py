@@ -18,7 +18,7 @@ from math import prod, sqrt
 import numpy as np
 
 from sdlc.graph.types import Array
-from sdlc.program.program import Program, Tensor, TensorRole
+from sdlc.program.program import Program, Tensor
 
 CENTRE, SPREAD = 0.5, 0.1
 """Of vectors: they scale what norms give, or are added to sums of about unit size."""
@@ -28,8 +28,7 @@ class RandomWeights(Mapping[str, Array]):
     """Weights by scope path, each made when it is asked for: a large model never lies in memory."""
 
     def __init__(self, program: Program, seed: int = 0) -> None:
-        held = (t for t in program.tensors.values() if t.role is TensorRole.WEIGHT)
-        self._tensors = {t.weight: t for t in held}
+        self._tensors = {t.weight: t for t in program.raw_weights}
         self._seed = seed
 
     def __getitem__(self, name: str) -> Array:

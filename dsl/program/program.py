@@ -2,7 +2,8 @@
 
 In: scheduled kernels and a memory plan. Out: `Program`, which a bundle stores and an executable
 runs. Invariant: tensors whose lifetimes overlap do not overlap in the arena; every binding names a
-tensor of the program and a parameter of its kernel.
+tensor of the program and a parameter of its kernel; what a program's load program gives are weights
+of the program, stored alike.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ class TensorRole(Enum):
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A stored value. `order` lists the logical axes from the outermost in storage to the innermost
-    (`(0, 2, 3, 1)` stores b, c, h, w as NHWC). Inputs and outputs are row-major. `offset` is a
-    temporary's place in the arena in bytes, else 0. `weight` is a weight's scope path.
+    (`(0, 2, 3, 1)` stores b, c, h, w as NHWC). Inputs and outputs are row-major (what a
+    load program gives is stored as the program's weight is). `offset` is the place in the arena in
+    bytes of a temporary, or of a load program's weight, else 0. `weight` is a weight's scope path,
+    or the name of the load program's output that it is.
     Where `block` is given, its axis is split in storage and the last block is padded: with zeros in
     weights and constants, with anything in temporaries.
     `origin` is where it was declared, for messages."""
@@ -68,7 +71,12 @@ class MemoryReport:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """`kernels` are by name, each once. `constants` are the constant tensors' data, row-major."""
+    """`kernels` are by name, each once. `constants` are the constant tensors' data, row-major.
+
+    `load`, where there is one, is run once, when weights are loaded. It has no inputs; its outputs
+    are weights of this program; its own weights are in its arena only while it needs them. Its
+    kernels' names differ from this program's.
+    """
 
     name: str
     target: str
@@ -81,3 +89,27 @@ class Program:
     memory: MemoryReport
     constants: dict[str, Array] = field(default_factory=dict)
     flop: int = 0
+    load: Program | None = None
+
+    @property
+    def all_kernels(self) -> tuple[Kernel, ...]:
+        """The kernels of the runs, then those of the load program."""
+        more = () if self.load is None else tuple(self.load.kernels.values())
+        return (*self.kernels.values(), *more)
+
+    @property
+    def all_tensors(self) -> tuple[Tensor, ...]:
+        """The tensors of the runs, then those of the load program; what it gives is among both."""
+        more = () if self.load is None else tuple(self.load.tensors.values())
+        return (*self.tensors.values(), *more)
+
+    @property
+    def raw_weights(self) -> tuple[Tensor, ...]:
+        """The weights that files give, by scope path, each once: what the program reads as it is,
+        then what its load program reads."""
+        made = () if self.load is None else self.load.outputs
+        found: dict[str, Tensor] = {}
+        for tensor in self.all_tensors:
+            if tensor.role is TensorRole.WEIGHT and tensor.weight not in made:
+                found.setdefault(tensor.weight, tensor)
+        return tuple(found.values())

@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sdlc.graph.node import Graph
+from sdlc.graph.numerics import Numerics
 from sdlc.graph.reference import evaluate
 from sdlc.graph.types import Array
 from sdlc.program.device import Device
 from sdlc.program.execute import Executable
-from sdlc.program.interpreted import Change, run_interpreted
+from sdlc.program.interpreted import Change, run_interpreted, unchanged
 from sdlc.program.program import Program
-from sdlc.proof.tolerance import Allowed, Numerics, disagreement, mode_of, tolerance
+from sdlc.proof.sample import NotSampled, Sample, interpret_sample
+from sdlc.proof.tolerance import Allowed, disagreement, mode_of, tolerance
 
 Named = Mapping[str, Array]
 
@@ -35,6 +37,21 @@ class Subject:
     rewritten: Graph
     program: Program
     numerics: Numerics = Numerics.REASSOCIATED
+    is_kernel: bool = False
+    """Whether this is one kernel of a program, by itself."""
+    sample: Sample | None = None
+    """Where the program is one kernel too large to interpret; `graph` is then its definition at
+    the sampled points, and `whole` at all of them."""
+    whole: Graph | None = None
+
+    @property
+    def definition(self) -> Graph:
+        """The definition at every point."""
+        return self.whole or self.graph
+
+    def results(self, whole: Named) -> Named:
+        """What is compared of a program's results."""
+        return whole if self.sample is None else self.sample.pick(whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +103,31 @@ def rewritten() -> Stage:
 
 def interpreted() -> Stage:
     """The program's kernels, lane by lane."""
-    return Stage("interpreted", lambda s, a: run_interpreted(s.program, a.inputs, a.weights))
+    return changed("interpreted", unchanged)
 
 
 def changed(name: str, change: Change) -> Stage:
     """The kernels after `change` (legalised for a device, say), lane by lane."""
-    return Stage(name, lambda s, a: run_interpreted(s.program, a.inputs, a.weights, change))
+
+    def run(subject: Subject, arrays: Arrays) -> Named:
+        if subject.sample is not None:
+            return interpret_sample(subject.program, arrays.inputs, subject.sample, change)
+        return run_interpreted(subject.program, arrays.inputs, arrays.weights, change)
+
+    return Stage(name, run)
 
 
 def on(device: Device) -> Stage:
-    """The program on a device."""
+    """The program on a device. Drivers build the kernels of a program without weights once."""
+    last: list[tuple[Program, Executable]] = []
+
+    def built(program: Program, arrays: Arrays) -> Executable:
+        if arrays.weights or not last or last[0][0] is not program:
+            last[:] = [(program, Executable(program, device, arrays.weights))]
+        return last[0][1]
 
     def run(subject: Subject, arrays: Arrays) -> Named:
-        return Executable(subject.program, device, arrays.weights).run(arrays.inputs)
+        return subject.results(built(subject.program, arrays).run(arrays.inputs))
 
     return Stage(f"device {device.info.id}", run)
 
@@ -116,6 +145,8 @@ def fault_of(
     """What is wrong with one stage, whatever it raises included."""
     try:
         results = stage.run(subject, arrays)
+    except NotSampled:
+        return None
     except Exception as problem:
         return Fault(stage.name, f"{type(problem).__name__}: {problem}")
     for name, limit in allowed.items():

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdlc.graph.node import Graph, topological
+from sdlc.graph.numerics import Numerics
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.types import Array, DType
 
@@ -33,17 +33,15 @@ Reals = npt.NDArray[np.float64]
 SAMPLES = 8
 
 
-class Numerics(Enum):
-    """What was done to the arithmetic; the value is `k`."""
-
-    EXACT = 4.0
-    """The same operations in the same order: only the roundings differ."""
-    REASSOCIATED = 8.0
-    """Sums in another order, multiplications and additions fused."""
-    RESCALED = 16.0
-    """Terms multiplied and divided by a factor, as online softmax does."""
-    BILINEAR = 64.0
-    """A product computed by a bilinear algorithm, whose matrices amplify rounding (Winograd)."""
+FACTORS: Mapping[Numerics, float] = MappingProxyType(
+    {
+        Numerics.EXACT: 4.0,
+        Numerics.REASSOCIATED: 8.0,
+        Numerics.RESCALED: 16.0,
+        Numerics.BILINEAR: 64.0,
+    }
+)
+"""`k` of each class: what was done to the arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +188,7 @@ def disagreement(allowed: Allowed, got: Array, numerics: Numerics) -> str | None
     """What is wrong with an output, or None."""
     if got.shape != allowed.exact.shape:
         return f"shape {got.shape}, expected {allowed.exact.shape}"
-    k = numerics.value if allowed.dtype.is_float else 1.0
+    k = FACTORS[numerics] if allowed.dtype.is_float else 1.0
     value = got.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(value - allowed.exact)

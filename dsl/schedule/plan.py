@@ -8,18 +8,21 @@ an earlier group.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
+from sdlc.schedule.digest import digest_of
+from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
-from sdlc.schedule.nest import Nest, Step, schedule
+from sdlc.schedule.nest import Nest, Refused, Step, schedule
+from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import Setting, steps_for
-from sdlc.target import Target
+from sdlc.target import Profile, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,12 @@ class Scheduled:
     group: Group
     steps: tuple[Step, ...]
     nest: Nest
+    lanes: Axis | None = None
+    """The axis along vector lanes that the storage was laid out for."""
+    profile: Profile | None = None
+    """What the steps were chosen by, where it is not the target's."""
+    note: str = ""
+    """What became of a tuning record for this group, for people."""
 
     def __str__(self) -> str:
         nest = "\n".join("  " + line for line in str(self.nest).splitlines())
@@ -48,18 +57,52 @@ class Plan:
         return "\n\n".join(str(k) for k in self.kernels)
 
 
-def plan(graph: Graph, target: Target, results: Orders | None = None) -> Plan:
-    """Groups, storage orders and default schedules for a target. `results` are the orders that the
-    graph's outputs have in storage where they are not row-major."""
+def plan(
+    graph: Graph,
+    target: Target,
+    results: Orders | None = None,
+    choices: Choices = NO_CHOICES,
+) -> Plan:
+    """Groups, storage orders and schedules for a target: for each group the point that `choices`
+    has for it and that is legal, else the default. `results` are the orders that the graph's
+    outputs have in storage where they are not row-major."""
     groups = fuse(graph, max_reads=max(4, target.caps.max_storage_buffers - 3))
     if target.profile.block:
         groups = carry(groups, frozenset(n for _, n, _ in graph.outputs), target.profile.block)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
     setting = Setting(target.profile, target.caps.max_groups, orders)
-    return Plan(tuple(_scheduled(g, vector_of(g, vectors), setting) for g in groups), orders)
+    made = []
+    for group in groups:
+        lanes = vector_of(group, vectors)
+        point = choices.get(digest_of(group, lanes, orders, {})) if choices else None
+        made.append(scheduled(group, lanes, setting, target, point or DEFAULT))
+    return Plan(tuple(made), orders)
 
 
-def _scheduled(group: Group, lanes: Axis | None, setting: Setting) -> Scheduled:
+def scheduled(
+    group: Group, lanes: Axis | None, setting: Setting, target: Target, point: Point
+) -> Scheduled:
+    """The kernel at a point, or, where the point is not legal, the default that says why."""
+    if point != DEFAULT:
+        made = at_point(group, lanes, setting, target, point)
+        if isinstance(made, Scheduled):
+            return replace(made, note=f"tuned: {point}")
+        default = scheduled(group, lanes, setting, target, DEFAULT)
+        return replace(default, note=f"tuning record not used ({point}): {made}")
     steps = steps_for(group, lanes, setting)
-    return Scheduled(group, steps, schedule(group, steps))
+    return Scheduled(group, steps, schedule(group, steps), lanes)
+
+
+def at_point(
+    group: Group, lanes: Axis | None, setting: Setting, target: Target, point: Point
+) -> Scheduled | str:
+    """The kernel at a point, or why it cannot be."""
+    try:
+        profile = point.applied(setting.profile)
+        steps = steps_for(group, lanes, replace(setting, profile=profile))
+        nest = schedule(group, steps)
+    except (Refused, ValueError) as problem:
+        return str(problem).splitlines()[0]
+    reason = misfit(group, nest, setting.orders, target)
+    return reason or Scheduled(group, steps, nest, lanes, profile)

@@ -11,10 +11,10 @@ void layer_normalize_stats(__global const float8 *restrict x, __global float *re
   float8 total_n = (float8)(0.0f);
   float8 total_mean = (float8)(0.0f);
   float8 total_m2 = (float8)(0.0f);
-  const int at = group_x * 96;
+  const int at_by8 = group_x * 12;
   for (int i = 0; i < 12; ++i) {
     const float8 value = total_n + 1.0f;
-    const float8 value1 = x[i + at / 8] - total_mean;
+    const float8 value1 = x[i + at_by8] - total_mean;
     const float8 value2 = 1.0f / max(value, (float8)(1.0f));
     const float8 next1 = fma(value1, value2, total_mean);
     const float8 next2 = fma(value1 * value1 * total_n, value2, total_m2);
@@ -53,15 +53,14 @@ void layer_normalize_stats(__global const float8 *restrict x, __global float *re
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void layer_normalize_out(__global const float8 *restrict x, __global const float *restrict stats_mean, __global const float *restrict stats_m2, __global const float *restrict stats_n, __global const float8 *restrict scale, __global const float8 *restrict shift, __global float8 *restrict out) {
   const int group_x = (int)get_group_id(0);
-  const int at = group_x * 48;
+  const int at_by8 = group_x * 6;
   const int at3 = group_x / 2;
   const float stats_mean_at = stats_mean[at3];
   const float value = rsqrt(stats_m2[at3] / stats_n[at3] + 1e-05f);
-  const int at4 = group_x % 2 * 48;
+  const int at4_by8 = group_x % 2 * 6;
   for (int i_loop = 0; i_loop < 6; ++i_loop) {  // i
-    const int at1 = i_loop * 8;
-    const int at2 = at + at1;
-    const int at5 = at1 + at4;
-    out[at2 / 8] = (x[at2 / 8] - stats_mean_at) * value * scale[at5 / 8] + shift[at5 / 8];
+    const int at2_by8 = at_by8 + i_loop;
+    const int at5_by8 = i_loop + at4_by8;
+    out[at2_by8] = (x[at2_by8] - stats_mean_at) * value * scale[at5_by8] + shift[at5_by8];
   }
 }

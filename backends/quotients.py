@@ -1,0 +1,137 @@
+"""Indices of vectors, counted in vectors.
+
+In: a kernel whose buffers may be arrays of vectors (`vector_buffers`). Out: the kernel in which the
+index of each such access is a product of a quotient and the lanes, so that the text need not
+divide. Invariant: indices keep their values; integer locals that nothing reads now are gone.
+
+    at = p * 384 + lane * 8;  w[at], w[at + 4]       of an array of float4
+    →  at_by4 = p * 96 + lane * 2;  w[at_by4 * 4], w[(at_by4 + 1) * 4]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from sdlc.backends.rewrite import Fresh, definitions, map_expressions, map_statements
+from sdlc.kernel.ir import (
+    I32,
+    Call,
+    Expr,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Stmt,
+    Store,
+    Var,
+    WorkId,
+    call,
+    i32,
+    statement_expressions,
+    statements,
+    walk,
+)
+from sdlc.target import Capabilities
+
+
+def vector_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """An index of an array of vectors → `quotient * lanes`, with locals for quotients of locals."""
+    if all(b.lanes == 1 for b in (*kernel.buffers, *kernel.arrays)):
+        return kernel
+    quotients = _Quotients(definitions(kernel), Fresh(kernel))
+
+    def change(e: Expr) -> Expr:
+        if isinstance(e, Load) and e.buffer.lanes > 1:
+            return Load(e.buffer, quotients.scaled(e.index, e.buffer.lanes), e.lanes)
+        return e
+
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(stmt, Store) and stmt.buffer.lanes > 1:
+            return (replace(stmt, index=quotients.scaled(stmt.index, stmt.buffer.lanes)),)
+        return (stmt,)
+
+    kernel = map_expressions(kernel, change)
+    body = quotients.with_locals(map_statements(kernel.body, visit))
+    return replace(kernel, body=_used(body))
+
+
+@dataclass(slots=True)
+class _Quotients:
+    """`locals` are the quotients that were asked for, by the local that they divide."""
+
+    values: dict[Expr, Expr]
+    fresh: Fresh
+    locals: dict[tuple[Expr, int], tuple[Var, Expr]] = field(default_factory=dict)
+    known: dict[tuple[Expr, int], Expr | None] = field(default_factory=dict)
+
+    def scaled(self, index: Expr, by: int) -> Expr:
+        found = self.of(index, by)
+        return index if found is None else call("mul", found, i32(by))
+
+    def of(self, e: Expr, by: int) -> Expr | None:
+        """`e / by` where that has no remainder, as far as the terms show it."""
+        if (e, by) not in self.known:
+            self.known[(e, by)] = self._of(e, by)
+        return self.known[(e, by)]
+
+    def _of(self, e: Expr, by: int) -> Expr | None:
+        match e:
+            case Literal():
+                return None if int(e.value) % by else i32(int(e.value) // by)
+            case Call(op="add" | "sub" | "min" | "max", args=(left, right)):
+                return self._both(e.op, left, right, by)
+            case Call(op="select", args=(condition, left, right)):
+                a, b = self.of(left, by), self.of(right, by)
+                return None if a is None or b is None else call("select", condition, a, b)
+            case Call(op="mul", args=(left, right)):
+                for factor, other in ((right, left), (left, right)):
+                    found = self.of(factor, by)
+                    if found is not None:
+                        return other if found is i32(1) else call("mul", other, found)
+            case Var() if e in self.values:
+                return self._local(e, by)
+        return None
+
+    def _both(self, op: str, left: Expr, right: Expr, by: int) -> Expr | None:
+        a, b = self.of(left, by), self.of(right, by)
+        return None if a is None or b is None else call(op, a, b)
+
+    def _local(self, var: Var, by: int) -> Expr | None:
+        value = self.of(self.values[var], by)
+        if value is None or isinstance(value, Var | WorkId | Literal):
+            return value
+        name = self.fresh.name(f"{var.name}_by{by}")
+        self.locals[(var, by)] = Var(name, I32), value
+        return self.locals[(var, by)][0]
+
+    def with_locals(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        """Each quotient behind the local that it divides."""
+        made: dict[Expr, list[Stmt]] = {}
+        for (divided, _), (var, value) in self.locals.items():
+            made.setdefault(divided, []).append(Let(var, value))
+
+        def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+            return (stmt, *made.get(stmt.var, ())) if isinstance(stmt, Let) else (stmt,)
+
+        return map_statements(body, visit)
+
+
+def _used(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    """The body without integer locals that nothing reads, not even another unused one."""
+    values = {s.var: s.value for s in statements(body) if isinstance(s, Let)}
+    roots = [e for s in statements(body) if not _integer(s) for e in statement_expressions(s)]
+    needed: set[Expr] = set()
+    while roots:
+        found = {e for e in walk(*roots) if isinstance(e, Var)} - needed
+        needed |= found
+        roots = [values[v] for v in found if isinstance(v, Var) and v in values]
+
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        unused = isinstance(stmt, Let) and _integer(stmt) and stmt.var not in needed
+        return () if unused else (stmt,)
+
+    return map_statements(body, visit)
+
+
+def _integer(stmt: Stmt) -> bool:
+    return isinstance(stmt, Let) and stmt.var.type == I32

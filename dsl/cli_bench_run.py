@@ -1,0 +1,258 @@
+"""What `sdlc bench` does: finds programs, compiles them, runs them on a device and takes the time.
+
+In: a file or model, a device, how often. Out: a `Timed` for every program and row. Invariant:
+weights and inputs are the same seeded values in every row, whatever its rules; memory of one row is
+given back before the next begins; results are compared before anything is timed.
+
+    for name, request in requests(Path("emoji_diffusion"), what, target).items():
+        timed = Bench(device, rounds=10).time(name, request)
+"""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdlc.graph.types import Array, DType
+from sdlc.language.diagnostics import failure
+from sdlc.program.execute import Executable
+from sdlc.program.profile import Measured, profile
+from sdlc.program.profile_data import RandomWeights, random_inputs
+from sdlc.program.profile_trace import Phase, Track
+
+if TYPE_CHECKING:
+    from sdlc.api import Request
+    from sdlc.graph.node import Graph
+    from sdlc.models.pipeline import Network
+    from sdlc.program.device import Device
+    from sdlc.program.program import Program
+    from sdlc.target import Target
+
+WARM_UP = 2
+PROFILE, PROFILE_ROUNDS = "profile", 5
+REFERENCE_FLOP = 10**9
+"""Programs of more work are compared with the baseline: the NumPy reference would take minutes."""
+REFERENCE, BASELINE = "reference", "baseline f32"
+Outputs = Mapping[str, Array]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the ablation. `only` are the names of the rules that are on; None for every rule."""
+
+    name: str
+    only: tuple[str, ...] | None = None
+
+
+NO_ROW = Row("")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A program's measurements. `error` is the largest difference of any output from `against`, as
+    a share of that output's largest value; None where there was nothing to compare with."""
+
+    name: str
+    row: Row
+    program: Program
+    seconds: tuple[float, ...]
+    phases: tuple[Phase, ...]
+    error: float | None = None
+    against: str = ""
+    dispatches: tuple[Measured, ...] = ()
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    @property
+    def track(self) -> Track:
+        title = f"{self.name}, {self.row.name}" if self.row.name else self.name
+        start = next((p.begin for p in self.phases if p.name == PROFILE), 0.0)
+        return Track(title, self.phases, self.dispatches, start)
+
+
+def ablation_rows() -> tuple[Row, ...]:
+    """The rows of stdlib/ablation.toml: each has the rules of those before it and its own."""
+    text = files("sdlc.stdlib").joinpath("ablation.toml").read_text("utf-8")
+    rows: list[Row] = []
+    on: tuple[str, ...] = ()
+    for entry in tomllib.loads(text)["row"]:
+        on = (*on, *entry.get("adds", ()))
+        rows.append(Row(entry["name"], None if entry.get("all") else on))
+    return tuple(rows)
+
+
+# ---- what to time --------------------------------------------------------------------------------
+
+
+def requests(program: Path, target: Target, what: Mapping[str, Any]) -> dict[str, Request]:
+    """Every program of a file or model by name. `what` has the source options of the command line.
+
+    Raises SdlError (K001) for what is neither.
+    """
+    from sdlc.cli_common import request_from
+
+    if program.suffix == ".sdl" or program.is_file():
+        return {program.stem: replace(request_from(program, "cpu", **what), target=target)}
+    from sdlc.models.folder import default_folder, load_folder
+    from sdlc.models.pipeline import GenerateSettings, networks
+
+    shipped = default_folder().parent
+    folder, part = program, ""
+    if program.parts[:1] == (shipped.name,) and not program.exists():
+        folder = default_folder().joinpath(*program.parts[1:])
+    if not (folder / "model_index.json").is_file() and folder.parent.is_dir():
+        folder, part = folder.parent, folder.name
+    if not (folder / "model_index.json").is_file():
+        message = f"there is no program or model `{program}`"
+        help = f"give a .sdl file, a diffusers folder or a part of one, or {shipped.name}"
+        raise failure("K001", message, help)
+    model = load_folder(folder)
+    found = {n.part: n for n in networks(model, GenerateSettings("")) if part in ("", n.part)}
+    if not found:
+        message = f"`{part}` is no network of the model in `{folder}`"
+        raise failure("K001", message, "give its unet, vae or text_encoder")
+    known = {size for network in found.values() for size in network.sizes}
+    return {n: _network_request(network, target, what, known) for n, network in found.items()}
+
+
+def _network_request(
+    network: Network, target: Target, what: Mapping[str, Any], known: Collection[str]
+) -> Request:
+    """`known` are the sizes that any network of the model has: a network leaves out the others'."""
+    from sdlc.api import make_request
+    from sdlc.cli_common import parse_sizes
+    from sdlc.models.folder import SOURCES
+
+    given = parse_sizes(what["sizes"])
+    own = {n: size for n, size in given.items() if n in network.sizes or n not in known}
+    sizes = {**network.sizes, **own}
+    configs = (network.config, *what["configs"])
+    source = SOURCES / network.source
+    return make_request(source, target, what["entry"], sizes, (configs, what["precision"]))
+
+
+# ---- taking the time -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Bench:
+    """A device and how often; `tell` hears what is being done."""
+
+    device: Device
+    rounds: int
+    profiling: bool = False
+    tell: Tell = print
+    _phases: list[Phase] = field(default_factory=list)
+
+    def time(
+        self, name: str, request: Request, row: Row = NO_ROW, wanted: Wanted | None = None
+    ) -> Timed:
+        """Compiles a program, runs it, compares its outputs with those `wanted`, takes the time."""
+        self._phases = []
+        with self._phase("compile", name, row):
+            compiled = request.build()
+        program = compiled.program
+        with self._phase("build and load", name, row):
+            executable = self._load(program)
+        with self._phase("first run", name, row):
+            executable.step()
+            outputs = {output: executable.read(output) for output in program.outputs}
+        wanted = wanted or reference_of(compiled.graph, program)
+        with self._phase("timed runs", name, row):
+            seconds = [_seconds(executable) for _ in range(WARM_UP + self.rounds)]
+        measured: tuple[Measured, ...] = ()
+        if self.profiling:
+            with self._phase(PROFILE, name, row):
+                measured = profile(executable, min(self.rounds, PROFILE_ROUNDS))
+        timed = Timed(name, row, program, tuple(seconds[WARM_UP:]), tuple(self._phases))
+        timed = replace(timed, dispatches=measured)
+        if wanted is None:
+            return timed
+        return replace(timed, error=wanted.error(outputs), against=wanted.what)
+
+    def _load(self, program: Program) -> Executable:
+        executable = Executable(program, self.device, RandomWeights(program))
+        for name, array in random_inputs(program).items():
+            executable.write(name, array)
+        return executable
+
+    def ablation(self, name: str, request: Request) -> Iterator[Timed]:
+        """The program with more and more of its rules, each row as soon as it is there."""
+        rows = ablation_rows()
+        wanted = self._ablation_reference(name, request, rows[0])
+        for row in rows:
+            yield self.time(name, with_rules(request, row.only), row, wanted)
+
+    def _ablation_reference(self, name: str, request: Request, baseline: Row) -> Wanted:
+        plain = with_rules(replace(request, precision=DType.F32), baseline.only)
+        compiled = plain.build()
+        found = reference_of(compiled.graph, compiled.program)
+        if found is not None:
+            return found
+        with self._phase("reference", name, baseline):
+            executable = self._load(compiled.program)
+            executable.step()
+            outputs = {output: executable.read(output) for output in compiled.program.outputs}
+        return Wanted(BASELINE, outputs)
+
+    @contextmanager
+    def _phase(self, doing: str, name: str, row: Row) -> Iterator[None]:
+        self.tell(f"{name}{', ' if row.name else ''}{row.name}: {doing}")
+        begin = time.perf_counter()
+        yield
+        self._phases.append(Phase(doing, begin, time.perf_counter()))
+
+
+def with_rules(request: Request, only: tuple[str, ...] | None) -> Request:
+    """The request with these rules on, None for every rule."""
+    return request
+
+
+def _seconds(executable: Executable) -> float:
+    begin = time.perf_counter()
+    executable.step()
+    executable.finish()
+    return time.perf_counter() - begin
+
+
+# ---- what is right -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Outputs to compare with, and what gave them."""
+
+    what: str
+    outputs: Outputs
+
+    def error(self, got: Outputs) -> float:
+        return max(largest_error(got[name], wanted) for name, wanted in self.outputs.items())
+
+
+def largest_error(got: Array, wanted: Array) -> float:
+    """The largest difference as a share of the largest value that is wanted."""
+    a, b = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    scale = float(np.abs(b).max(initial=0.0)) or 1.0
+    return float(np.abs(a - b).max(initial=0.0)) / scale
+
+
+def reference_of(graph: Graph, program: Program) -> Wanted | None:
+    """The NumPy reference's results in f64, or None where it would take too long."""
+    from sdlc.graph.reference import Mode, evaluate
+
+    if program.flop > REFERENCE_FLOP:
+        return None
+    outputs = evaluate(graph, random_inputs(program), RandomWeights(program), Mode.F64)
+    return Wanted(REFERENCE, outputs)

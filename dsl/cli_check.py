@@ -1,0 +1,195 @@
+"""`sdlc check`: what is wrong with a source file, and with the kernels that were made of it.
+
+In: `.sdl` files or a model's folder. Out: diagnostics; with a target or a device, verdicts of the
+property tests, and a reproducer where one fails. Example:
+
+    sdlc check --syntax stdlib/*.sdl
+    sdlc check stdlib/softmax.sdl --entry softmax --set b=3 n=77 --target adreno --device pocl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sdlc.cli_common import ManyValues, json_option, print_json, request_from, source_options
+
+if TYPE_CHECKING:
+    from sdlc.api import Request
+    from sdlc.language.diagnostics import SdlError
+    from sdlc.proof.check import Tell
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+OPTIONS = (
+    click.option("--syntax", is_flag=True, help="Stop before kernels are made."),
+    click.option("--target", metavar="NAME", help="Test the kernels made for this target."),
+    click.option("--device", metavar="DEVICE", help="Run them here as well, not interpreted only."),
+    click.option(
+        "--examples",
+        type=click.IntRange(1),
+        default=20,
+        show_default=True,
+        help="Drawn inputs for each kernel and for the whole.",
+    ),
+    click.option(
+        "--seconds",
+        type=click.FloatRange(0),
+        default=10.0,
+        show_default=True,
+        help="At most, for each kernel.",
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, help="Draw other inputs."),
+    click.option("--kernel", metavar="NAME", help="Only this kernel."),
+    click.option(
+        "--replay", type=click.Path(path_type=Path), help="The inputs.npz of a reproducer."
+    ),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path("reproducer"),
+        show_default=True,
+        help="The folder for a reproducer.",
+    ),
+)
+
+
+def _options(command: Command) -> Command:
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command("check", cls=ManyValues)
+@FILES
+@_options
+@source_options
+@json_option
+def check_command(
+    files: tuple[Path, ...],
+    syntax: bool,
+    target: str | None,
+    device: str | None,
+    as_json: bool,
+    **what: Any,
+) -> int:
+    """Checks FILES: parses them, resolves names, builds every definition whose sizes are known.
+
+    With --target or --device every kernel, and the whole program, is then run on drawn inputs
+    (magnitudes, equal, masked and offset rows, f16 near overflow) at every stage: reference =
+    rewritten = interpreted = legalised = device. A wrong stage is named, and a folder is left that
+    replays it. FILES may then be a model's folder too.
+
+    \b
+    Examples:
+      sdlc check --syntax stdlib/*.sdl
+      sdlc check softmax.sdl --set b=3 n=77 --target adreno
+      sdlc check softmax.sdl --set b=3 n=77 --device pocl --examples 200
+    """
+    source = {name: what.pop(name) for name in ("entry", "configs", "sizes", "precision")}
+    if syntax or (target is None and device is None):
+        return _check_files(files, syntax, as_json, source)
+    from sdlc.cli_prove import prove
+
+    with _progress() as tell:
+        return prove(files, (target, device), source, what, tell, as_json)
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    """A bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
+        task = bars.add_task("compiling", total=None)
+
+        def tell(name: str, number: int, total: int) -> None:
+            bars.update(task, description=name, completed=number, total=total)
+
+        yield tell
+
+
+def _check_files(
+    files: tuple[Path, ...], syntax: bool, as_json: bool, source: dict[str, Any]
+) -> int:
+    from sdlc.language.diagnostics import SdlError
+
+    errors: list[SdlError] = []
+    built: dict[str, int] = {}
+    for file in files:
+        try:
+            request = request_from(file, "cpu", **source)
+        except SdlError as error:
+            errors.append(error)
+            continue
+        count, found = _check_definitions(request, syntax)
+        built[str(file)] = count
+        errors += found
+    _report(built, errors, as_json)
+    return 1 if errors else 0
+
+
+def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlError]]:
+    """How many definitions of the file were built, and the errors of the others."""
+    from dataclasses import replace
+
+    from sdlc.language.diagnostics import SdlError
+
+    errors = []
+    count = 0
+    for name in entries(request):
+        one = replace(request, entry=name)
+        if one.missing_sizes():
+            continue
+        try:
+            one.graph() if syntax else one.build()
+            count += 1
+        except SdlError as error:
+            errors.append(error)
+    return count, errors
+
+
+def entries(request: Request) -> list[str]:
+    """Definitions to build: the entry asked for, else all that need no attribute from a caller."""
+    from sdlc.language.syntax import Definition, TensorType
+
+    if request.entry is not None:
+        return [request.entry]
+    return [
+        d.name
+        for d in request.library.entry_module.definitions
+        if isinstance(d, Definition)
+        and all(isinstance(p.type, TensorType) or p.default is not None for p in d.parameters)
+    ]
+
+
+def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> None:
+    diagnostics = [d for error in errors for d in error.diagnostics]
+    if as_json:
+        print_json({"built": built, "diagnostics": [asdict(d) for d in diagnostics]})
+        return
+    for error in errors:
+        click.echo(f"{error}\n", err=True)
+    for file, count in built.items():
+        click.echo(f"{file}: {_plural(count, 'definition')} built")
+    if diagnostics:
+        click.echo(_plural(len(diagnostics), "error"), err=True)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,279 @@
+"""The property tests of `sdlc check --target`: what to compile, how to run it, what to say.
+
+In: files, a target, a device, an effort. Out: a report on stdout, reproducers, an exit status.
+Invariant: the exit status is 1 if anything is wrong; what was not checked is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sdlc.api import Request, make_request
+from sdlc.cli_check import entries
+from sdlc.cli_common import parse_sizes, print_json
+from sdlc.graph.types import DType
+from sdlc.language.diagnostics import Diagnostic, SdlError, failure
+from sdlc.proof.check import Compilation, Report, Tell, check, compiled, sized
+from sdlc.proof.falsify import Effort, Verdict, judge, need_hypothesis
+from sdlc.proof.reproduce import Command, Reproducer, read_inputs, reproduce
+from sdlc.proof.source import Source
+from sdlc.proof.stages import (
+    Fault,
+    Route,
+    Subject,
+    changed,
+    interpreted,
+    on,
+    reference,
+    rewritten,
+)
+from sdlc.target import Target
+
+if TYPE_CHECKING:
+    from sdlc.program.device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A program to check: what to compile, and the words that say so on a command line."""
+
+    title: str
+    request: Request
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What kernels are made for, where they run (None: interpreted only), the words for both."""
+
+    target: Target
+    device: Device | None
+    words: tuple[str, ...]
+
+    @property
+    def language(self) -> str:
+        if self.device is not None:
+            return "opencl" if self.device.info.kind == "opencl" else "wgsl"
+        return self.target.caps.languages[0]
+
+
+def prove(
+    files: tuple[Path, ...],
+    where: tuple[str | None, str | None],
+    source: dict[str, Any],
+    how: dict[str, Any],
+    tell: Tell,
+    as_json: bool,
+) -> int:
+    """Checks every program of the files; the exit status."""
+    need_hypothesis()
+    place = _place(*where)
+    jobs = [job for file in files for job in _jobs(file, place.target, source)]
+    if how["replay"] is not None and len(jobs) != 1:
+        raise failure("C004", "--replay takes one program", help="name it with --entry")
+    results = [(job, *_checked(job, place, how, tell)) for job in jobs]
+    if as_json:
+        print_json([_as_json(*result) for result in results])
+    else:
+        for result in results:
+            _say(place, *result)
+    return 1 if any(report.failures for _, report, _ in results) else 0
+
+
+def _place(target: str | None, device: str | None) -> Place:
+    from sdlc.backends.devices import open_device, target_of
+    from sdlc.backends.target import load_target
+
+    opened = None if device is None else open_device(device)
+    made = load_target(target) if target or opened is None else target_of(opened.info)
+    words = ("--target", made.name, *(("--device", device) if device else ()))
+    return Place(made, opened, words)
+
+
+def route_for(place: Place) -> Route:
+    """Every stage that there is: the interpreter takes the place of a device that is not given."""
+    from sdlc.backends.legalize import legalize
+
+    caps = place.device.info.caps if place.device else place.target.caps
+    language = place.language
+    stages = [
+        reference(),
+        rewritten(),
+        interpreted(),
+        changed("legalised", lambda kernel: legalize(kernel, caps, language)),
+    ]
+    if place.device is not None:
+        stages.append(on(place.device))
+    return Route(tuple(stages), language)
+
+
+# ---- what to compile -----------------------------------------------------------------------------
+
+
+def _jobs(file: Path, target: Target, source: dict[str, Any]) -> list[Job]:
+    if file.is_dir():
+        return _networks(file, target, source)
+    sizes, settings = parse_sizes(source["sizes"]), (source["configs"], source["precision"])
+    request = make_request(file, target, source["entry"], sizes, settings)
+    found = []
+    for name in entries(request):
+        one = replace(request, entry=name)
+        if not one.missing_sizes():
+            found.append(Job(name, one, _words(file, name, source)))
+    if not found:
+        missing = ", ".join(request.missing_sizes()) if source["entry"] else "of every definition"
+        message = f"nothing to check in `{file}`: sizes are open: {missing}"
+        raise failure("C005", message, help="give them: --set b=1 n=77, and --entry NAME")
+    return found
+
+
+def _networks(folder: Path, target: Target, source: dict[str, Any]) -> list[Job]:
+    """The programs of a model's folder; --set changes sizes that it has."""
+    from sdlc.models.folder import SOURCES, load_folder
+    from sdlc.models.pipeline import GenerateSettings, networks
+
+    model = load_folder(folder)
+    asked = parse_sizes(source["sizes"])
+    found = []
+    for network in networks(model, GenerateSettings(prompt="")):
+        file = SOURCES / network.source
+        sizes = {**network.sizes, **{n: s for n, s in asked.items() if n in network.sizes}}
+        settings = (network.config, source["precision"])
+        request = make_request(file, target, None, sizes, settings)
+        if source["entry"] in (None, file.stem):
+            words = (str(folder), "--entry", file.stem)
+            found.append(Job(file.stem, request, (*words, *_settings(source))))
+    return found
+
+
+def _words(file: Path, entry: str, source: dict[str, Any]) -> tuple[str, ...]:
+    configs = (word for path in source["configs"] for word in ("--config", str(path)))
+    return (str(file), "--entry", entry, *configs, *_settings(source))
+
+
+def _settings(source: dict[str, Any]) -> tuple[str, ...]:
+    sizes = ("--set", *source["sizes"]) if source["sizes"] else ()
+    half = ("--precision", "f16") if source["precision"] == "f16" else ()
+    return (*sizes, *half)
+
+
+def compilation(request: Request) -> Compilation:
+    """The program of a request with all that its proof needs."""
+    graph = request.graph()
+    return compiled(graph, graph, request.target, request.precision)
+
+
+# ---- one program ---------------------------------------------------------------------------------
+
+
+def _checked(
+    job: Job, place: Place, how: dict[str, Any], tell: Tell
+) -> tuple[Report, Reproducer | None]:
+    tell(f"compiling {job.title}", 0, 1)
+    made = compilation(job.request)
+    route = route_for(place)
+    names = [kernel.name for kernel in made.program.all_kernels]
+    if how["kernel"] is not None and how["kernel"] not in names:
+        kernels = ", ".join(names)
+        message = f"`{job.title}` has no kernel `{how['kernel']}`"
+        raise failure("C005", message, help="choose one of its kernels", notes=(("has", kernels),))
+    if how["replay"] is not None:
+        return _replayed(made, route, how), None
+    effort = Effort(how["examples"], how["seconds"], how["seed"])
+    report = check(made, route, effort, tell, how["kernel"])
+    left = None
+    if report.failures:
+        command = Command(job.words, place.words)
+        means = (route, lambda source: _subject_of(source, place.target))
+        left = reproduce(report.failures[0], command, means, how["output"])
+    return report, left
+
+
+def _replayed(made: Compilation, route: Route, how: dict[str, Any]) -> Report:
+    arrays = read_inputs(how["replay"])
+    subject = _whole(made)
+    if how["kernel"] is not None:
+        subject = sized(next(s for s in made.pieces if s.name == how["kernel"]))
+    fault = judge(subject, route, arrays)
+    return Report((Verdict(subject, 1, fault, (), 1.0, 0.0),), None, ())
+
+
+def _whole(made: Compilation) -> Subject:
+    return Subject(made.program.name, made.graph, made.rewritten, made.program, made.numerics)
+
+
+def _subject_of(source: Source, target: Target) -> Subject:
+    """A stand-alone text compiled."""
+    request = make_request(source.text, target, None, {}, (None, source.precision.value))
+    return _whole(compilation(request))
+
+
+# ---- what to say ---------------------------------------------------------------------------------
+
+
+def _say(place: Place, job: Job, report: Report, left: Reproducer | None) -> None:
+    """The report for people, on stderr where it is bad news."""
+    stages = " = ".join(s.name for s in route_for(place).stages)
+    examples = sum(v.examples for v in report.verdicts)
+    precision = "" if job.request.precision is DType.F32 else " in f16"
+    what = f"{job.title} for {place.target.name}{precision}"
+    for verdict in report.failures:
+        click.echo(str(_error(verdict, left, job.request.library.sources)), err=True)
+    if not report.failures:
+        counted = f"{len(report.kernels)} kernel{'s' if len(report.kernels) != 1 else ''}"
+        whole = " and the whole program" if report.whole else ""
+        click.echo(f"{what}: {counted}{whole} agree on {examples} examples")
+        click.echo(f"  {stages}")
+    for verdict in report.verdicts:
+        for note in verdict.notes if verdict.fault is None else ():
+            click.echo(f"  {verdict.subject.name}: {note}")
+    for name, reason in report.skipped:
+        click.echo(f"  not checked: {name}: {reason}")
+
+
+def _error(verdict: Verdict, left: Reproducer | None, sources: Mapping[str, str]) -> SdlError:
+    fault = verdict.fault or Fault("", "")
+    what = "kernel" if verdict.subject.is_kernel else "program"
+    notes = [("guilty stage", fault.stage), ("problem", fault.problem)]
+    notes += [("on", str(given)) for given in verdict.example]
+    notes += [("note", note) for note in verdict.notes]
+    help = ""
+    if left is not None:
+        notes.append(("reproducer", str(left.folder)))
+        help = f"replay it: {left.command}"
+    _, node, _ = verdict.subject.definition.outputs[0]
+    span = node.origin.span
+    message = f"the {what} `{verdict.subject.name}` does not compute its definition"
+    return SdlError((Diagnostic("C001", message, span, "", tuple(notes), help),), sources)
+
+
+def _as_json(job: Job, report: Report, left: Reproducer | None) -> dict[str, Any]:
+    return {
+        "program": job.title,
+        "target": job.request.target.name,
+        "precision": job.request.precision.value,
+        "checked": [_verdict_json(v) for v in report.verdicts],
+        "not_checked": [{"name": name, "reason": reason} for name, reason in report.skipped],
+        "reproducer": None if left is None else {"folder": left.folder, "command": left.command},
+    }
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    fault = verdict.fault
+    return {
+        "name": verdict.subject.name,
+        "kernel": verdict.subject.is_kernel,
+        "examples": verdict.examples,
+        "agrees": fault is None,
+        "stage": None if fault is None else fault.stage,
+        "problem": None if fault is None else fault.problem,
+        "inputs": [str(g) for g in verdict.example],
+        "defined": round(verdict.defined, 4),
+        "seconds": round(verdict.seconds, 3),
+        "notes": list(verdict.notes),
+    }

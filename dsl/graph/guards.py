@@ -1,0 +1,74 @@
+"""Guards of rules that have a name: what must hold of a match besides the equation.
+
+In: a match and the graph around it. Out: why the rule must not fire, '' where it may. Invariant: a
+guard never changes what is computed, only whether a rule pays. Example: `GUARDS["single_use"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sdlc.graph.match import Match
+from sdlc.graph.match_show import node_name
+from sdlc.graph.node import Graph, Node, sources, topological
+from sdlc.graph.types import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a rule may ask about the graph: every node's readers, what is a result, and in which
+    type floats are stored."""
+
+    readers: Mapping[Node, tuple[Node, ...]]
+    results: frozenset[Node]
+    precision: DType
+
+
+def surroundings(graph: Graph) -> Surroundings:
+    readers: dict[Node, list[Node]] = {}
+    half = False
+    for node in topological(graph):
+        half = half or DType.F16 in node.dtypes
+        for source in sources(node):
+            readers.setdefault(source, []).append(node)
+    found = {node: tuple(by) for node, by in readers.items()}
+    results = frozenset(node for _, node, _ in graph.outputs)
+    return Surroundings(found, results, DType.F16 if half else DType.F32)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    name: str
+    doc: str
+    check: Callable[[Match, Surroundings], str]
+
+
+def _single_use(match: Match, around: Surroundings) -> str:
+    covered = {*match.inside, match.root}
+    for node in _ordered(match.inside):
+        if node in around.results:
+            return f"`{node_name(node)}` is a result of the program"
+        other = [r for r in around.readers.get(node, ()) if r not in covered]
+        if other:
+            return f"`{node_name(node)}` is also read by `{node_name(other[0])}`"
+    return ""
+
+
+def _ordered(nodes: Iterable[Node]) -> list[Node]:
+    return sorted(nodes, key=lambda n: (node_name(n), n.shape))
+
+
+GUARDS: Mapping[str, Guard] = MappingProxyType(
+    {
+        g.name: g
+        for g in (
+            Guard(
+                "single_use",
+                "Nothing else reads what the left side computes on the way to its result.",
+                _single_use,
+            ),
+        )
+    }
+)

@@ -1,0 +1,140 @@
+"""The halo: borders in storage instead of guards in the inner loop.
+
+In: a contraction whose factor is read with an `else`. Out: the same, reading a padded copy of what
+is computed anyway, in range everywhere. Invariant: the value at every point is the same, bit for
+bit. It is about reads, not about convolutions: any window, stride, dilation or offset will do.
+
+    sum over c, i of (x[c, y + i - 1] else 0) * k[c, i]      with a map x
+    xp[c, y] = x[c, y - 1] else 0;  sum over c, i of xp[c, y + i] * k[c, i]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from sdlc.graph.affine import bounds
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, apply, i32, rebuild, walk
+from sdlc.graph.match_show import node_name, shown
+from sdlc.graph.node import Map, Node, Reduce, element_count
+from sdlc.graph.rules import Asked, Refused, Rule, Sizes
+from sdlc.graph.types import Origin
+
+READS_THAT_PAY = 64
+"""Reads of an element in a contraction that pay for a copy of a tensor that is stored anyway."""
+MOST_GROWTH = 2
+"""How many times as large a tensor may become."""
+
+Padding = tuple[tuple[int, int], ...]
+"""For every dimension, elements before and behind it."""
+
+
+def looks_at(node: Node) -> bool:
+    """Sums of products that read something with an `else`."""
+    if not isinstance(node, Reduce) or not node.monoid.is_sum:
+        return False
+    product = node.lift[0]
+    guarded = (isinstance(e, Read) and e.fill is not None for e in walk(product))
+    return isinstance(product, Apply) and product.op == "mul" and any(guarded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Padded:
+    """A padded copy, and how far its elements moved."""
+
+    node: Map
+    before: tuple[int, ...]
+
+
+def attempt(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
+    """The contraction with every guarded read that can be made whole; why, where none can."""
+    assert isinstance(node, Reduce)
+    guarded = [e for e in walk(*node.lift) if isinstance(e, Read) and e.fill is not None]
+    padded: dict[Read, _Padded] = {}
+    why = ""
+    for read in guarded:
+        found = _padded(rule, node, read, asked)
+        if isinstance(found, Refused):
+            why = why or found.why
+        else:
+            padded[read] = found
+    if not padded:
+        return Refused(why)
+
+    def change(e: Expr) -> Expr | None:
+        if not isinstance(e, Read) or e not in padded:
+            return None
+        made = padded[e]
+        places = (rebuild(i, change) for i in e.indices)
+        return Read(made.node, tuple(map(_moved, places, made.before)), 0, None)
+
+    lift = tuple(rebuild(e, change) for e in node.lift)
+    return Reduce(node.axes, node.over, node.monoid, lift, node.dtypes, node.origin)
+
+
+def _moved(index: Expr, by: int) -> Expr:
+    """`index + by`, without a sum of constants."""
+    if by == 0:
+        return index
+    match index:
+        case Apply(op="sub", args=(base, Literal(value=int(n)))):
+            rest = by - int(n)
+        case Apply(op="add", args=(base, Literal(value=int(n)))):
+            rest = by + int(n)
+        case _:
+            base, rest = index, by
+    if rest == 0:
+        return base
+    return apply("add", base, i32(rest)) if rest > 0 else apply("sub", base, i32(-rest))
+
+
+def _padded(rule: Rule, node: Reduce, read: Read, asked: Asked) -> _Padded | Refused:
+    source = read.source
+    name = node_name(source)
+    if not isinstance(source, Map):
+        return Refused(f"`{name}` is no map, so a padded copy would be one more kernel")
+    if not isinstance(read.fill, Literal):
+        return Refused(f"outside of `{name}` stands `{shown(read.fill)}`, no constant")  # type: ignore[arg-type]
+    reach = [bounds(i) for i in read.indices]
+    unknown = next((i for i, r in zip(read.indices, reach, strict=True) if r is None), None)
+    if unknown is not None:
+        return Refused(f"the range of the index `{shown(unknown)}` of `{name}` is not known")
+    padding = tuple(
+        (max(0, -r[0]), max(0, r[1] - n + 1))
+        for r, n in zip(reach, source.shape, strict=True)
+        if r is not None
+    )
+    why = asked.profitable(rule, _sizes(node, source, padding, asked))
+    if why:
+        return Refused(f"`{name}`: {why}")
+    return _Padded(_copy(source, padding, read.fill), tuple(before for before, _ in padding))
+
+
+def _sizes(node: Reduce, source: Map, padding: Padding, asked: Asked) -> Sizes:
+    """What `worth` looks at."""
+    elements = element_count(source)
+    points = prod(a.extent for a in (*node.axes, *node.over))
+    grown = prod(n + a + b for n, (a, b) in zip(source.shape, padding, strict=True))
+    kept = source in asked.around.results
+    others = sum(r is not node for r in asked.around.readers.get(source, ()))
+    return {"reads": points // elements, "growth": grown // elements, "others": others + kept}
+
+
+def worth(sizes: Sizes) -> str:
+    """Why a padded copy does not pay."""
+    if sizes["growth"] > MOST_GROWTH:
+        return f"the copy would be {sizes['growth']} times as large"
+    if sizes["others"] and sizes["reads"] < READS_THAT_PAY:
+        return f"something else reads it too, and each element is read {sizes['reads']} times only"
+    return ""
+
+
+def _copy(source: Map, padding: Padding, fill: Literal) -> Map:
+    axes = tuple(
+        Axis(a.name, a.extent + before + behind)
+        for a, (before, behind) in zip(source.axes, padding, strict=True)
+    )
+    places = tuple(_moved(Index(a), -before) for a, (before, _) in zip(axes, padding, strict=True))
+    origin = source.origin
+    named = Origin(f"{origin.name}_padded", origin.definition, origin.span, origin.scope)
+    return Map(axes, Read(source, places, 0, fill), source.dtype, named)

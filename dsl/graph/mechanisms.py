@@ -1,0 +1,26 @@
+"""Mechanisms: rewritings with a name that are no equations, and what the schedule does by name.
+
+In: nothing. Out: `MECHANISMS`, listed, selected and reported like rules. Invariant: each is sound
+for every graph; whoever applies one asks whether it is selected. Example: `MECHANISMS[0].name`.
+"""
+
+from __future__ import annotations
+
+from sdlc.graph import halo
+from sdlc.graph.numerics import Numerics
+from sdlc.graph.rules import Rule
+
+SCHEDULED: tuple[Rule, ...] = ()
+"""What `schedule/` applies: names, docs and numerics classes, without an attempt."""
+
+MECHANISMS: tuple[Rule, ...] = (
+    Rule(
+        "halo",
+        "A map that a contraction reads beyond its borders is stored with a border.",
+        Numerics.EXACT,
+        halo.looks_at,
+        halo.attempt,
+        worth=halo.worth,
+    ),
+    *SCHEDULED,
+)

@@ -1,0 +1,301 @@
+"""Rules: from `rule name(…) where … { left => right }` to `graph.rules.Rule`.
+
+In: the rules of a library. Out: the same as records that match nodes and replace them. Invariant:
+both sides are elaborated as the body of an op would be, at the sizes of the node at hand; sizes
+are learned from a first match at probes, extents that stand for what is not known yet.
+
+    select(load_rules(load(path)), only=["flash_attention"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from sdlc.graph.apply_rules import instantiate
+from sdlc.graph.expr import Apply
+from sdlc.graph.guards import GUARDS
+from sdlc.graph.match import Match, Pattern, Trace, make_pattern, matches
+from sdlc.graph.mechanisms import MECHANISMS
+from sdlc.graph.node import Graph, Input, Map, Node, Reduce
+from sdlc.graph.numerics import Numerics
+from sdlc.graph.rules import Asked, Refused, Rule, Sizes
+from sdlc.graph.types import DType
+from sdlc.language.diagnostics import Diagnostic, SdlError
+from sdlc.language.elaborate import enter, size_names
+from sdlc.language.elaborate_expression import evaluate
+from sdlc.language.elaborate_invoke import invoke
+from sdlc.language.elaborate_operators import as_whole, axes_of, node_of
+from sdlc.language.elaborate_statement import execute
+from sdlc.language.library import Library
+from sdlc.language.scope import (
+    Env,
+    Fail,
+    Frame,
+    Poisoned,
+    Session,
+    did_you_mean,
+    indices,
+    span_text,
+)
+from sdlc.language.syntax import (
+    Definition,
+    Example,
+    Guard,
+    Name,
+    Return,
+    RuleDefinition,
+    Statement,
+)
+from sdlc.language.traverse import names_in
+from sdlc.language.values import describe, is_tensor
+
+WHERE = "E037"
+"""The code of a `where` that does not hold: the rule is not for these sizes."""
+PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069)
+"""Extents that stand for sizes: primes, so that no product or sum of them is another."""
+MOST_PROBED = 8
+"""How many matches at probes are tried at their sizes."""
+
+
+def load_rules(library: Library) -> tuple[Rule, ...]:
+    """The rules that a program may use: the standard library's, then its own files', in the order
+    of the text, then the mechanisms. Raises SdlError for a name that is given twice, an unknown
+    guard or numerics class, a metavariable that the left side does not use."""
+    rules: dict[str, Rule] = {}
+    problems: list[Diagnostic] = []
+    for definition in (r for m in library.modules for r in m.rules):
+        problems += _problems(definition, rules)
+        rules.setdefault(definition.name, _rule(library, definition))
+    if problems:
+        raise SdlError(tuple(problems), library.sources)
+    return (*rules.values(), *MECHANISMS)
+
+
+def _rule(library: Library, definition: RuleDefinition) -> Rule:
+    equation = Equation(library, definition)
+    known = [c.value for c in Numerics]
+    numerics = definition.numerics or Numerics.EXACT.value
+    return Rule(
+        definition.name,
+        definition.doc,
+        Numerics(numerics) if numerics in known else Numerics.EXACT,
+        equation.looks_at,
+        equation.attempt,
+        span_text(library, definition.equation),
+        tuple(equation.example(e) for e in definition.examples),
+        equation.worth,
+        equation.sides,
+    )
+
+
+@dataclass(slots=True, repr=False)
+class Equation:
+    """One rule of a library. Elaborated sides are kept, by sizes and precision."""
+
+    library: Library
+    definition: RuleDefinition
+    _patterns: dict[object, Pattern] = field(default_factory=dict)
+    _rights: dict[object, Node] = field(default_factory=dict)
+
+    def sides(self, sizes: Sizes, precision: DType) -> tuple[Graph, Graph]:
+        """Both sides as programs, at these sizes. Raises SdlError."""
+        return (
+            self._program(self.definition.left, sizes, precision),
+            self._program(self.definition.right, sizes, precision),
+        )
+
+    def example(self, example: Example) -> Sizes:
+        frame = self._frame(DType.F32)
+        return {a.name: Env(frame).integer(a.value, "a size") for a in example.sizes}
+
+    # ---- matching ------------------------------------------------------------------------------
+
+    def looks_at(self, node: Node) -> bool:
+        """Whether a node is of the kind of the left side's root."""
+        match self.probing().root, node:
+            case Reduce(monoid=wanted), Reduce(monoid=found):
+                return wanted is found
+            case Map(body=Apply(op=wanted)), Map(body=Apply(op=found)):
+                return wanted == found
+        return False
+
+    def attempt(self, rule: Rule, node: Node, asked: Asked) -> Node | Refused:
+        assert isinstance(node, Map | Reduce)
+        trace = Trace()
+        why = ""
+        for probed in islice(matches(self.probing(), node, trace), MOST_PROBED):
+            found = self._at(rule, node, probed.sizes, asked)
+            if not isinstance(found, Refused):
+                return found
+            why = why or found.why
+        return Refused(why or trace.why)
+
+    def _at(self, rule: Rule, node: Map | Reduce, sizes: Sizes, asked: Asked) -> Node | Refused:
+        """The node's replacement, where it is the left side at these sizes."""
+        precision = asked.around.precision
+        try:
+            why = self._failing(self.definition.guards, sizes) or asked.profitable(rule, sizes)
+            if why:
+                return Refused(why)
+            pattern, trace = self._pattern(sizes, precision), Trace()
+            found = next(matches(pattern, node, trace), None)
+            why = trace.why if found is None else self._guarded(found, asked)
+            if found is None or why:
+                return Refused(why)
+            right = self._right(sizes, precision)
+        except SdlError as error:
+            if all(d.code == WHERE for d in error.diagnostics):
+                return Refused(error.diagnostics[0].message)
+            raise
+        return instantiate(right, pattern.root.axes, found, precision)
+
+    def _guarded(self, found: Match, asked: Asked) -> str:
+        for guard in self.definition.guards:
+            name = guard_name(guard)
+            why = GUARDS[name].check(found, asked.around) if name in GUARDS else ""
+            if why:
+                return f"guard {name}: {why}"
+        return ""
+
+    # ---- conditions on sizes -------------------------------------------------------------------
+
+    def worth(self, sizes: Sizes) -> str:
+        """Why an instance does not pay, by the rule's own `worth` clauses."""
+        return self._failing(self.definition.worth, sizes)
+
+    def _failing(self, guards: tuple[Guard, ...], sizes: Sizes) -> str:
+        """What the first of these conditions that does not hold says."""
+        conditions = [g for g in guards if guard_name(g) not in GUARDS]
+        if not conditions:
+            return ""
+        frame = self._frame(DType.F32)
+        frame.names.update(sizes)
+        for guard in conditions:
+            if not Env(frame).evaluate(guard.condition):
+                text = span_text(self.library, guard.condition.span)
+                names = (n.id for n in names_in(guard.condition) if n.id in sizes)
+                values = ", ".join(f"{n} = {sizes[n]}" for n in dict.fromkeys(names))
+                return f"{guard.message or f'`{text}` does not hold'} ({values})"
+        return ""
+
+    # ---- sides ---------------------------------------------------------------------------------
+
+    def probing(self) -> Pattern:
+        """The left side with extents that stand for its sizes."""
+        if "probing" not in self._patterns:
+            names = size_names(self._as_op(()))
+            probes = dict(zip(PROBES, names, strict=False))
+            try:
+                pattern = self._pattern({n: p for p, n in probes.items()}, DType.F32)
+            except SdlError:  # the sizes must fit together: those of an example do
+                probes = {size: name for name, size in self._first_example().items()}
+                pattern = self._pattern({n: p for p, n in probes.items()}, DType.F32)
+            self._patterns["probing"] = replace(pattern, probes=probes)
+        return self._patterns["probing"]
+
+    def _first_example(self) -> Sizes:
+        return self.example(self.definition.examples[0]) if self.definition.examples else {}
+
+    def _pattern(self, sizes: Sizes, precision: DType) -> Pattern:
+        key = (tuple(sizes.items()), precision)
+        if key not in self._patterns:
+            root, inputs = self._elaborate(self.definition.left, sizes, precision)
+            self._patterns[key] = make_pattern(root, inputs)
+        return self._patterns[key]
+
+    def _right(self, sizes: Sizes, precision: DType) -> Node:
+        key = (tuple(sizes.items()), precision)
+        if key not in self._rights:
+            self._rights[key] = self._elaborate(self.definition.right, sizes, precision)[0]
+        return self._rights[key]
+
+    def _program(self, side: Sequence[Statement], sizes: Sizes, precision: DType) -> Graph:
+        root, inputs = self._elaborate(side, sizes, precision)
+        return Graph(self.definition.name, (("out", root, 0),), inputs)
+
+    def _elaborate(
+        self, side: Sequence[Statement], sizes: Sizes, precision: DType
+    ) -> tuple[Node, tuple[Input, ...]]:
+        """The result of a side, a map or a reduction with one field, and the metavariables."""
+        frame = self._frame(precision)
+        session = frame.session
+        made: Node | None = None
+        inputs: list[Input] = []
+        try:
+            inputs = enter(frame, self._as_op(side), sizes)
+            made = _result(Env(frame), side)
+        except Fail as error:
+            session.report(error.diagnostic)
+        except Poisoned:
+            pass
+        if made is None or session.diagnostics:
+            raise SdlError(tuple(session.diagnostics.values()), self.library.sources)
+        return made, tuple(inputs)
+
+    def _frame(self, precision: DType) -> Frame:
+        session = Session(self.library, precision, evaluate, invoke)
+        return Frame(session, self._as_op(()))
+
+    def _as_op(self, side: Sequence[Statement]) -> Definition:
+        """A side as the definition that it would be by itself."""
+        rule = self.definition
+        return Definition(
+            "op", rule.name, rule.parameters, (), (), rule.doc, tuple(side), rule.header, rule.span
+        )
+
+
+def guard_name(guard: Guard) -> str:
+    """The name of a guard that is nothing but a name."""
+    return guard.condition.id if isinstance(guard.condition, Name) else ""
+
+
+def _result(env: Env, side: Sequence[Statement]) -> Node:
+    """Runs a side's statements; what its `return` gives, as a node with one field."""
+    last = side[-1] if side else None
+    if not isinstance(last, Return) or len(last.values) != 1:
+        span = last.span if last is not None else env.frame.definition.span
+        help = "end it with `return expression`"
+        raise env.fail("E047", "a side of an equation gives one tensor", span, help=help)
+    execute(env.frame, side[:-1])
+    returned = last.values[0]
+    whole = as_whole(env.evaluate(returned))
+    if not is_tensor(whole):
+        label = f"this is {describe(whole)}"
+        help = "a side of an equation is a call, or ends with `return tensor`"
+        raise env.fail(
+            "E047", "a side of an equation gives one tensor", returned.span, label, help=help
+        )
+    tensor = node_of(env, whole, "out", returned.span)
+    if isinstance(tensor.node, Map | Reduce) and len(tensor.node.dtypes) == 1:
+        return tensor.node
+    axes = axes_of(env, tensor)
+    return Map(axes, tensor.at(indices(axes)), tensor.dtype, env.frame.origin("out", returned.span))
+
+
+# ---- what is wrong with a rule -------------------------------------------------------------------
+
+
+def _problems(definition: RuleDefinition, known: Mapping[str, Rule]) -> Iterator[Diagnostic]:
+    """What can be said of a rule without elaborating it."""
+    taken = {*known, *(m.name for m in MECHANISMS)}
+    if definition.name in taken:
+        message = f"the rule `{definition.name}` is defined twice"
+        yield Diagnostic("E022", message, definition.header, help="rename one of them")
+    classes = [c.value for c in Numerics]
+    if definition.numerics and definition.numerics not in classes:
+        message = f"there is no numerics class `{definition.numerics}`"
+        advice = did_you_mean(definition.numerics, classes) or f"classes are {', '.join(classes)}"
+        yield Diagnostic("E046", message, definition.header, help=advice)
+    names = {p.name for p in definition.parameters}
+    for guard in definition.guards:
+        name = guard_name(guard)
+        if name and name not in GUARDS and name not in names:
+            message = f"there is no guard `{name}`"
+            advice = did_you_mean(name, GUARDS) or f"guards are {', '.join(GUARDS)}"
+            yield Diagnostic("E046", message, guard.span, help=f"{advice}; or write a condition")
+    if not definition.examples:
+        message = f"the rule `{definition.name}` has no example"
+        help = "give the sizes of one instance, with which it is tested: `example n = 5, m = 3`"
+        yield Diagnostic("E046", message, definition.header, help=help)

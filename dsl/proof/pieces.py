@@ -1,0 +1,122 @@
+"""The kernels of a program, each with its own definition and as a program of its own.
+
+In: a compiled graph. Out: a `Subject` for every distinct kernel. Invariant: a definition is cut out
+of the graph at the values that the kernel reads, before grouping and scheduling, so it shares no
+decision with them; the kernel, its storage orders and its bindings are the program's own.
+
+    pieces(graph, values, program)[3].graph      what the fourth kernel has to compute
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sdlc.graph.expr import Expr, Read, rebuild
+from sdlc.graph.node import Const, Graph, Input, Map, Node, Reduce
+from sdlc.kernel.ir import Access, Kernel
+from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
+from sdlc.proof.stages import Subject
+
+Value = tuple[Node, int]
+
+
+def pieces(program: Program, values: Mapping[str, Value]) -> tuple[Subject, ...]:
+    """Every distinct kernel in the order of its first dispatch; `values` says which node and field
+    each tensor holds."""
+    found: dict[str, Subject] = {}
+    for dispatch in program.dispatches:
+        if dispatch.kernel not in found:
+            found[dispatch.kernel] = _piece(program, dispatch, values)
+    return tuple(found.values())
+
+
+def _piece(program: Program, dispatch: Dispatch, values: Mapping[str, Value]) -> Subject:
+    kernel = program.kernels[dispatch.kernel]
+    bound = dict(dispatch.bindings)
+    read = [bound[b.name] for b in kernel.buffers if b.access is Access.READ]
+    written = [bound[b.name] for b in kernel.buffers if b.access is not Access.READ]
+    graph = definition(kernel.name, read, written, values)
+    alone = _alone(program, kernel, dispatch, (read, written))
+    return Subject(kernel.name, graph, graph, alone, is_kernel=True)
+
+
+def _alone(
+    program: Program, kernel: Kernel, dispatch: Dispatch, names: tuple[list[str], list[str]]
+) -> Program:
+    """The program of one dispatch: what it reads are inputs, what it writes are outputs."""
+    read, written = names
+    constants = {n: program.constants[n] for n in read if n in program.constants}
+    tensors = {n: _as(program.tensors[n], TensorRole.INPUT) for n in read if n not in constants}
+    tensors |= {n: program.tensors[n] for n in constants}
+    tensors |= {n: _as(program.tensors[n], TensorRole.OUTPUT) for n in written}
+    return replace(
+        program,
+        name=kernel.name,
+        tensors=tensors,
+        inputs=tuple(dict.fromkeys(n for n in read if n not in constants)),
+        outputs=tuple(dict.fromkeys(written)),
+        kernels={kernel.name: kernel},
+        dispatches=(dispatch,),
+        memory=MemoryReport(0, 0, 0, 0),
+        constants=constants,
+        load=None,
+    )
+
+
+def _as(tensor: Tensor, role: TensorRole) -> Tensor:
+    return replace(tensor, role=role, offset=0, weight="")
+
+
+def definition(
+    name: str, read: list[str], written: list[str], values: Mapping[str, Value]
+) -> Graph:
+    """What the graph says of the written tensors, given the read ones."""
+    cut = _Cut({values[n]: _input(n, values[n]) for n in read})
+    outputs = tuple((n, cut.node(values[n][0]), values[n][1]) for n in dict.fromkeys(written))
+    inputs = tuple(i for i in cut.inputs.values() if isinstance(i, Input))
+    return Graph(name, outputs, inputs)
+
+
+def _input(name: str, value: Value) -> Node:
+    """The stored value as an input; constants stay what they are."""
+    node, field = value
+    if isinstance(node, Const):
+        return node
+    return Input(name, node.shape, node.dtypes[field], origin=replace(node.origin, scope=""))
+
+
+class _Cut:
+    """Nodes rebuilt on `inputs`, which stand for stored values."""
+
+    def __init__(self, inputs: dict[Value, Node]) -> None:
+        self.inputs = inputs
+        self._made: dict[Node, Node] = {}
+
+    def node(self, node: Node) -> Node:
+        if node not in self._made:
+            self._made[node] = self._rebuilt(node)
+        return self._made[node]
+
+    def _rebuilt(self, node: Node) -> Node:
+        match node:
+            case Map():
+                return replace(node, body=self._expr(node.body))
+            case Reduce():
+                return replace(node, lift=tuple(self._expr(e) for e in node.lift))
+            case _:
+                return node
+
+    def _expr(self, expr: Expr) -> Expr:
+        return rebuild(expr, self._change)
+
+    def _change(self, expr: Expr) -> Expr | None:
+        if not isinstance(expr, Read):
+            return None
+        indices = tuple(self._expr(i) for i in expr.indices)
+        fill = None if expr.fill is None else self._expr(expr.fill)
+        known = self.inputs.get((expr.source, expr.field))
+        if known is not None:
+            field = expr.field if isinstance(known, Const) else 0
+            return Read(known, indices, field, fill)
+        return Read(self.node(expr.source), indices, expr.field, fill)

@@ -1,0 +1,199 @@
+"""`sdlc check --target`: kernels that are right pass, a broken compiler is caught and named."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sdlc.backends.legalize
+import sdlc.program.pipeline
+from sdlc.api import make_request
+from sdlc.cli import status_of
+from sdlc.graph.reference import Mode, evaluate
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import Call, Kernel, Literal, Store, statements
+from sdlc.proof.check import Compilation, check, compiled
+from sdlc.proof.falsify import Effort, judge
+from sdlc.proof.inputs import KINDS, Given, declared, values
+from sdlc.proof.sample import at_points, interpret_sample, sample_of
+from sdlc.proof.source import source_of
+from sdlc.proof.stages import Route, interpreted, reference
+
+ROOT = Path(__file__).parents[1]
+SOFTMAX = str(ROOT / "stdlib" / "softmax.sdl")
+SIZES = ("--entry", "softmax", "--set", "b=3", "n=17")
+SMALL = {"b": 1, "c": 3, "h": 4, "w": 4, "t": 3, "d": 5}
+ROUTE = Route((reference(), interpreted()))
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = status_of([str(w) for w in words])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    return status, said.out, said.err
+
+
+def small(precision: str = "f32", target: str = "cpu") -> Compilation:
+    file = ROOT / "tests" / "programs" / "small_network.sdl"
+    request = make_request(file, target, None, SMALL, (None, precision))
+    graph = request.graph()
+    return compiled(graph, graph, request.target, request.precision)
+
+
+def broken(kernel: Kernel, *_: object) -> Kernel:
+    """The kernel with its first stored value wrong at one element."""
+    first = next(s for s in statements(kernel.body) if isinstance(s, Store))
+    value = Call("add", (first.value, Literal(0.5, first.value.type)))
+    if not first.value.type.dtype.is_float:
+        return kernel
+    return replace(kernel, body=_replaced(kernel.body, first, replace(first, value=value)))
+
+
+def _replaced(body: tuple[Any, ...], old: Store, new: Store) -> tuple[Any, ...]:
+    def change(stmt: Any) -> Any:
+        if stmt is old:
+            return new
+        return replace(stmt, body=_replaced(stmt.body, old, new)) if hasattr(stmt, "body") else stmt
+
+    return tuple(change(s) for s in body)
+
+
+# ---- the command
+
+
+def test_right_kernels_pass(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("check", SOFTMAX, *SIZES, "--target", "adreno", "--examples", 5, "-o", tmp_path / "r")
+    status, out, _ = run(capsys, *words, "--device", "pocl")
+    assert status == 0
+    assert "the whole program agree on" in out
+    assert "reference = rewritten = interpreted = legalised = device pocl" in out
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_wrong_pass_is_named_and_reproduced(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as broke:
+        passes = (*sdlc.program.pipeline.KERNEL_PASSES, ("break", broken))
+        broke.setattr(sdlc.program.pipeline, "KERNEL_PASSES", passes)
+        words = ("check", SOFTMAX, *SIZES, "--target", "cpu", "--examples", 5)
+        status, _, err = run(capsys, *words)
+        assert status == 1
+        assert "guilty stage: interpreted" in err and "does not compute its definition" in err
+        folder = tmp_path / "reproducer"
+        assert {f.name for f in folder.iterdir()} == {"fault.txt", "inputs.npz", "kernel.sdl"}
+        command = err.split("replay it: sdlc ")[1].splitlines()[0]
+        assert "kernel.sdl" in command
+        status, _, again = run(capsys, *shlex.split(command))
+        assert status == 1 and "guilty stage: interpreted" in again
+    assert run(capsys, *shlex.split(command))[0] == 0
+    assert run(capsys, "fmt", "--check", folder / "kernel.sdl")[0] == 0
+
+
+def test_a_wrong_legalisation_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = sdlc.backends.legalize.legalize
+    monkeypatch.setattr(sdlc.backends.legalize, "legalize", lambda k, *_: broken(right(k, *_)))
+    words = ("check", SOFTMAX, *SIZES, "--target", "mali", "--examples", 3, "--json")
+    status, out, _ = run(capsys, *words, "-o", tmp_path / "r")
+    assert status == 1
+    (record,) = json.loads(out)
+    (verdict,) = [v for v in record["checked"] if not v["agrees"]]
+    assert verdict["stage"] == "legalised" and verdict["kernel"]
+    assert record["reproducer"]["folder"] == str(tmp_path / "r")
+
+
+def test_bad_questions_are_answered(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, _, err = run(capsys, "check", SOFTMAX, "--entry", "softmax", "--target", "cpu")
+    assert status == 1 and "C005" in err and "sizes are open" in err
+    words = ("check", SOFTMAX, *SIZES, "--target", "cpu")
+    status, _, err = run(capsys, *words, "--kernel", "no_such")
+    assert status == 1 and "C005" in err and "softmax" in err
+    status, _, err = run(capsys, *words, "--replay", tmp_path / "none.npz")
+    assert status == 1 and "C004" in err
+
+
+# ---- kernels by themselves
+
+
+@pytest.mark.parametrize(("precision", "target"), [("f32", "cpu"), ("f16", "adreno")])
+def test_every_kernel_has_its_definition(precision: str, target: str) -> None:
+    made = small(precision, target)
+    found = made.pieces
+    assert {s.name for s in found} == {k.name for k in made.program.all_kernels}
+    for subject in found:
+        given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
+        assert judge(subject, ROUTE, given) is None, subject.name
+
+
+def test_a_kernel_alone_is_a_program_of_its_own() -> None:
+    """The text of a definition means what the definition means."""
+    made = small()
+    for subject in made.pieces:
+        source = source_of(subject.graph)
+        again = make_request(source.text, "cpu", None, {}, (None, "f32")).graph()
+        given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
+        renamed = {source.names[name]: array for name, array in given.items()}
+        expected = tuple(evaluate(subject.graph, given, {}, Mode.F64).values())
+        got = tuple(evaluate(again, renamed, {}, Mode.F64).values())
+        for a, b in zip(expected, got, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)  # literals have nine digits
+
+
+def test_a_sample_is_the_definition_at_its_points() -> None:
+    made = small()
+    for subject in made.pieces:
+        sample = sample_of(subject.program)
+        given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
+        whole = evaluate(subject.graph, given, {}, Mode.F64)
+        few = evaluate(at_points(subject.graph, sample.points), given, {}, Mode.F64)
+        for name, picked in sample.pick(whole).items():
+            np.testing.assert_allclose(few[name], picked, rtol=1e-9, atol=1e-12)
+        interpret_sample(subject.program, given, sample)
+
+
+def test_large_kernels_are_sampled_and_large_programs_are_not_passed_over_silently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sdlc.proof.check.ALL_POINTS", 1 << 10)
+    monkeypatch.setattr("sdlc.proof.check.WHOLE_POINTS", 1 << 10)
+    made = small()
+    report = check(made, ROUTE, Effort(examples=1), lambda *_: None)
+    assert not report.failures and report.whole is None
+    assert any("work-groups interpreted" in n for v in report.kernels for n in v.notes)
+    assert [name for name, _ in report.skipped] == ["the whole program"]
+
+
+def test_a_wrong_sampled_kernel_is_seen() -> None:
+    made = small()
+    for subject in made.pieces[::4]:
+        wrong = {n: broken(k) for n, k in subject.program.kernels.items()}
+        bad = replace(subject, program=replace(subject.program, kernels=wrong))
+        sample = sample_of(bad.program)
+        few = at_points(bad.graph, sample.points)
+        bad = replace(bad, graph=few, rewritten=few, sample=sample)
+        given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
+        fault = judge(bad, ROUTE, given)
+        assert fault is not None and fault.stage == "interpreted", subject.name
+
+
+# ---- inputs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", list(DType))
+def test_inputs_are_finite_and_the_same_each_time(dtype: DType, kind: str) -> None:
+    made = values(dtype, (3, 5), kind, 7)
+    assert made.dtype == dtype.numpy and made.shape == (3, 5)
+    assert np.isfinite(made.astype(np.float64)).all()
+    np.testing.assert_array_equal(made, values(dtype, (3, 5), kind, 7))
+    assert values(dtype, (), kind, 7).shape == ()

@@ -1,0 +1,158 @@
+"""Every rule earns its place: it is sound, it fires, it matters, it is optional.
+
+The four tests of a rule are generated from it: sizes are drawn, both sides are built, and the left
+side is put among axes that the rule does not mention, behind a map that computes its operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rule_programs import MECHANISM_PROGRAMS, embedded, values_for
+from sdlc.graph.node import Graph
+from sdlc.graph.reference import Mode, evaluate
+from sdlc.graph.rules import Rule, always, rewrite, select
+from sdlc.graph.types import DType
+from sdlc.language.diagnostics import SdlError
+from sdlc.language.elaborate import build
+from sdlc.language.elaborate_rule import load_rules
+from sdlc.language.library import load
+from sdlc.proof.tolerance import Numerics, check, mode_of, tolerance
+
+LIBRARY = load(None, "fn unused(x) = x")
+RULES = load_rules(LIBRARY)
+EQUATIONS = [r for r in RULES if r.kind == "equation"]
+MECHANISMS = [r for r in RULES if r.kind == "mechanism"]
+SIZES = (1, 2, 3, 4, 5, 7, 8, 13)
+names = pytest.mark.parametrize("rule", EQUATIONS, ids=lambda r: r.name)
+mechanisms = pytest.mark.parametrize("rule", MECHANISMS, ids=lambda r: r.name)
+Drawing = Callable[..., None]
+
+
+@st.composite
+def instances(draw: st.DrawFn, rule: Rule) -> dict[str, int]:
+    """Sizes of an instance: an example's, some of them changed to others that divide nothing."""
+    sizes = dict(draw(st.sampled_from(rule.examples)))
+    for name in draw(st.sets(st.sampled_from(sorted(sizes)))):
+        sizes[name] = draw(st.sampled_from(SIZES))
+    return sizes
+
+
+def sides(rule: Rule, sizes: dict[str, int], dtype: DType) -> tuple[Graph, Graph]:
+    assert rule.sides is not None
+    try:
+        return rule.sides(sizes, dtype)
+    except SdlError as error:
+        assume(error.diagnostics[0].code != "E037")  # the rule is not for these sizes
+        raise
+
+
+def agree(before: Graph, after: Graph, rule: Rule, seed: int) -> None:
+    """Both graphs compute the same, up to what the rule's numerics class allows."""
+    inputs = values_for(before, seed)
+    got = evaluate(after, inputs, {}, mode_of(after))
+    check(tolerance(before, inputs, {}), got, Numerics[rule.numerics.name], rule.name)
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@names
+@settings(max_examples=8, deadline=None)
+@given(data=st.data(), seed=seeds, dtype=st.sampled_from([DType.F32, DType.F16]))
+def test_sound(rule: Rule, data: st.DataObject, seed: int, dtype: DType) -> None:
+    """Both sides are equal."""
+    left, right = sides(rule, data.draw(instances(rule)), dtype)
+    agree(left, right, rule, seed)
+
+
+@names
+@settings(max_examples=6, deadline=None)
+@given(data=st.data(), seed=seeds)
+def test_fires_and_matters(rule: Rule, data: st.DataObject, seed: int) -> None:
+    """The left side among other axes, behind a prologue, is rewritten to something else, which
+    computes the same."""
+    left, _ = sides(rule, data.draw(instances(rule)), DType.F32)
+    graph = embedded(left)
+    after, report = rewrite(graph, [rule], always)
+    assert report.fired(rule.name) == 1, report
+    assert str(after) != str(graph)
+    agree(graph, after, rule, seed)
+
+
+@names
+def test_optional(rule: Rule) -> None:
+    """Without the rule, the graph stays as it is."""
+    graph = embedded(sides(rule, dict(rule.examples[0]), DType.F32)[0])
+    others = select(RULES, without=[rule.name])
+    after, report = rewrite(graph, others, always)
+    assert report.fired(rule.name) == 0
+    agree(graph, after, rule, 0)
+
+
+@names
+def test_twice_is_once(rule: Rule) -> None:
+    graph = embedded(sides(rule, dict(rule.examples[0]), DType.F32)[0])
+    once, _ = rewrite(graph, [rule], always)
+    twice, _ = rewrite(once, [rule], always)
+    assert str(twice) == str(once)
+
+
+# ---- mechanisms ----------------------------------------------------------------------------------
+
+
+@mechanisms
+@settings(max_examples=8, deadline=None)
+@given(data=st.data(), seed=seeds, dtype=st.sampled_from([DType.F32, DType.F16]))
+def test_mechanism(rule: Rule, data: st.DataObject, seed: int, dtype: DType) -> None:
+    """Sound, fires, matters, optional: on drawn sizes of programs that have what it looks for."""
+    text, sizes = data.draw(st.sampled_from(MECHANISM_PROGRAMS[rule.name]))
+    drawn = {n: data.draw(st.integers(low, high)) for n, (low, high) in sizes.items()}
+    graph = build(load(None, text), None, drawn, {}, dtype)
+    after, report = rewrite(graph, [rule], always)
+    assert report.fired(rule.name) >= 1, report
+    assert str(after) != str(graph)
+    agree(graph, after, rule, seed)
+    assert rewrite(graph, select([rule], without=[rule.name]))[0] is graph
+
+
+def test_every_mechanism_has_programs() -> None:
+    assert set(MECHANISM_PROGRAMS) == {r.name for r in MECHANISMS}
+
+
+# ---- choosing ------------------------------------------------------------------------------------
+
+
+def test_select() -> None:
+    name = EQUATIONS[0].name
+    assert name not in {r.name for r in select(RULES, without=[name])}
+    assert [r.name for r in select(RULES, only=[name])] == [name]
+    with pytest.raises(SdlError, match=f"did you mean `{name}`"):
+        select(RULES, without=[name[:-1]])
+    with pytest.raises(SdlError, match="there is no rule `zzz`"):
+        select(RULES, only=["zzz"])
+
+
+def test_every_rule_says_what_it_is() -> None:
+    for rule in RULES:
+        assert rule.doc.endswith(".") and (rule.examples or rule.kind != "equation")
+
+
+def test_results_keep_names_types_and_order() -> None:
+    text = """model two(x: T[s, t], v: T[t, f]) -> (first: T[s, f], second: T[s, t]) {
+      first = matmul(softmax(x), v)
+      second = softmax(x)
+    }"""
+    graph = build(load(None, text), None, {"s": 3, "t": 4, "f": 5}, {}, DType.F16)
+    after, report = rewrite(graph, RULES, always)
+    assert [name for name, _, _ in after.outputs] == ["first", "second"]
+    assert [n.dtypes[f] for _, n, f in after.outputs] == [n.dtypes[f] for _, n, f in graph.outputs]
+    assert "also read" in "".join(report.refusals("flash_attention")) or "result" in str(report)
+    arrays = values_for(graph, 0)
+    for name, value in evaluate(graph, arrays, {}, Mode.F64).items():
+        np.testing.assert_allclose(evaluate(after, arrays, {}, Mode.F64)[name], value, rtol=1e-9)

@@ -176,12 +176,21 @@ class CompiledProgram:
             self._devices[device] = open_device(device)
         return self._devices[device]
 
-    def save(self, directory: str | Path, weights: Weights | None = None) -> Path:
-        """Writes a bundle (docs/bundle.md), with `weights` packed into it where given."""
+    def save(
+        self,
+        directory: str | Path,
+        weights: Weights | None = None,
+        prepare: str | Device | None = None,
+    ) -> Path:
+        """Writes a bundle (docs/bundle.md), with `weights` packed into it where given; after what
+        its load program makes of them on the device `prepare`, where that is given."""
         from sdlc.program.bundle import write_bundle
+        from sdlc.program.load import prepared
 
         compiled = self._fixed("save")
         packed = None if weights is None else load_weights(weights)
+        if packed is not None and prepare is not None:
+            packed = prepared(compiled.program, self._device(prepare), packed)
         caps = compiled.target.caps
         return write_bundle(compiled.program, compiled.texts(), caps, Path(directory), packed)
 

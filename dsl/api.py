@@ -26,6 +26,7 @@ from sdlc.program.program import MemoryReport, Program
 from sdlc.target import Target
 
 if TYPE_CHECKING:
+    from sdlc.graph.rules import RewriteReport, Rule
     from sdlc.language.library import Library
     from sdlc.program.explain import Explanation
 
@@ -45,6 +46,8 @@ class Request:
     sizes: Mapping[str, Size]
     config: Mapping[str, object]
     precision: DType
+    rules: tuple[Rule, ...] = ()
+    """What rewrites the graph: `language.elaborate_rule.chosen_rules` gives those asked for."""
 
     def graph(self, sizes: Mapping[str, Size] = NOTHING) -> Graph:
         """What is computed, with `sizes` beside those asked for."""
@@ -55,10 +58,13 @@ class Request:
 
     def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
         """Compiles with `sizes` beside those asked for."""
+        from sdlc.graph.rules import rewrite
         from sdlc.program.pipeline import compile_graph
 
-        graph = self.graph(sizes)
-        return Compiled(graph, compile_graph(graph, self.target, self.precision), self.target)
+        definition = self.graph(sizes)
+        graph, report = rewrite(definition, self.rules)
+        program = compile_graph(graph, self.target, self.precision)
+        return Compiled(graph, program, self.target, definition, report)
 
     def missing_sizes(self) -> tuple[str, ...]:
         """Names in the inputs' types that have no size yet: run-time shapes will bind them."""
@@ -113,9 +119,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
+    """A program, the graph that it was made of, and that graph's definition: what it was before
+    rules rewrote it, which `report` tells."""
+
     graph: Graph
     program: Program
     target: Target
+    definition: Graph | None = None
+    report: RewriteReport | None = None
 
     def texts(self, languages: Sequence[str] = ()) -> tuple[KernelText, ...]:
         """Every kernel in these languages of the target (default: all), legalised for it."""
@@ -165,12 +176,21 @@ class CompiledProgram:
             self._devices[device] = open_device(device)
         return self._devices[device]
 
-    def save(self, directory: str | Path, weights: Weights | None = None) -> Path:
-        """Writes a bundle (docs/bundle.md), with `weights` packed into it where given."""
+    def save(
+        self,
+        directory: str | Path,
+        weights: Weights | None = None,
+        prepare: str | Device | None = None,
+    ) -> Path:
+        """Writes a bundle (docs/bundle.md), with `weights` packed into it where given; after what
+        its load program makes of them on the device `prepare`, where that is given."""
         from sdlc.program.bundle import write_bundle
+        from sdlc.program.load import prepared
 
         compiled = self._fixed("save")
         packed = None if weights is None else load_weights(weights)
+        if packed is not None and prepare is not None:
+            packed = prepared(compiled.program, self._device(prepare), packed)
         caps = compiled.target.caps
         return write_bundle(compiled.program, compiled.texts(), caps, Path(directory), packed)
 
@@ -240,6 +260,7 @@ def make_request(
 ) -> Request:
     """A request from what a user gives; `settings` are configuration and precision."""
     from sdlc.backends.target import load_target
+    from sdlc.language.elaborate_rule import chosen_rules
 
     config, precision = settings
     known = {DType.F32.value: DType.F32, DType.F16.value: DType.F16}
@@ -248,7 +269,7 @@ def make_request(
     library = load_library(source)
     values = read_config(config)
     chosen = load_target(target) if isinstance(target, str) else target
-    return Request(library, chosen, entry, sizes, values, known[precision])
+    return Request(library, chosen, entry, sizes, values, known[precision], chosen_rules(library))
 
 
 def _shape(array: object) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ def json_option(command: Command) -> Command:
 
 
 def source_options(command: Command) -> Command:
-    """The options that say what to compile: `--entry --config --set --precision`."""
+    """The options that say what to compile, in which sizes and types, and by which rules."""
     for option in (
         click.option("--entry", metavar="NAME", help="The model, block or op to compile."),
         click.option(
@@ -76,6 +76,18 @@ def source_options(command: Command) -> Command:
             show_default=True,
             help="Storage type of floats.",
         ),
+        click.option(
+            "--without",
+            multiple=True,
+            metavar="RULE[,RULE]",
+            help="Rules not to apply; `sdlc rules` lists them. May be repeated.",
+        ),
+        click.option(
+            "--only",
+            multiple=True,
+            metavar="RULE[,RULE]",
+            help="Rules to apply, instead of the default ones. May be repeated.",
+        ),
     ):
         command = option(command)
     return command
@@ -98,11 +110,24 @@ def request_from(
     configs: tuple[Path, ...],
     sizes: tuple[str, ...],
     precision: str,
+    without: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
 ) -> Request:
     """What a command's options ask for."""
-    from sdlc.api import make_request
+    from dataclasses import replace
 
-    return make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
+    from sdlc.api import make_request
+    from sdlc.language.elaborate_rule import chosen_rules
+
+    request = make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
+    named = parse_names(only) if only else None
+    rules = chosen_rules(request.library, parse_names(without), named)
+    return replace(request, rules=rules)
+
+
+def parse_names(values: Iterable[str]) -> tuple[str, ...]:
+    """Names from `a,b` and `c`."""
+    return tuple(name for value in values for name in value.split(",") if name)
 
 
 def parse_sizes(settings: Iterable[str]) -> dict[str, Size]:

@@ -26,6 +26,7 @@ from sdlc.cli_common import (
 
 if TYPE_CHECKING:
     from sdlc.api import Compiled
+    from sdlc.program.program import Program
 
 SECTIONS = ("graph", "groups", "dispatches", "kernels", "tensors", "memory")
 
@@ -40,9 +41,19 @@ SECTIONS = ("graph", "groups", "dispatches", "kernels", "tensors", "memory")
     type=click.Path(path_type=Path),
     help="Pack the weights of a safetensors file or folder into the bundle.",
 )
+@click.option(
+    "--prepare",
+    metavar="DEVICE",
+    help="Pack what the load program makes of the weights, computed on this device.",
+)
 @json_option
 def compile_command(
-    file: Path, output: Path | None, weights: Path | None, as_json: bool, **what: Any
+    file: Path,
+    output: Path | None,
+    weights: Path | None,
+    prepare: str | None,
+    as_json: bool,
+    **what: Any,
 ) -> None:
     """Compiles FILE and writes a bundle: manifest.json and kernels.
 
@@ -53,7 +64,9 @@ def compile_command(
           --set b=2 h=64 w=64 t=77 --precision f16 -o unet-adreno
     """
     from sdlc.api import load_weights
+    from sdlc.backends.devices import open_device
     from sdlc.program.bundle import check_place, write_bundle
+    from sdlc.program.load import prepared
 
     started = time.perf_counter()
     if output is not None:
@@ -61,6 +74,8 @@ def compile_command(
     request = request_from(file, **what)
     packed = None if weights is None else load_weights(weights)
     compiled = request.build()
+    if packed is not None and prepare is not None:
+        packed = prepared(compiled.program, open_device(prepare), packed)
     directory = output or Path(f"{compiled.program.name}-{compiled.target.name}")
     texts, caps = compiled.texts(), compiled.target.caps
     write_bundle(compiled.program, texts, caps, directory, packed)
@@ -94,7 +109,18 @@ def _summary(
             "lower_bound": memory.lower_bound,
             "weights": memory.weights,
         },
+        "load": None if program.load is None else _load_summary(program.load),
         "seconds": round(seconds, 3),
+    }
+
+
+def _load_summary(load: Program) -> dict[str, int]:
+    """What is computed once, when weights are loaded, and the memory that it takes meanwhile."""
+    return {
+        "weights": len(load.outputs),
+        "dispatches": len(load.dispatches),
+        "flop": load.flop,
+        "arena": load.memory.arena,
     }
 
 
@@ -109,9 +135,15 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("kernels", f"{summary['kernels']}, dispatched {summary['dispatches']} times"),
         ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
         ("weights", memory["weights"]),
+        *([("loading", _load_text(summary["load"]))] if summary["load"] else []),
         ("work", f"{summary['flop'] / 1e9:.3g} GFLOP"),
         ("compiled in", f"{summary['seconds']:.2f} s"),
     ]
+
+
+def _load_text(load: dict[str, int]) -> str:
+    made = f"{load['weights']} weights computed once in {load['dispatches']} dispatches"
+    return f"{made}, {size_text(load['arena'])} meanwhile"
 
 
 def _shapes(tensors: dict[str, list[int]]) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.language.elaborate import build
+from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.library import load
 from sdlc.models.cache import Compiled, kept, key_of
 from sdlc.models.folder import SOURCES, ModelFolder, load_folder
@@ -207,7 +208,7 @@ def compile_network(
     graph = build(library, None, network.sizes, network.config, precision)
     part = folder.path / network.part
     check_weights(graph, load_weights(part), library.sources, str(part))
-    return compile_graph(graph, target, precision)
+    return compile_graph(graph, target, precision, chosen_rules(library))
 
 
 def _compiled(

@@ -200,7 +200,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 def test_a_later_version_names_the_compiler(tmp_path: Path) -> None:
     directory = written(tmp_path)
-    edit(directory, lambda m: m.update(version=2, compiler="9.9"))
+    edit(directory, lambda m: m.update(version=99, compiler="9.9"))
     assert "sdlc 9.9" in refused(directory, "B002")
 
 

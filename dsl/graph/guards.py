@@ -18,24 +18,27 @@ from sdlc.graph.types import DType
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a rule may ask about the graph: every node's readers, what is a result, and in which
-    type floats are stored."""
+    """What a rule may ask about the graph: its nodes, sources first, what each reads and what reads
+    it, which are results, and in which type floats are stored."""
 
+    order: tuple[Node, ...]
+    sources: Mapping[Node, tuple[Node, ...]]
     readers: Mapping[Node, tuple[Node, ...]]
     results: frozenset[Node]
     precision: DType
 
 
 def surroundings(graph: Graph) -> Surroundings:
+    order = tuple(topological(graph))
+    read = {node: sources(node) for node in order}
     readers: dict[Node, list[Node]] = {}
-    half = False
-    for node in topological(graph):
-        half = half or DType.F16 in node.dtypes
-        for source in sources(node):
+    for node in order:
+        for source in read[node]:
             readers.setdefault(source, []).append(node)
     found = {node: tuple(by) for node, by in readers.items()}
     results = frozenset(node for _, node, _ in graph.outputs)
-    return Surroundings(found, results, DType.F16 if half else DType.F32)
+    half = any(DType.F16 in node.dtypes for node in order)
+    return Surroundings(order, read, found, results, DType.F16 if half else DType.F32)
 
 
 @dataclass(frozen=True, slots=True)

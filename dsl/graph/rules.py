@@ -10,15 +10,15 @@ a rule looks at a node at most once. Rules apply in their order until none fires
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType
 
 from sdlc.graph.expr import Expr, Read, rebuild
 from sdlc.graph.guards import Surroundings, surroundings
-from sdlc.graph.node import Graph, Map, Node, Reduce, expressions, sources, topological
+from sdlc.graph.node import Graph, Map, Node, Reduce, expressions, sources
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.types import DType, Origin
+from sdlc.graph.types import DType
 from sdlc.language.diagnostics import failure
 
 ROUNDS = 16
@@ -77,16 +77,18 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A rule looked at the node with this origin; `why` is '' where it fired."""
+    """A rule looked at a node. `root` is what stands in its place in the rewritten graph, or stood
+    there last; `why` is '' where the rule fired."""
 
     rule: str
-    origin: Origin
+    root: Node
     fired: bool
     why: str = ""
 
     def __str__(self) -> str:
-        place = ".".join(p for p in (self.origin.scope, self.origin.definition) if p)
-        where = f"{self.origin.name} of {place}" if place else self.origin.name
+        origin = self.root.origin
+        place = ".".join(p for p in (origin.scope, origin.definition) if p)
+        where = f"{origin.name} of {place}" if place else origin.name
         return f"{self.rule}: {where}: {'fired' if self.fired else self.why}"
 
 
@@ -146,49 +148,74 @@ def rewrite(
     graph: Graph, rules: Iterable[Rule], profitable: Profitable = by_its_own_word
 ) -> tuple[Graph, RewriteReport]:
     """The graph with the rules applied in their order, until none fires."""
-    attempts: list[Attempt] = []
+    run = _Run(graph, profitable)
     chosen = tuple(r for r in rules if r.attempt is not None)
-    seen: set[tuple[str, Node]] = set()
     for _ in range(ROUNDS):
-        before = graph
-        for rule in chosen:
-            graph = _apply(graph, rule, profitable, seen, attempts)
-        if graph is before:
+        fired = [_apply(run, rule) for rule in chosen]
+        if not any(fired):
             break
-    return graph, RewriteReport(tuple(attempts))
+    return run.graph, RewriteReport(tuple(run.attempts.values()))
 
 
-def _apply(
-    graph: Graph,
-    rule: Rule,
-    profitable: Profitable,
-    seen: set[tuple[str, Node]],
-    attempts: list[Attempt],
-) -> Graph:
+class _Run:
+    """A graph on its way. `roots` leads from a node to what it was in the beginning, or when a rule
+    made it; `attempts` has the last one for each rule and root."""
+
+    def __init__(self, graph: Graph, profitable: Profitable) -> None:
+        self.graph, self.profitable = graph, profitable
+        self.around = surroundings(graph)
+        self.roots: dict[Node, Node] = {}
+        self.seen: set[tuple[str, Node]] = set()
+        self.attempts: dict[tuple[str, Node], Attempt] = {}
+
+    def root(self, node: Node) -> Node:
+        return self.roots.get(node, node)
+
+    def replace(self, made: Mapping[Node, Node]) -> None:
+        self.graph, done = _replaced(self.graph, made, self.around.sources)
+        for old, new in done.items():
+            if old not in made:
+                self.roots[new] = self.root(old)
+        for key, attempt in self.attempts.items():
+            self.attempts[key] = replace(attempt, root=done.get(attempt.root, attempt.root))
+        self.around = surroundings(self.graph)
+
+
+def _apply(run: _Run, rule: Rule) -> bool:
+    """Applies one rule, also to what it made itself. Whether it fired."""
     assert rule.attempt is not None and rule.looks_at is not None
+    refused: set[Node] = set()
+    fired = False
     for _ in range(ROUNDS):
-        candidates = [
-            n for n in topological(graph) if (rule.name, n) not in seen and rule.looks_at(n)
-        ]
-        if not candidates:
-            return graph
-        asked = Asked(surroundings(graph), profitable)
+        asked = Asked(run.around, run.profitable)
         made: dict[Node, Node] = {}
-        for node in candidates:
-            seen.add((rule.name, node))
+        for node in run.around.order:
+            root = run.root(node)
+            if (rule.name, node) in run.seen or root in refused or not rule.looks_at(node):
+                continue
+            run.seen.add((rule.name, node))
             found = rule.attempt(rule, node, asked)
             why = found.why if isinstance(found, Refused) else ""
-            attempts.append(Attempt(rule.name, node.origin, not why, why))
-            if not isinstance(found, Refused):
+            run.attempts[rule.name, root] = Attempt(rule.name, node, not why, why)
+            if isinstance(found, Refused):
+                refused.add(root)
+            else:
                 made[node] = found
         if not made:
-            return graph
-        graph = replace_nodes(graph, made)
-    return graph
+            break
+        fired = True
+        run.replace(made)
+    return fired
 
 
-def replace_nodes(graph: Graph, made: Mapping[Node, Node]) -> Graph:
-    """The graph with nodes replaced, also where the new ones read replaced ones."""
+Sources = Mapping[Node, tuple[Node, ...]]
+
+
+def _replaced(
+    graph: Graph, made: Mapping[Node, Node], known: Sources
+) -> tuple[Graph, dict[Node, Node]]:
+    """The graph with nodes replaced, also where the new ones read replaced ones; and what became of
+    every node."""
     done: dict[Node, Node] = {}
     stack = [(node, False) for _, node, _ in reversed(graph.outputs)]
     while stack:
@@ -196,19 +223,19 @@ def replace_nodes(graph: Graph, made: Mapping[Node, Node]) -> Graph:
         if node in done:
             continue
         wanted = made.get(node, node)
+        needs = known[wanted] if wanted in known else sources(wanted)
         if entered:
-            done[node] = _with_sources(wanted, done)
+            same = all(done[s] is s for s in needs)
+            done[node] = wanted if same else _with_sources(wanted, done)
         else:
             stack.append((node, True))
-            stack.extend((s, False) for s in sources(wanted) if s not in done)
+            stack.extend((s, False) for s in needs if s not in done)
     outputs = tuple((name, done[node], at) for name, node, at in graph.outputs)
-    return Graph(graph.name, outputs, graph.inputs)
+    return Graph(graph.name, outputs, graph.inputs), done
 
 
 def _with_sources(node: Node, done: Mapping[Node, Node]) -> Node:
     """The node with every node that it reads replaced."""
-    if all(done[s] is s for s in sources(node)) or not isinstance(node, Map | Reduce):
-        return node
 
     def change(e: Expr) -> Expr | None:
         if not isinstance(e, Read) or done[e.source] is e.source:
@@ -220,4 +247,5 @@ def _with_sources(node: Node, done: Mapping[Node, Node]) -> Node:
     exprs = tuple(rebuild(e, change) for e in expressions(node))
     if isinstance(node, Map):
         return Map(node.axes, exprs[0], node.dtype, node.origin)
+    assert isinstance(node, Reduce)
     return Reduce(node.axes, node.over, node.monoid, exprs, node.dtypes, node.origin)

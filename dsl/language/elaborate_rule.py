@@ -9,7 +9,7 @@ are learned from a first match at probes, extents that stand for what is not kno
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -17,10 +17,10 @@ from sdlc.graph.apply_rules import instantiate
 from sdlc.graph.expr import Apply
 from sdlc.graph.guards import GUARDS
 from sdlc.graph.match import Match, Pattern, Trace, make_pattern, matches
-from sdlc.graph.mechanisms import MECHANISMS
+from sdlc.graph.mechanisms import DEFAULT, MECHANISMS
 from sdlc.graph.node import Graph, Input, Map, Node, Reduce
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.rules import Asked, Refused, Rule, Sizes
+from sdlc.graph.rules import Asked, Refused, Rule, Sizes, select
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.language.elaborate import enter, size_names
@@ -61,16 +61,39 @@ MOST_PROBED = 8
 
 def load_rules(library: Library) -> tuple[Rule, ...]:
     """The rules that a program may use: the standard library's, then its own files', in the order
-    of the text, then the mechanisms. Raises SdlError for a name that is given twice, an unknown
-    guard or numerics class, a metavariable that the left side does not use."""
+    of the text, then the mechanisms. A file's own rule stands in for the library's of that name.
+
+    Raises SdlError for a name that is given twice, an unknown guard or numerics class.
+    """
     rules: dict[str, Rule] = {}
     problems: list[Diagnostic] = []
-    for definition in (r for m in library.modules for r in m.rules):
-        problems += _problems(definition, rules)
-        rules.setdefault(definition.name, _rule(library, definition))
+    for own in (False, True):
+        taken = {m.name for m in MECHANISMS}
+        for definition in _definitions(library, own):
+            problems += _problems(definition, taken)
+            taken.add(definition.name)
+            rules[definition.name] = _rule(library, definition)
     if problems:
         raise SdlError(tuple(problems), library.sources)
     return (*rules.values(), *MECHANISMS)
+
+
+def _definitions(library: Library, own: bool) -> Iterator[RuleDefinition]:
+    """The rules of the program's own files, or those of the standard library."""
+    for module in library.modules:
+        if (module.file not in library.prelude.files) is own:
+            yield from module.rules
+
+
+def chosen_rules(
+    library: Library, without: Sequence[str] = (), only: Sequence[str] | None = None
+) -> tuple[Rule, ...]:
+    """The rules of a program: those in `only`, else the default ones, but for those in `without`.
+
+    Raises SdlError (E045) for a name that no rule has.
+    """
+    known = load_rules(library)
+    return select(known, without, DEFAULT if only is None else only)
 
 
 def _rule(library: Library, definition: RuleDefinition) -> Rule:
@@ -277,9 +300,8 @@ def _result(env: Env, side: Sequence[Statement]) -> Node:
 # ---- what is wrong with a rule -------------------------------------------------------------------
 
 
-def _problems(definition: RuleDefinition, known: Mapping[str, Rule]) -> Iterator[Diagnostic]:
+def _problems(definition: RuleDefinition, taken: Collection[str]) -> Iterator[Diagnostic]:
     """What can be said of a rule without elaborating it."""
-    taken = {*known, *(m.name for m in MECHANISMS)}
     if definition.name in taken:
         message = f"the rule `{definition.name}` is defined twice"
         yield Diagnostic("E022", message, definition.header, help="rename one of them")

@@ -39,7 +39,7 @@ from sdlc.program.bundle_manifest import (
 from sdlc.program.bundle_schema import FORMAT, MANIFEST, VERSION, faults
 from sdlc.program.device import Device, KernelText
 from sdlc.program.execute import Executable
-from sdlc.program.load import fitting
+from sdlc.program.load import fitting, is_prepared, of_role
 from sdlc.program.program import Program, Tensor, TensorRole
 from sdlc.program.values import stored, stored_shape, unstored
 from sdlc.target import Capabilities
@@ -162,10 +162,10 @@ def _write_all(
         for name, text in zip(file_names(texts), texts, strict=True)
     ]
     manifest = manifest_of(program, texts, files, caps, version("sdlc"))
-    if program.constants:
-        manifest["constants"] = _write_tensors(part, "constants", program, program.constants)
-    if weights is not None:
-        manifest["weights"] = _write_tensors(part, "weights", program, weights)
+    _write_data(part, "", program, weights, manifest)
+    if program.load is not None:
+        raw = None if is_prepared(program, weights or {}) else weights
+        _write_data(part, "load_", program.load, raw, manifest["load"])
     problems = [*faults(manifest), *contradictions(manifest)]
     assert not problems, problems  # a defect of the compiler: never shipped
     _write_file(part / MANIFEST, manifest_text(manifest).encode())
@@ -190,14 +190,30 @@ def _write_file(path: Path, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _write_data(
+    part: Path,
+    prefix: str,
+    program: Program,
+    weights: Mapping[str, Array] | None,
+    record: Manifest,
+) -> None:
+    """Writes constants, and weights where there are some, and notes the files in `record`."""
+    constants = of_role(program, TensorRole.CONSTANT)
+    if constants:
+        path = part / f"{prefix}constants.safetensors"
+        record["constants"] = _write_tensors(path, constants, program.constants)
+    if weights is not None:
+        # What a load program will compute is not there, unless it was computed before.
+        given = [t for t in of_role(program, TensorRole.WEIGHT) if t.weight in weights]
+        path = part / f"{prefix}weights.safetensors"
+        record["weights"] = _write_tensors(path, given, weights)
+
+
 def _write_tensors(
-    part: Path, kind: str, program: Program, arrays: Mapping[str, Array]
+    path: Path, tensors: Sequence[Tensor], arrays: Mapping[str, Array]
 ) -> dict[str, str]:
     from safetensors.numpy import save_file
 
-    role = TensorRole.WEIGHT if kind == "weights" else TensorRole.CONSTANT
-    tensors = [t for t in program.tensors.values() if t.role is role]
-    path = part / f"{kind}.safetensors"
     save_file({t.name: stored(_shaped(arrays, t), t) for t in tensors}, path)
     return {"file": path.name, "digest": _digest(path)}
 
@@ -243,12 +259,12 @@ def read_bundle(directory: Path) -> Bundle:
         except UnicodeDecodeError as error:
             raise failure("B005", f"`{source}` is no UTF-8 text", help=AGAIN) from error
         texts.setdefault(record["language"], []).append(text)
-    constants = _data(directory, manifest, "constants", program)
+    packed = _packed(directory, manifest, program)
     return Bundle(
-        program=replace(program, constants=dict(constants or {})),
+        program=_with_constants(directory, manifest, program),
         texts={language: tuple(each) for language, each in texts.items()},
         requires=manifest["requires"],
-        packed=_data(directory, manifest, "weights", program),
+        packed=packed,
     )
 
 
@@ -300,18 +316,41 @@ def _checked_file(directory: Path, name: str, digest: str) -> Path:
     return path
 
 
+def _with_constants(directory: Path, manifest: Manifest, program: Program) -> Program:
+    """The program, and its load program, with the data of their constants."""
+    tensors = of_role(program, TensorRole.CONSTANT)
+    constants = _data(directory, manifest, "constants", tensors)
+    load = program.load
+    if load is not None:
+        load = _with_constants(directory, manifest["load"], load)
+    return replace(program, constants=constants, load=load)
+
+
+def _packed(directory: Path, manifest: Manifest, program: Program) -> dict[str, Array] | None:
+    """The weights in the folder by scope path, as far as a load program does not compute them."""
+    if "weights" not in manifest:
+        return None
+    load, tensors = program.load, of_role(program, TensorRole.WEIGHT)
+    if load is None or "weights" not in manifest["load"]:
+        return _data(directory, manifest, "weights", tensors)
+    own = [t for t in tensors if t.weight not in load.outputs]
+    raw = of_role(load, TensorRole.WEIGHT)
+    return {
+        **_data(directory, manifest["load"], "weights", raw),
+        **_data(directory, manifest, "weights", own),
+    }
+
+
 def _data(
-    directory: Path, manifest: Manifest, kind: str, program: Program
-) -> dict[str, Array] | None:
+    directory: Path, record: Manifest, kind: str, tensors: Sequence[Tensor]
+) -> dict[str, Array]:
     """The arrays of a safetensors file of the bundle, in logical axes: constants by tensor name,
     weights by scope path."""
-    role = TensorRole.WEIGHT if kind == "weights" else TensorRole.CONSTANT
-    tensors = [t for t in program.tensors.values() if t.role is role]
-    if kind not in manifest:
-        if kind == "constants" and tensors:
-            raise failure("B004", f"`{directory}` has no data for its constants", help=AGAIN)
-        return None
-    path = _checked_file(directory, manifest[kind]["file"], manifest[kind]["digest"])
+    if kind not in record:
+        if tensors:
+            raise failure("B004", f"`{directory}` has no data for its {kind}", help=AGAIN)
+        return {}
+    path = _checked_file(directory, record[kind]["file"], record[kind]["digest"])
     arrays = _load_file(path)
     for tensor in tensors:
         held = arrays.get(tensor.name)

@@ -8,14 +8,16 @@ manifest, or the program (without kernel IR) and the descriptions of its texts. 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, fields
 from math import prod
 from typing import Any
 
+from sdlc.graph.hoist import MARK
 from sdlc.graph.types import DType, Origin, Span
 from sdlc.program.bundle_schema import FORMAT, VERSION
 from sdlc.program.device import KernelText
-from sdlc.program.memory import align, conflicts, lifetimes_of
+from sdlc.program.memory import LOAD, RUN, align, conflicts, lifetimes_of
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.program.values import stored_shape
 from sdlc.schedule.storage import Block
@@ -35,8 +37,7 @@ def manifest_of(
     compiler: str,
 ) -> Manifest:
     """The manifest of `program`; `files` are the path and digest of each text."""
-    report = program.memory
-    return {
+    made = {
         "format": FORMAT,
         "version": VERSION,
         "compiler": compiler,
@@ -47,28 +48,42 @@ def manifest_of(
         "inputs": list(program.inputs),
         "outputs": list(program.outputs),
         "requires": _requires(program, texts, caps),
-        "memory": {
-            "arena": report.arena,
-            "naive": report.naive,
-            "lower_bound": report.lower_bound,
-            "weights": report.weights,
-        },
+        "memory": asdict(program.memory),
         "tensors": [_tensor_record(t) for t in program.tensors.values()],
         "kernels": [_kernel_record(t, *f) for t, f in zip(texts, files, strict=True)],
         "dispatches": [_dispatch_record(d, texts) for d in program.dispatches],
+    }
+    if program.load is not None:
+        made["load"] = _load_record(program.load, texts)
+    return made
+
+
+def _load_record(load: Program, texts: Sequence[KernelText]) -> Manifest:
+    return {
+        "outputs": list(load.outputs),
+        "flop": load.flop,
+        "memory": asdict(load.memory),
+        "tensors": [_tensor_record(t) for t in load.tensors.values()],
+        "dispatches": [_dispatch_record(d, texts) for d in load.dispatches],
     }
 
 
 def manifest_text(manifest: Manifest) -> str:
     """JSON for people too: one line a field, and in lists of records one line a record."""
-    fields = []
-    for name, value in manifest.items():
+    return _record_text(manifest, "") + "\n"
+
+
+def _record_text(record: Manifest, indent: str) -> str:
+    lines = []
+    for name, value in record.items():
         text = json.dumps(value)
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            records = ",\n  ".join(json.dumps(record) for record in value)
-            text = f"[\n  {records}\n ]"
-        fields.append(f" {json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(fields) + "\n}\n"
+            records = f",\n{indent}  ".join(json.dumps(each) for each in value)
+            text = f"[\n{indent}  {records}\n{indent} ]"
+        elif isinstance(value, dict) and "dispatches" in value:
+            text = _record_text(value, f"{indent} ")
+        lines.append(f"{indent} {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
 def _tensor_record(tensor: Tensor) -> Manifest:
@@ -119,7 +134,7 @@ def _dispatch_record(dispatch: Dispatch, texts: Sequence[KernelText]) -> Manifes
 
 
 def _requires(program: Program, texts: Sequence[KernelText], caps: Capabilities) -> Manifest:
-    f16 = any(t.dtype is DType.F16 for t in program.tensors.values())
+    f16 = any(t.dtype is DType.F16 for t in program.all_tensors)
     groups = [t.group for t in texts]
     return {
         "languages": list(dict.fromkeys(t.language for t in texts)),
@@ -128,9 +143,9 @@ def _requires(program: Program, texts: Sequence[KernelText], caps: Capabilities)
         "work_items": max((prod(g) for g in groups), default=0),
         "group": [max((g[d] for g in groups), default=0) for d in range(3)],
         "groups": max((n for t in texts for n in t.grid), default=0),
-        "local_bytes": max((k.local_bytes for k in program.kernels.values()), default=0),
+        "local_bytes": max((k.local_bytes for k in program.all_kernels), default=0),
         "storage_buffers": max((len(t.parameters) for t in texts), default=0),
-        "binding_bytes": max((t.nbytes for t in program.tensors.values()), default=0),
+        "binding_bytes": max((t.nbytes for t in program.all_tensors), default=0),
         "offset_alignment": caps.offset_alignment,
     }
 
@@ -141,7 +156,6 @@ def _requires(program: Program, texts: Sequence[KernelText], caps: Capabilities)
 def program_of(manifest: Manifest) -> Program:
     """The program of a valid manifest; it has no kernel IR and, yet, no constants."""
     tensors = {record["name"]: _tensor(record) for record in manifest["tensors"]}
-    report = manifest["memory"]
     return Program(
         name=manifest["name"],
         target=manifest["target"],
@@ -151,11 +165,16 @@ def program_of(manifest: Manifest) -> Program:
         outputs=tuple(manifest["outputs"]),
         kernels={},
         dispatches=tuple(_dispatch(record) for record in manifest["dispatches"]),
-        memory=MemoryReport(
-            report["naive"], report["arena"], report["lower_bound"], report["weights"]
-        ),
+        memory=MemoryReport(**{f.name: manifest["memory"][f.name] for f in fields(MemoryReport)}),
         flop=manifest["flop"],
+        load=program_of(_load_manifest(manifest)) if "load" in manifest else None,
     )
+
+
+def _load_manifest(manifest: Manifest) -> Manifest:
+    """The manifest of the load program as a program of its own."""
+    shared = {name: manifest[name] for name in ("name", "target", "precision", "kernels")}
+    return {**shared, "requires": manifest["requires"], "inputs": [], **manifest["load"]}
 
 
 def text_of(record: Manifest, text: str) -> KernelText:
@@ -207,15 +226,42 @@ def _dispatch(record: Manifest) -> Dispatch:
 
 def contradictions(manifest: Manifest) -> Iterator[str]:
     """Where a manifest of the right form contradicts itself, in words."""
+    yield from _program_faults(manifest, RUN)
+    if "load" in manifest:
+        for fault in _program_faults(_load_manifest(manifest), LOAD):
+            yield f"load: {fault}"
+    yield from _load_faults(manifest)
+
+
+def _program_faults(manifest: Manifest, arena: Set[TensorRole]) -> Iterator[str]:
+    """`arena` are the roles that live in the arena."""
     yield from _name_faults(manifest)
     for record in manifest["tensors"]:
         yield from _tensor_faults(record)
+        if record["offset"] and TensorRole(record["role"]) not in arena:
+            yield f"tensor {record['name']!r}: it has an offset, but does not live in the arena"
     names = {record["name"] for record in manifest["tensors"]}
     known = [d for d in manifest["dispatches"] if _tensors_of(d) <= names]
     for number, record in enumerate(manifest["dispatches"]):
         yield from _dispatch_faults(number, record, manifest, names)
     if len(known) == len(manifest["dispatches"]) and len(names) == len(manifest["tensors"]):
-        yield from _arena_faults(manifest)
+        yield from _arena_faults(manifest, arena)
+
+
+def _load_faults(manifest: Manifest) -> Iterator[str]:
+    """Where what the load program gives is not what the program takes."""
+    alike = ("shape", "dtype", "order", "block")
+    computed = manifest.get("load", {"tensors": []})["tensors"]
+    outputs = {t["name"]: t for t in computed if t["role"] == "output"}
+    taken = {t["weight"]: t for t in manifest["tensors"] if t.get("weight")}
+    for name, given in outputs.items():
+        if name not in taken:
+            yield f"load gives {name!r}, which is no weight"
+        elif any(given.get(key) != taken[name].get(key) for key in alike):
+            yield f"load gives {name!r} in another form than its readers want"
+    for name in taken:
+        if name.startswith(MARK) and name not in outputs:
+            yield f"weight {name!r} is computed by no load program"
 
 
 def _tensors_of(dispatch: Manifest) -> set[str]:
@@ -251,8 +297,6 @@ def _tensor_faults(record: Manifest) -> Iterator[str]:
         return
     if record["nbytes"] < prod(stored_shape(_tensor(record))) * DType(record["dtype"]).itemsize:
         yield f"{name}: nbytes {record['nbytes']} is too small for its shape"
-    if record["offset"] and record["role"] != "temporary":
-        yield f"{name}: only a temporary has an offset"
     if record["role"] == "weight" and not record.get("weight"):
         yield f"{name}: a weight without the name to load it by"
 
@@ -276,10 +320,10 @@ def _dispatch_faults(
         yield f"{where}: grid or group differs from that of {texts[0]['file']}"
 
 
-def _arena_faults(manifest: Manifest) -> Iterator[str]:
-    program = program_of(manifest)
+def _arena_faults(manifest: Manifest, roles: Set[TensorRole]) -> Iterator[str]:
+    program = program_of({name: value for name, value in manifest.items() if name != "load"})
     arena = program.memory.arena
-    lives = lifetimes_of(program.tensors, program.dispatches)
+    lives = lifetimes_of(program.tensors, program.dispatches, roles)
     for life in lives:
         tensor = program.tensors[life.name]
         if tensor.offset + tensor.nbytes > align(arena, 4):

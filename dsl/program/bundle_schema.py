@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 FORMAT = "sdlc-bundle"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 
 Schema = Mapping[str, Any]
@@ -79,9 +79,15 @@ _TENSOR = _record(
         axis=_integer("The logical axis."),
         size=_integer("Elements of a block.", 1),
     ),
-    offset=_integer("A temporary's place in the arena, in bytes; 0 for the other roles."),
+    offset=_integer(
+        "A temporary's place in the arena, in bytes; 0 for the other roles. In `load` also "
+        "the place of a weight or constant."
+    ),
     nbytes=_integer("Bytes to reserve: at least those of all elements."),
-    weight=_text("A weight's name in the model's weight files (its scope path)."),
+    weight=_text(
+        "A weight's name in the model's weight files (its scope path), or, beginning with `~`, the "
+        "output of `load` that it is."
+    ),
     definition=_text("The definition that it was declared in."),
     source=_text("Where it was declared: `file:line:column`."),
 )
@@ -143,13 +149,25 @@ _DATA = _record(
     digest=_text("SHA-256 of the file.", _SHA256),
 )
 
+_LOAD = _record(
+    "What is computed once, when weights are loaded.",
+    optional=("constants", "weights"),
+    outputs=_list("The weights of the program that it computes.", _NAME),
+    flop=_integer("Its floating-point operations."),
+    memory=_MEMORY,
+    tensors=_list("Every tensor that its dispatches bind, in an arena of its own.", _TENSOR),
+    dispatches=_list("Its launches, in order.", _DISPATCH),
+    constants=_DATA,
+    weights=_DATA,
+)
+
 SCHEMA: Schema = MappingProxyType(
     {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "manifest.json of an sdlc bundle",
         **_record(
             "A compiled program.",
-            optional=("constants", "weights"),
+            optional=("load", "constants", "weights"),
             format=_one_of("What this file is.", FORMAT),
             version=_one_of("Version of this schema.", VERSION),
             compiler=_text("Version of the compiler that wrote the bundle."),
@@ -164,6 +182,7 @@ SCHEMA: Schema = MappingProxyType(
             tensors=_list("Every tensor that a dispatch binds.", _TENSOR),
             kernels=_list("Every kernel, in each of the languages.", _KERNEL),
             dispatches=_list("The launches of one run, in order.", _DISPATCH),
+            load=_LOAD,
             constants=_DATA,
             weights=_DATA,
         ),

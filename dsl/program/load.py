@@ -20,11 +20,12 @@ import numpy as np
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic
 from sdlc.program.device import Binding, Device, KernelText, Launch
-from sdlc.program.memory import LOAD, align, lifetimes_of
+from sdlc.program.memory import LOAD, align, lifetimes_of, relocate
 from sdlc.program.program import Dispatch, Program, Tensor, TensorRole
 from sdlc.program.values import (
     describe,
     did_you_mean,
+    load,
     located,
     origin_span,
     overflows,
@@ -66,16 +67,16 @@ def load_weights(program: Program, kernels: Kernels, weights: Mapping[str, Array
     device = kernels.device
     places = _weight_places(program, device)
     given = _Given(weights)
-    load = None if is_prepared(program, weights) else program.load
-    made = () if load is None else load.outputs
+    before = None if is_prepared(program, weights) else program.load
+    made = () if before is None else before.outputs
     for tensor in of_role(program, TensorRole.CONSTANT, TensorRole.WEIGHT):
         if tensor.weight in made:
             _clear_padding(tensor, device, places[tensor.name])
         else:
             given.upload(program, tensor, device, places[tensor.name])
-    if load is not None:
+    if before is not None:
         results = {t.weight: places[t.name] for t in of_role(program, TensorRole.WEIGHT)}
-        _compute(load, kernels, given, {name: results[name] for name in load.outputs})
+        _compute(before, kernels, given, {name: results[name] for name in made})
     given.settle()
     return places
 
@@ -86,38 +87,58 @@ def is_prepared(program: Program, weights: Mapping[str, Array]) -> bool:
 
 
 def fitting(program: Program, weights: Mapping[str, Array]) -> Iterator[tuple[Tensor, Array]]:
-    """Each weight that files give to the program or to its load program, with its array, read once
-    (weight files are read lazily).
+    """Each weight that is to be given, with its array, read once (weight files are read lazily):
+    those that files give to the program or to its load program; or, where `weights` hold what the
+    load program would compute, those of the program.
 
     Raises SdlError (P001, P002) at the end, naming every weight that is missing or does not fit."""
     given = _Given(weights)
-    for tensor in program.raw_weights:
+    wanted = program.raw_weights
+    if is_prepared(program, weights):
+        wanted = of_role(program, TensorRole.WEIGHT)
+    for tensor in wanted:
         array = given.array(tensor)
         if array is not None:
             yield tensor, array
     given.settle()
 
 
+def prepared(program: Program, device: Device, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """What runs read, by scope path or hoisted name: `weights`, and what the load program makes of
+    them on `device`. An executable that is given these runs no load program."""
+    if program.load is None:
+        return {tensor.weight: array for tensor, array in fitting(program, weights)}
+    program = relocate(program, device.info.caps.offset_alignment)
+    texts = [device.text(kernel) for kernel in program.all_kernels]
+    places = load_weights(program, Kernels.built(device, texts), weights)
+    made = {}
+    for tensor in of_role(program, TensorRole.WEIGHT):
+        place = places[tensor.name]
+        data = device.read(place.memory, place.offset, place.nbytes)
+        made[tensor.weight] = load(data, tensor)
+    return made
+
+
 # ---- the load program ----------------------------------------------------------------------------
 
 
 def _compute(
-    load: Program, kernels: Kernels, given: _Given, results: Mapping[str, Binding]
+    program: Program, kernels: Kernels, given: _Given, results: Mapping[str, Binding]
 ) -> None:
     """Runs the load program, one launch at a time: the weights that it is the first to read are
     uploaded before it, to places in the arena that nothing needs any more."""
     device = kernels.device
-    held = [t for t in load.tensors.values() if t.role in LOAD]
+    held = of_role(program, *LOAD)
     end = max((t.offset + bound(t) for t in held), default=0)
-    arena = device.allocate(max(end, load.memory.arena, 4))
+    arena = device.allocate(max(end, program.memory.arena, 4))
     places = {t.name: Binding(arena, t.offset, bound(t)) for t in held} | dict(results)
     begins: dict[int, list[Tensor]] = defaultdict(list)
-    for life in lifetimes_of(load.tensors, load.dispatches, LOAD):
-        if load.tensors[life.name].role is not TensorRole.TEMPORARY:
-            begins[life.first].append(load.tensors[life.name])
-    for number, dispatch in enumerate(load.dispatches):
+    for life in lifetimes_of(program.tensors, program.dispatches, LOAD):
+        if program.tensors[life.name].role is not TensorRole.TEMPORARY:
+            begins[life.first].append(program.tensors[life.name])
+    for number, dispatch in enumerate(program.dispatches):
         for tensor in begins[number]:
-            given.upload(load, tensor, device, places[tensor.name])
+            given.upload(program, tensor, device, places[tensor.name])
         if not given.problems:
             device.submit(kernels.record((dispatch,), places))
     device.finish()

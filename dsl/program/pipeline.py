@@ -62,11 +62,16 @@ def compile_hoisted(
     program = compile_plan(parts.run, scheduled, target, precision)
     if parts.load is None:
         return program
+    made = load_plan(parts.load, parts, scheduled, target)
+    return _with_load(program, compile_plan(parts.load, made, target, precision), target)
+
+
+def load_plan(load: Graph, parts: Hoisted, scheduled: Plan, target: Target) -> Plan:
+    """The plan of a load graph whose results are stored as the plan of the runs reads them."""
     values = {value: (weight, 0) for value, weight in parts.weights.items()}
     orders = {value: scheduled.orders[read] for value, read in values.items()}
     blocks = {v: scheduled.blocks[read] for v, read in values.items() if read in scheduled.blocks}
-    made = replace(plan(parts.load, target, orders), blocks=blocks)
-    return _with_load(program, compile_plan(parts.load, made, target, precision), target)
+    return replace(plan(load, target, orders), blocks=blocks)
 
 
 def compile_plan(

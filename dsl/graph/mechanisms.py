@@ -13,7 +13,7 @@ from sdlc.graph.rules import Rule
 SCHEDULED: tuple[Rule, ...] = ()
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""
 
-DEFAULT = ("halo",)
+DEFAULT = ("halo", "flash_attention")
 """The rules that a program is compiled with where none are named."""
 
 MECHANISMS: tuple[Rule, ...] = (

@@ -28,10 +28,12 @@ from sdlc.graph.expr import (
     f32,
     i32,
     rebuild,
+    substitute,
     walk,
 )
 from sdlc.graph.node import Field, Input, Map, Monoid, Node, Reduce
 from sdlc.graph.types import DType, Origin
+from sdlc.schedule.bijection import inverse
 from sdlc.schedule.group import Group, Output, axes_of, slot
 
 COMBINED = 2
@@ -131,9 +133,11 @@ class Blocks:
         place = self.index
         if not self.is_exact:
             place = apply("min", place, i32(self.axis.extent - 1))
-        return rebuild(
-            expr, lambda e: place if isinstance(e, Index) and e.axis == self.axis else None
-        )
+        return substitute(expr, {self.axis: place})
+
+    def passed(self, expr: Expr) -> Expr:
+        """An expression over the axis as one over the blocks, beyond the extent in the last."""
+        return substitute(expr, {self.axis: self.index})
 
     def kept(self, value: Expr, otherwise: Expr) -> Expr:
         """`value` inside the axis, `otherwise` beyond it."""
@@ -164,7 +168,7 @@ class Blocked:
         self.monoid = group.monoid
         self.origin = group.origins[0]
         self.inner: list[Group] = []
-        self.moved: dict[Node, Node] = {}
+        self.moved: tuple[Output, Node, tuple[Axis, ...]] | None = None
         if scores is not None:
             self._take(scores)
 
@@ -186,39 +190,27 @@ class Blocked:
         return tuple(a for a in self.group.over if a != self.blocks.axis)
 
     def _take(self, scores: Group) -> None:
-        """The producer of the leaders' values, as an inner group over blocks."""
-        blocks = self.blocks
+        """The producer of the leaders' values, as an inner group."""
         store = scores.stores[0]
-        axes = tuple(self._split(a) for a in scores.axes)
-        flat = tuple(x for part in axes for x in part)
-        node = _placeholder(store.node.origin, flat)
-        self.moved[store.node] = node
-        lift = tuple(blocks.moved(e) for e in scores.lift)
-        output = Output(node, 0, tuple(Index(a) for a in flat), blocks.moved(store.value))
-        made = replace(scores, name="scores", axes=flat, lift=lift, stores=(output,))
-        self.inner.append(made)
-
-    def _split(self, axis: Axis) -> tuple[Axis, ...]:
-        if axis == self.blocks.axis:
-            return (self.blocks.outer, self.blocks.inner)
-        return (axis,)
+        node = _placeholder(store.node.origin, scores.axes)
+        self.moved = (store, node, scores.axes)
+        output = replace(store, node=node, indices=tuple(Index(a) for a in scores.axes))
+        self.inner.append(replace(scores, name="scores", stores=(output,)))
 
     def _read_through(self, expr: Expr) -> Expr:
-        """A lift over blocks, reading the producer's inner group instead of its stored value."""
-        blocks = self.blocks
+        """A lift over blocks, reading the producer's inner group instead of its stored value.
+        What is held reaches as far as the last block, so its index is not held back."""
 
         def change(e: Expr) -> Expr | None:
-            if isinstance(e, Read) and e.source in self.moved:
-                indices: list[Expr] = []
-                for index in e.indices:
-                    if index is Index(blocks.axis):
-                        indices += [Index(blocks.outer), Index(blocks.inner)]
-                    else:
-                        indices.append(index)
-                return Read(self.moved[e.source], tuple(indices))
-            return None
+            if self.moved is None or not isinstance(e, Read) or e.source is not self.moved[0].node:
+                return None
+            store, node, axes = self.moved
+            places = arrangement(store, axes)
+            assert places is not None and isinstance(store.node, (Map, Reduce))
+            indices = dict(zip(store.node.axes, map(self.blocks.passed, e.indices), strict=True))
+            return Read(node, tuple(substitute(places[a], indices) for a in axes))
 
-        return blocks.moved(rebuild(expr, change))
+        return self.blocks.moved(rebuild(expr, change))
 
     def _leaders(self, lift: list[Expr]) -> list[Expr]:
         """The leaders of each block, as reads of one inner group."""
@@ -292,6 +284,13 @@ class Blocked:
         return Read(node, here)
 
 
+def arrangement(store: Output, axes: tuple[Axis, ...]) -> dict[Axis, Expr] | None:
+    """A group's axes in terms of those of what it stores."""
+    if not isinstance(store.node, (Map, Reduce)):
+        return None
+    return inverse(store.indices, store.node.axes, axes)
+
+
 def _placeholder(origin: Origin, axes: tuple[Axis, ...]) -> Node:
     """What readers inside the kernel name a value by that exists nowhere else."""
     return Input(f"{origin.name}.block", tuple(a.extent for a in axes), DType.F32)
@@ -326,7 +325,7 @@ def carry(groups: tuple[Group, ...], kept: frozenset[Node], size: int) -> tuple[
         absorbed = None
         if source in producers and readers[source] == {number} and source not in kept:
             absorbed = groups[producers[source]]
-            if absorbed.inner:
+            if absorbed.inner or arrangement(absorbed.stores[0], absorbed.axes) is None:
                 absorbed = None
         if absorbed is not None:
             made[producers[absorbed.stores[0].node]] = None

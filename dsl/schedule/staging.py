@@ -16,7 +16,7 @@ from math import prod
 from sdlc.graph.expr import Axis
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
-from sdlc.schedule.group import Group
+from sdlc.schedule.group import Group, axes_of
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, apply, initial
 
 MOST_STATES = 96
@@ -64,8 +64,9 @@ def private_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
 
 
 def _row_axes(group: Group) -> tuple[list[Axis], list[Axis]]:
-    """The group's axes that the first inner group depends on, and the others."""
-    used = {a for a in group.axes if a in group.inner[0].axes}
+    """The group's axes that every read of an inner group's result depends on, and the others."""
+    found = [axes_of(*r.indices) for r in group.reads if (r.source, r.field) in group.held]
+    used = frozenset(group.axes).intersection(*found)
     return [a for a in group.axes if a in used], [a for a in group.axes if a not in used]
 
 

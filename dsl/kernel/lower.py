@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sdlc.graph.node import Node
+from sdlc.graph.node import Const, Node
 from sdlc.graph.types import DType, Origin
 from sdlc.kernel import ir as k
 from sdlc.kernel.emit import Emitter
@@ -29,6 +29,7 @@ from sdlc.kernel.lower_part import Part, Value, Work
 from sdlc.kernel.lower_spread import spread
 from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.translate import Held, Storage
+from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Kind, Nest, Place, Staged
 
@@ -53,6 +54,7 @@ def lower(group: Group, nest: Nest, storage: dict[Value, Storage], name: str) ->
     size = (lanes[0], lanes[1], lanes[2])
     buffers = {s.buffer.name for s in storage.values()}
     work = Work(Emitter(frozenset(buffers | loop_names(nest))), simplifier, storage, {}, [], size)
+    work.constants = _constants(group, storage)
     staging = _Staging(group, nest, work)
     for stage in nest.stages:
         staging.prepare(stage, inner[stage.value], every)
@@ -113,6 +115,18 @@ class _Staging:
             part.run(lambda _: None)
 
 
+def _constants(group: Group, storage: Mapping[Value, Storage]) -> dict[str, tuple[float, ...]]:
+    """The small constants that the parts weigh their terms with, in storage order, by buffer."""
+    found: dict[str, tuple[float, ...]] = {}
+    for part in group.parts:
+        factor = constant_factor(part)
+        if factor is not None and isinstance(factor.source, Const):
+            held = storage[(factor.source, 0)]
+            flat = factor.source.array.transpose(held.order).reshape(-1)
+            found[held.buffer.name] = tuple(float(v) for v in flat)
+    return found
+
+
 def _strides(stage: Staged, group: Group) -> tuple[tuple[int, ...], int]:
     """Elements between neighbours of what a stage holds, by axis, and its size; a vector's axis
     is the innermost."""
@@ -135,14 +149,22 @@ def _kernel(
     group: Group, nest: Nest, work: Work, storage: dict[Value, Storage], name: str
 ) -> k.Kernel:
     stored: list[tuple[Node, int]] = [(s.node, s.field) for s in group.stores]
-    buffers = [storage[v].buffer for v in (*group.operands, *stored)]
+    body = work.emit.body()
+    folded = work.constants.keys() - {
+        e.buffer.name
+        for stmt in k.statements(body)
+        for e in k.walk(*k.statement_expressions(stmt))
+        if isinstance(e, k.Load)
+    }
+    values = (*group.operands, *stored)
+    buffers = [storage[v].buffer for v in values if storage[v].buffer.name not in folded]
     grid = tuple(nest.size(Kind.GROUP, d) for d in range(3))
     origins = tuple(dict.fromkeys(Origin(o.name, o.definition, o.span) for o in group.origins))
     return k.Kernel(
         name,
         tuple(dict.fromkeys(buffers)),
         tuple(work.arrays),
-        work.emit.body(),
+        body,
         (grid[0], grid[1], grid[2]),
         work.group_size,
         str(nest),

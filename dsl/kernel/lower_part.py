@@ -16,7 +16,7 @@ points beyond an inexact axis are neither stored nor combined. One path serves a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from sdlc.graph.expr import Expr, Slot, walk
@@ -29,6 +29,7 @@ from sdlc.kernel.lower_names import LANE, Names, loop_var
 from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.translate import Held, Scope, Storage, translate
 from sdlc.kernel.vectorize import contiguous, depends, replaced, vectorize
+from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.group import Group, Output, axes_of
 from sdlc.schedule.nest import Kind, Loop, Nest
 
@@ -49,6 +50,19 @@ class Work:
     held: dict[Value, Held]
     arrays: list[k.Buffer]
     group_size: tuple[int, int, int]
+    constants: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Small constants in storage order, by buffer; known elements are written into the code."""
+
+    def folded(self, expr: k.Expr) -> k.Expr:
+        """The expression with known elements of constants as literals."""
+        known: dict[k.Expr, k.Expr] = {
+            e: k.f32(self.constants[e.buffer.name][int(e.index.value)])
+            for e in k.walk(expr)
+            if isinstance(e, k.Load)
+            and e.buffer.name in self.constants
+            and isinstance(e.index, k.Literal)
+        }
+        return self.simplifier.visit(replaced(expr, known)) if known else expr
 
     def array(self, stem: str, dtype: DType, size: int, space: k.Space) -> k.Buffer:
         """A new array of the kernel."""
@@ -72,6 +86,8 @@ class Part:
         self.width = self.vector.extent if self.vector else 1
         self.vector_reduces = self.vector is not None and nest.is_reduced(self.vector)
         self.tile = self.points(reduced=False)
+        factor = constant_factor(group)
+        self.periodic = frozenset({(factor.source, factor.field)} if factor is not None else ())
         self.shared = tuple(lp for lp in nest.loops if lp.kind is Kind.LANE and nest.is_reduced(lp))
 
     def run(self, stages: Stages) -> None:
@@ -79,6 +95,9 @@ class Part:
         loops = [lp for lp in self.nest.loops if lp.kind is Kind.SERIAL]
         outer = [lp for lp in loops if not self.nest.is_reduced(lp)]
         inner = [lp for lp in loops if self.nest.is_reduced(lp)]
+        staged = {s.at for s in self.nest.stages}
+        if all(lp.extent == 1 and lp.name not in staged for lp in inner):
+            inner = []
         for loop in outer:
             self.open(loop)
             stages(loop.name)
@@ -112,12 +131,13 @@ class Part:
     def scalar(self, expr: Expr, slots: Slots) -> k.Expr:
         """A graph expression for one lane of one point, loop variables free."""
         names, work = self.names, self.work
-        scope = Scope(names.axes, slots, work.storage, work.held, names.raw)
+        scope = Scope(names.axes, slots, work.storage, work.held, names.raw, self.periodic)
         return self.simplify(translate(expr, scope))
 
     def at(self, expr: k.Expr, point: Point) -> k.Expr:
         """The expression at a point of the register tile."""
-        return self.simplify(replaced(expr, point)) if point else expr
+        made = self.simplify(replaced(expr, point)) if point else expr
+        return self.work.folded(made) if self.work.constants else made
 
     def wide(self, expr: k.Expr) -> k.Expr:
         if self.vector is None:
@@ -130,6 +150,8 @@ class Part:
         """Emits the reduction; gives the results of every tile point as slots."""
         monoid = self.group.monoid
         assert monoid is not None
+        if not loops and not self.shared and not self.vector_reduces:
+            return self._written_out(monoid)
         accumulators = self._accumulators(monoid)
         for loop in loops:
             self.open(loop)
@@ -145,6 +167,32 @@ class Part:
             results = [folding.tree(monoid, a) for a in results]
         return [{(0, f): v for f, v in enumerate(a)} for a in results]
 
+    def _written_out(self, monoid: Monoid) -> list[Slots]:
+        """The results of a reduction without loops, as expressions; terms that a constant 0 weighs
+        are left out of sums."""
+        lift = [self.guarded(self.scalar(e, {}), f) for f, e in enumerate(self.group.lift)]
+        values: list[k.Expr] = []
+        for point in self.tile:
+            state: list[k.Expr] = []
+            for copy in self.points(reduced=True):
+                terms = [self.wide(self.at(e, {**copy, **point})) for e in lift]
+                if monoid.is_sum and is_zero_product(terms[0]):
+                    continue
+                state = combined(monoid, state, terms) if state else terms
+            if not state:
+                state = [identity(f.identity, f.dtype) for f in monoid.fields]
+            values += [splat(v, v.type.lanes) for v in state]
+        made = iter(self.emit.prepare(values))
+        fields = range(len(monoid.fields))
+        return [
+            {
+                (0, f): self.emit.bind(self.emit.fresh("total", v.type), self.emit.settle(v))
+                for f in fields
+                for v in [next(made)]
+            }
+            for _ in self.tile
+        ]
+
     def _accumulators(self, monoid: Monoid) -> list[tuple[k.Var, ...]]:
         """The state of every tile point. A field that does not depend on some of the tile's loops
         is one variable for all points that differ in those alone."""
@@ -152,13 +200,13 @@ class Part:
         states = []
         for point in self.tile:
             state = []
-            for f, field in enumerate(monoid.fields):
+            for f, of in enumerate(monoid.fields):
                 varies = self._varies(f)
                 key = f, frozenset((v, n) for v, n in point.items() if v in varies)
                 if key not in made:
                     width = self.width if LANE in varies else 1
-                    var = self.emit.fresh(f"total_{field.name}", k.Type(field.dtype, width))
-                    self.emit.declare(var, splat(identity(field.identity, field.dtype), width))
+                    var = self.emit.fresh(f"total_{of.name}", k.Type(of.dtype, width))
+                    self.emit.declare(var, splat(identity(of.identity, of.dtype), width))
                     made[key] = var
                 state.append(made[key])
             states.append(tuple(state))
@@ -304,3 +352,12 @@ def stored(buffer: k.Buffer, index: k.Expr, value: k.Expr, guard: k.Expr) -> k.S
     if value.type.dtype is not buffer.dtype:
         value = k.Cast(value, buffer.dtype)
     return k.Store(buffer, index, value, kept)
+
+
+def is_zero_product(value: k.Expr) -> bool:
+    """Whether a term is a product with a constant 0."""
+    return (
+        isinstance(value, k.Call)
+        and value.op == "mul"
+        and any(isinstance(a, k.Literal) and a.value == 0 for a in value.args)
+    )

@@ -67,13 +67,15 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What names stand for: axes, monoid slots (by side and field), stored values, and values held
-    in the kernel; `raw` are the axes as they index those, possibly beyond their extents."""
+    in the kernel; `raw` are the axes as they index those, and remainders
+    in the indices of `periodic` values: possibly beyond their extents."""
 
     axes: Mapping[g.Axis, k.Expr]
     slots: Mapping[tuple[int, int], k.Expr]
     storage: Mapping[tuple[Node, int], Storage]
     held: Mapping[tuple[Node, int], Held] = field(default_factory=dict)
     raw: Mapping[g.Axis, k.Expr] = field(default_factory=dict)
+    periodic: frozenset[tuple[Node, int]] = frozenset()
 
 
 def translate(expr: g.Expr, scope: Scope) -> k.Expr:
@@ -118,6 +120,10 @@ def _read(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
     if (e.source, e.field) in scope.held:
         return _held(e, visit, scope)
     storage = scope.storage[(e.source, e.field)]
+    if (e.source, e.field) in scope.periodic:
+        exact = Scope(scope.raw, {}, {})
+        places = (translate(i, exact) if is_remainder(i) else visit(i) for i in e.indices)
+        return _loaded(storage, tuple(places))
     indices = tuple(visit(i) for i in e.indices)
     if e.fill is None:
         return _loaded(storage, indices)
@@ -128,6 +134,11 @@ def _read(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
         inside = k.call("and", inside, k.call("lt", index, k.i32(extent)))
         safe.append(k.call("min", k.call("max", index, k.i32(0)), k.i32(extent - 1)))
     return k.call("select", inside, _loaded(storage, tuple(safe)), visit(e.fill))
+
+
+def is_remainder(index: g.Expr) -> bool:
+    """Whether an index repeats, so that no value of its axes is out of range."""
+    return isinstance(index, g.Apply) and index.op == "mod"
 
 
 def _held(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:

@@ -231,7 +231,8 @@ def _meaning(group: Group, values: dict[Value, Hashable]) -> Hashable:
         match e:
             case Read():
                 guarded = e.fill is not None
-                parts.append((values[(e.source, e.field)], inner, guarded))
+                data = e.source.data if isinstance(e.source, Const) else b""
+                parts.append((values[(e.source, e.field)], inner, guarded, data))
             case Apply():
                 parts.append((e.op, inner))
             case _:

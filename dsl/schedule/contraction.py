@@ -8,8 +8,9 @@ and kept batch. Invariant: no operator's name is looked at.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
-from sdlc.graph.expr import Apply, Axis, Expr, Read, walk
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, walk
 from sdlc.graph.node import Const, Input, Role
 from sdlc.schedule.group import Group, axes_of
 
@@ -31,7 +32,7 @@ def contraction(group: Group) -> Contraction | None:
 
     The factor that is known before the run (a weight or constant) is the right one.
     """
-    if group.monoid is None or not group.monoid.is_sum:
+    if group.monoid is None or not group.monoid.is_sum or constant_factor(group) is not None:
         return None
     lift = group.lift[0]
     if not (isinstance(lift, Apply) and lift.op == "mul"):
@@ -64,3 +65,38 @@ def is_static(expr: Expr) -> bool:
         or (isinstance(r.source, Input) and r.source.role is Role.WEIGHT)
         for r in found
     )
+
+
+SMALL = 64
+"""Elements of a constant matrix that may be written into the code."""
+
+SHORT = 8
+"""Terms of a sum that may be written out."""
+
+
+def constant_factor(group: Group) -> Read | None:
+    """The constant of a short sum that it weighs its terms with: a small matrix, read at axes of
+    which the code is written out (a transform, not a contraction)."""
+    if group.monoid is None or not group.monoid.is_sum:
+        return None
+    lift = group.lift[0]
+    if prod(a.extent for a in group.over) > SHORT or not isinstance(lift, Apply):
+        return None
+    if lift.op != "mul":
+        return None
+    for factor in lift.args:
+        if isinstance(factor, Read) and isinstance(factor.source, Const) and factor.fill is None:
+            small = prod(factor.source.shape) <= SMALL
+            if small and all(period(i) is not None for i in factor.indices):
+                return factor
+    return None
+
+
+def period(index: Expr) -> tuple[Axis, int] | None:
+    """An axis, and after how many of its indices this index repeats."""
+    match index:
+        case Index(axis=axis):
+            return axis, axis.extent
+        case Apply(op="mod", args=(Index(axis=axis), Literal(value=int(size)))):
+            return axis, int(size)
+    return None

@@ -22,6 +22,7 @@ from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import Setting, steps_for
+from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
 
 
@@ -67,8 +68,10 @@ def plan(
     has for it and that is legal, else the default. `results` are the orders that the graph's
     outputs have in storage where they are not row-major."""
     groups = fuse(graph, max_reads=max(4, target.caps.max_storage_buffers - 3))
+    results_of = frozenset(n for _, n, _ in graph.outputs)
+    groups = nest_transforms(groups, results_of)
     if target.profile.block:
-        groups = carry(groups, frozenset(n for _, n, _ in graph.outputs), target.profile.block)
+        groups = carry(groups, results_of, target.profile.block)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
     setting = Setting(target.profile, target.caps.max_groups, orders)

@@ -66,6 +66,25 @@ def region_of(group: Group, nest: Nest, value: str, fixed: frozenset[str]) -> Re
     Raises `Unknown` where an index is not a sum of loops.
     """
     extents = {key: lp.extent for key, lp in loops_by_key(nest)}
+    found = _places(group, nest, value, extents)
+    if any(not place for place in found):
+        raise Unknown("nothing reads it at this place")
+    spans = [_span(place, fixed, extents) for place in found]
+    return Region(tuple(s[0] for s in spans), tuple(s[1] for s in spans))
+
+
+def moved_by(group: Group, nest: Nest, value: str, loop: str) -> frozenset[Axis]:
+    """The axes of inner group `value` along which its readers move with a loop (by key)."""
+    extents = {key: lp.extent for key, lp in loops_by_key(nest)}
+    part = next(g for g in group.inner if g.name == value)
+    places = _places(group, nest, value, extents)
+    return frozenset(
+        a for a, place in zip(part.axes, places, strict=True) if any(loop in t for t, _ in place)
+    )
+
+
+def _places(group: Group, nest: Nest, value: str, extents: Mapping[str, int]) -> list[list[Terms]]:
+    """By axis of the inner group, the indices at which readers that are placed already read it."""
     forms = axis_forms(group, nest)
     part = next(g for g in group.inner if g.name == value)
     wanted = {(s.node, s.field) for s in part.stores}
@@ -78,10 +97,7 @@ def region_of(group: Group, nest: Nest, value: str, fixed: frozenset[str]) -> Re
             if (read.source, read.field) in wanted:
                 for place, index in zip(found, read.indices, strict=True):
                     place.append(_form(index, forms[name], extents))
-    if any(not place for place in found):
-        raise Unknown("nothing reads it at this place")
-    spans = [_span(place, fixed, extents) for place in found]
-    return Region(tuple(s[0] for s in spans), tuple(s[1] for s in spans))
+    return found
 
 
 def loops_by_key(nest: Nest) -> Iterable[tuple[str, Loop]]:

@@ -11,7 +11,6 @@ Invariant: the value is the same up to rounding, since w(a, m) * w(m, n) = w(a, 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from sdlc.graph.expr import (
@@ -31,9 +30,9 @@ from sdlc.graph.expr import (
     substitute,
     walk,
 )
-from sdlc.graph.node import Field, Input, Map, Monoid, Node, Reduce
-from sdlc.graph.types import DType, Origin
-from sdlc.schedule.bijection import inverse
+from sdlc.graph.node import Field, Map, Monoid, Node, Reduce
+from sdlc.graph.types import DType
+from sdlc.schedule.absorb import Absorbed, arrangement, readers_of
 from sdlc.schedule.group import Group, Output, axes_of, slot
 
 COMBINED = 2
@@ -135,10 +134,6 @@ class Blocks:
             place = apply("min", place, i32(self.axis.extent - 1))
         return substitute(expr, {self.axis: place})
 
-    def passed(self, expr: Expr) -> Expr:
-        """An expression over the axis as one over the blocks, beyond the extent in the last."""
-        return substitute(expr, {self.axis: self.index})
-
     def kept(self, value: Expr, otherwise: Expr) -> Expr:
         """`value` inside the axis, `otherwise` beyond it."""
         if self.is_exact:
@@ -168,9 +163,9 @@ class Blocked:
         self.monoid = group.monoid
         self.origin = group.origins[0]
         self.inner: list[Group] = []
-        self.moved: tuple[Output, Node, tuple[Axis, ...]] | None = None
-        if scores is not None:
-            self._take(scores)
+        self.scores = Absorbed(scores, "scores") if scores is not None else None
+        if self.scores is not None:
+            self.inner.append(self.scores.group)
 
     def root(self) -> Group:
         """The reduction over blocks, with everything within a block as its inner groups."""
@@ -189,28 +184,12 @@ class Blocked:
     def _other_reduced(self) -> tuple[Axis, ...]:
         return tuple(a for a in self.group.over if a != self.blocks.axis)
 
-    def _take(self, scores: Group) -> None:
-        """The producer of the leaders' values, as an inner group."""
-        store = scores.stores[0]
-        node = _placeholder(store.node.origin, scores.axes)
-        self.moved = (store, node, scores.axes)
-        output = replace(store, node=node, indices=tuple(Index(a) for a in scores.axes))
-        self.inner.append(replace(scores, name="scores", stores=(output,)))
-
     def _read_through(self, expr: Expr) -> Expr:
         """A lift over blocks, reading the producer's inner group instead of its stored value.
         What is held reaches as far as the last block, so its index is not held back."""
-
-        def change(e: Expr) -> Expr | None:
-            if self.moved is None or not isinstance(e, Read) or e.source is not self.moved[0].node:
-                return None
-            store, node, axes = self.moved
-            places = arrangement(store, axes)
-            assert places is not None and isinstance(store.node, (Map, Reduce))
-            indices = dict(zip(store.node.axes, map(self.blocks.passed, e.indices), strict=True))
-            return Read(node, tuple(substitute(places[a], indices) for a in axes))
-
-        return self.blocks.moved(rebuild(expr, change))
+        if self.scores is not None:
+            expr = self.scores.replaced(expr, {self.blocks.axis: self.blocks.index})
+        return self.blocks.moved(expr)
 
     def _leaders(self, lift: list[Expr]) -> list[Expr]:
         """The leaders of each block, as reads of one inner group."""
@@ -284,18 +263,6 @@ class Blocked:
         return Read(node, here)
 
 
-def arrangement(store: Output, axes: tuple[Axis, ...]) -> dict[Axis, Expr] | None:
-    """A group's axes in terms of those of what it stores."""
-    if not isinstance(store.node, (Map, Reduce)):
-        return None
-    return inverse(store.indices, store.node.axes, axes)
-
-
-def _placeholder(origin: Origin, axes: tuple[Axis, ...]) -> Node:
-    """What readers inside the kernel name a value by that exists nowhere else."""
-    return Input(f"{origin.name}.block", tuple(a.extent for a in axes), DType.F32)
-
-
 def _identity(field: Field) -> Expr:
     """The identity of a field as a literal."""
     if field.dtype is DType.BOOL:
@@ -310,10 +277,7 @@ def _added(dtype: DType) -> Expr:
 def carry(groups: tuple[Group, ...], kept: frozenset[Node], size: int) -> tuple[Group, ...]:
     """The groups with every rescaled reduction folded in blocks of `size`; a producer that only
     such a reduction reads is computed inside it, block by block."""
-    readers: dict[Node, set[int]] = defaultdict(set)
-    for number, group in enumerate(groups):
-        for source, _ in group.operands:
-            readers[source].add(number)
+    readers = readers_of(groups)
     made: list[Group | None] = list(groups)
     producers = {g.stores[0].node: n for n, g in enumerate(groups) if len(g.stores) == 1}
     for number, group in enumerate(groups):
@@ -325,7 +289,7 @@ def carry(groups: tuple[Group, ...], kept: frozenset[Node], size: int) -> tuple[
         absorbed = None
         if source in producers and readers[source] == {number} and source not in kept:
             absorbed = groups[producers[source]]
-            if absorbed.inner or arrangement(absorbed.stores[0], absorbed.axes) is None:
+            if absorbed.inner or arrangement(absorbed) is None:
                 absorbed = None
         if absorbed is not None:
             made[producers[absorbed.stores[0].node]] = None

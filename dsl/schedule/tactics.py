@@ -15,12 +15,13 @@ from math import prod
 
 from sdlc.graph.expr import Axis, Expr
 from sdlc.schedule.affine import affine
-from sdlc.schedule.contraction import Contraction, contraction, reads_of
+from sdlc.schedule.contraction import Contraction, constant_factor, contraction, reads_of
 from sdlc.schedule.draft import Draft, Setting, divisor, share, vector_width
 from sdlc.schedule.group import Group, axes_of
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.staging import private_steps
+from sdlc.schedule.transform import transform_steps
 from sdlc.target import Profile
 
 SHORT_REDUCTION = 16
@@ -32,6 +33,8 @@ MIN_GROUPS = 32
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:
     """The default schedule of a group."""
+    if constant_factor(group) is not None:
+        return transform_steps(group, _stored_axes(group, setting), setting)
     if group.inner:
         return private_steps(group, setting)
     form = contraction(group)

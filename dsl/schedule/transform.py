@@ -1,0 +1,97 @@
+"""Transforms: short sums weighted by a small constant matrix, written out.
+
+In: groups, or a group and a setting. Out: groups in which a transform that only another transform
+reads is computed inside it; steps. Invariant: a work-item computes all outputs of its place, from
+one read of its inputs.
+
+    v[i, j] = sum over q of B[j, q] * t[i, q],   t[i, q] = sum over p of B[i, p] * x[y + p, q + x]
+    one kernel: for each place y, x (vectors of channels) 6 × 6 inputs, 6 × 6 of t, 6 × 6 outputs
+"""
+
+from __future__ import annotations
+
+from sdlc.graph.expr import Axis, Index
+from sdlc.graph.node import Node
+from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of
+from sdlc.schedule.contraction import constant_factor, period
+from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
+from sdlc.schedule.group import Group
+from sdlc.schedule.nest import Bind, Kind, Place, Stage, Step, Tile, initial
+from sdlc.schedule.region import moved_by
+from sdlc.schedule.staging import NestDraft
+
+
+def nest_transforms(groups: tuple[Group, ...], kept: frozenset[Node]) -> tuple[Group, ...]:
+    """The groups with every transform that only one other transform reads inside that one."""
+    readers = readers_of(groups)
+    made: list[Group | None] = list(groups)
+    producers = {s.node: n for n, g in enumerate(groups) for s in g.stores}
+    for number, group in enumerate(groups):
+        current = made[number]
+        if current is None or constant_factor(group) is None:
+            continue
+        for source, _ in group.operands:
+            at = producers.get(source)
+            producer = made[at] if at is not None else None
+            if producer is None or source in kept or readers[source] != {number}:
+                continue
+            if constant_factor(producer) is None or arrangement(producer) is None:
+                continue
+            assert at is not None
+            current, made[at] = absorbed_into(current, producer), None
+        made[number] = current
+    return tuple(g for g in made if g is not None)
+
+
+def transform_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step, ...]:
+    """Everything that the matrices are read at is written out; vectors and work-items run along
+    the innermost axes in storage, `stored` from the outermost."""
+    draft = NestDraft(group, initial(group))
+    written = _unroll(draft, group, "")
+    free = [a for a in stored if draft.nest.loop(a.name).extent > 1 and a not in written]
+    if free:
+        width = vector_width(draft.nest.loop(free[-1].name).extent, setting.profile.vector)
+        draft.tile(free[-1].name, width, Kind.VECTOR, "vec")
+    lanes = setting.profile.lanes
+    for dim, axis in enumerate(reversed(free[-3:])):
+        size = divisor(draft.nest.loop(axis.name).extent, lanes)
+        if size > 1:
+            inner = f"{axis.name}.lane"
+            draft.take(Tile(axis.name, size, inner), Bind(inner, Kind.LANE, dim))
+            lanes //= size
+    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
+    draft.take(*bind_groups(stored, left, setting.max_groups))
+    for part in reversed(group.inner):
+        draft.take(Stage(part.name, "", Place.PRIVATE))
+        _unroll(draft, part, f"{part.name}/")
+        _spread_out(draft, part)
+    return tuple(draft.steps)
+
+
+def _spread_out(draft: NestDraft, part: Group) -> None:
+    """What is left of a stage's loops: the reader's vector is one here too, the rest is copies."""
+    vector = next((lp.name for lp in draft.nest.loops if lp.kind is Kind.VECTOR), "")
+    along = moved_by(draft.group, draft.nest, part.name, vector)
+    stage = next(s for s in draft.nest.stages if s.value == part.name)
+    for loop in stage.nest.loops:
+        if loop.kind is Kind.SERIAL and loop.extent > 1:
+            kind = Kind.VECTOR if loop.axis in along else Kind.UNROLL
+            draft.take(Bind(f"{part.name}/{loop.name}", kind))
+
+
+def _unroll(draft: NestDraft, part: Group, prefix: str) -> frozenset[Axis]:
+    """Writes out every loop that the constant, or a period of an inner value, is read at, and the
+    terms of the sum; gives their axes."""
+    factor = constant_factor(part)
+    assert factor is not None
+    nest = draft.nest
+    if prefix:
+        nest = next(s for s in nest.stages if f"{s.value}/" == prefix).nest
+    held = [r for r in part.reads if (r.source, r.field) in draft.group.held]
+    periods = [period(i) for r in held for i in r.indices if not isinstance(i, Index)]
+    sizes = dict(found for found in (*map(period, factor.indices), *periods) if found is not None)
+    sizes |= {a: a.extent for a in part.over}
+    for axis, size in sizes.items():
+        size = min(size, nest.loop(axis.name).extent)
+        draft.tile(f"{prefix}{axis.name}", size, Kind.UNROLL, "tile")
+    return frozenset(sizes)

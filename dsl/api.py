@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdlc.graph.node import Graph
 from sdlc.graph.types import Array, DType
+from sdlc.kernel.ir import Kernel
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.program.device import Device, DeviceInfo, KernelText
 from sdlc.program.execute import Executable
@@ -195,9 +196,8 @@ class CompiledProgram:
         return write_bundle(compiled.program, compiled.texts(), caps, Path(directory), packed)
 
     def explain(self) -> Explanation:
-        """Graph, groups, kernels and memory; `str` of it is the text of `sdlc explain`."""
-        compiled = self._fixed("explain")
-        return explanation(compiled)
+        """What became of it (docs/explain.md); `str` of it is the text of `sdlc explain`."""
+        return explanation(self._fixed("explain"), self.request.library)
 
     @property
     def memory(self) -> MemoryReport:
@@ -340,29 +340,45 @@ def target_texts(
     program: Program, target: Target, languages: Sequence[str] = ()
 ) -> tuple[KernelText, ...]:
     """Every kernel in these languages of `target` (default: all of them), legalised for it."""
+    return tuple(text for _, text in printed(program, target, languages))
+
+
+def printed(
+    program: Program, target: Target, languages: Sequence[str] = ()
+) -> tuple[tuple[Kernel, KernelText], ...]:
+    """The texts of `target_texts`, each with the legalised kernel that it spells."""
     from sdlc.backends.legalize import legalize
     from sdlc.backends.printer import print_kernel
 
     caps = target.caps
-    return tuple(
-        print_kernel(legalize(kernel, caps, language), language, caps)
+    fitted = (
+        (legalize(kernel, caps, language), language)
         for language in languages or caps.languages
         for kernel in program.all_kernels
     )
+    return tuple((kernel, print_kernel(kernel, language, caps)) for kernel, language in fitted)
 
 
-def explanation(compiled: Compiled, language: str | None = None) -> Explanation:
-    """What became of a program; its kernels in one language (None: the target's first)."""
-    from sdlc.program.explain import explain
-    from sdlc.schedule.plan import plan
+def explanation(
+    compiled: Compiled, library: Library | None = None, languages: Sequence[str] = ()
+) -> Explanation:
+    """What became of a program; its kernels in `languages` (default: all of its target's).
 
-    speaks = compiled.target.caps.languages
-    if language is not None and language not in speaks:
-        message = f"target `{compiled.target.name}` takes no {language} kernels"
-        raise failure("P009", message, help=f"use {' or '.join(speaks)}")
-    made = plan(compiled.graph, compiled.target)
-    texts = compiled.texts((language or speaks[0],))
-    return explain(compiled.graph, made, compiled.program, texts)
+    `library` has the sources that it cites. Raises SdlError (P009) for a language that the target
+    does not take.
+    """
+    from sdlc.program.explain import Material, definitions_of, explain, parts_of
+
+    target = compiled.target
+    unknown = [name for name in languages if name not in target.caps.languages]
+    if unknown:
+        message = f"target `{target.name}` takes no {unknown[0]} kernels"
+        raise failure("P009", message, help=f"use {' or '.join(target.caps.languages)}")
+    parts = parts_of(compiled.graph, compiled.program, target)
+    texts = printed(compiled.program, target, languages)
+    cited = () if library is None else definitions_of(library)
+    attempts = () if compiled.report is None else compiled.report.attempts
+    return explain(Material(parts, target, texts, cited, attempts))
 
 
 def devices() -> tuple[DeviceInfo, ...]:

@@ -21,7 +21,8 @@ import click
 from sdlc import __version__
 from sdlc.cli_bench import bench_command
 from sdlc.cli_check import check_command
-from sdlc.cli_compile import compile_command, explain_command
+from sdlc.cli_compile import compile_command
+from sdlc.cli_explain import explain_command
 from sdlc.cli_generate import generate_command
 from sdlc.cli_report import devices_command, doctor_command, targets_command, version_command
 from sdlc.cli_run import run_command

@@ -30,6 +30,7 @@ from sdlc.program.memory import LOAD, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.schedule.storage import stored_count
 from sdlc.target import Profile, Target
 
@@ -43,15 +44,20 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
 
 
 def compile_graph(
-    graph: Graph, target: Target, precision: DType = DType.F32, rules: Sequence[Rule] = ()
+    graph: Graph,
+    target: Target,
+    precision: DType = DType.F32,
+    rules: Sequence[Rule] = (),
+    choices: Choices = NO_CHOICES,
 ) -> Program:
     """The program of a graph, rewritten by these rules, for a target; verified at every level.
 
-    `precision` is recorded in the program; the graph has its types already. Raises SdlError (P007)
-    for tensors that the target cannot bind.
+    `precision` is recorded in the program; the graph has its types already. `choices` are points of
+    groups' schedule spaces that a tuner has found best. Raises SdlError (P007) for tensors that the
+    target cannot bind.
     """
     parts = hoist(rewrite(graph, rules)[0])
-    return compile_hoisted(parts, plan(parts.run, target), target, precision)
+    return compile_hoisted(parts, plan(parts.run, target, choices=choices), target, precision)
 
 
 def compile_hoisted(
@@ -194,11 +200,12 @@ def kernels_of(
     dispatches = []
     for item in scheduled.kernels:
         storage = storage_of(item, names, tensors)
-        meaning = signature(item, storage)
+        profile = item.profile or target.profile
+        meaning = (signature(item, storage), profile)
         if meaning not in known:
             name = _kernel_name(item.group, kernels)
             known[meaning] = name
-            kernels[name] = replace(_kernel(item, storage, target.profile), name=name)
+            kernels[name] = replace(_kernel(item, storage, profile), name=name)
             verify(kernels[name], target.caps)
         bound = {s.buffer.name: names[v] for v, s in storage.items()}
         buffers = kernels[known[meaning]].buffers

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sdlc.proof.check import Tell
     from sdlc.proof.structure import Header
 
-SOURCE = ("entry", "configs", "sizes", "precision", "without", "only")
+SOURCE = ("entry", "configs", "sizes", "precision", "without", "only", "records")
 """What `source_options` gives."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))

@@ -86,13 +86,14 @@ def tune_command(
     from sdlc.backends.target import load_target
     from sdlc.backends.tuner import Settings
     from sdlc.cli_bench_run import requests
-    from sdlc.program.records import records_path
 
-    place = output or records_path(program)
-    check_place(place)
+    if output is not None:
+        check_place(output)
     opened = open_device(device)
     chosen = target_of(opened.info) if target is None else load_target(target)
     wanted = requests(program, chosen, what)
+    place = output or next(r.records for r in wanted.values() if r.records is not None)
+    check_place(place)
     run = _Run(opened, place, Settings(top), budget)
     with _progress() as tell:
         for request in wanted.values():
@@ -119,11 +120,12 @@ class _Run:
         """Measures the groups of a program that have no record yet."""
         from sdlc.backends.tuner import Work, tune
         from sdlc.graph.hoist import hoist
+        from sdlc.graph.rules import rewrite
         from sdlc.program.records import append_record, device_text, read_records
         from sdlc.schedule.plan import plan
 
         target = request.target
-        graph = hoist(request.graph()).run
+        graph = hoist(rewrite(request.graph(), request.rules)[0]).run
         work = Work(graph, plan(graph, target), target)
         known = read_records(self._place, target.name, device_text(self._device.info)).by_group
         jobs = [job for job in work.jobs if job.digest not in known]

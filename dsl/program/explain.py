@@ -29,6 +29,7 @@ from sdlc.program.program import Dispatch, Program
 from sdlc.program.values import describe
 from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.target import Target
 
 SCHEMA = 1
@@ -264,10 +265,12 @@ def explain(material: Material) -> Explanation:
     )
 
 
-def parts_of(graph: Graph, program: Program, target: Target) -> tuple[Part, ...]:
+def parts_of(
+    graph: Graph, program: Program, target: Target, choices: Choices = NO_CHOICES
+) -> tuple[Part, ...]:
     """What `compile_graph` made of a graph, planned again."""
     parts = hoist(graph)
-    run = plan(parts.run, target)
+    run = plan(parts.run, target, choices=choices)
     made = Part("run", parts.run, run, program)
     if parts.load is None or program.load is None:
         return (made,)
@@ -364,10 +367,13 @@ def _rules(groups: Iterable[GroupFacts]) -> tuple[RuleFacts, ...]:
 
 
 def _dispatches(part: Part, target: Target) -> Iterable[DispatchFacts]:
-    program, orders = part.program, part.plan.orders
-    for number, dispatch in enumerate(program.dispatches):
-        cost = estimate(part.plan.kernels[number], target, orders)
-        yield _dispatch((part.name, number), dispatch, program, cost)
+    """Launches of one kernel cost the same."""
+    costs: dict[str, Estimate] = {}
+    for number, dispatch in enumerate(part.program.dispatches):
+        if dispatch.kernel not in costs:
+            item = part.plan.kernels[number]
+            costs[dispatch.kernel] = estimate(item, target, part.plan.orders)
+        yield _dispatch((part.name, number), dispatch, part.program, costs[dispatch.kernel])
 
 
 def _dispatch(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -22,7 +23,7 @@ from typing import Any
 
 import sdlc
 from sdlc.program.device import DeviceInfo
-from sdlc.schedule.point import Choices, Point
+from sdlc.schedule.point import NO_CHOICES, Choices, Point
 
 SCHEMA = 1
 ROOMS = ("schedule", "kernel")
@@ -78,6 +79,10 @@ class Records:
 NO_RECORDS = Records({})
 
 
+class TuningWarning(UserWarning):
+    """Tuning records that are not used, and why."""
+
+
 def device_text(info: DeviceInfo) -> str:
     """What a record says of the device that it was measured on."""
     return f"{info.name}, {info.driver}"
@@ -109,6 +114,17 @@ def read_records(path: Path, target: str, device: str | None) -> Records:
         "no record": len(found) - len(known),
     }
     return Records({r.group: r for r in kept}, _warning(path, reasons))
+
+
+def choices_of(path: Path | None, target: str, device: str = "") -> Choices:
+    """The points that a file of records has for a target, and a device where it is known. Warns
+    once of records that do not count."""
+    if path is None:
+        return NO_CHOICES
+    found = read_records(path, target, device or None)
+    if found.warning:
+        warnings.warn(found.warning, TuningWarning, stacklevel=2)
+    return found.choices
 
 
 def _warning(path: Path, reasons: Mapping[str, int]) -> str:

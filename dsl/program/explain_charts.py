@@ -36,6 +36,7 @@ def time_by_definition(made: Explanation) -> str:
         show_x_guides=True,
         show_y_guides=False,
         x_labels_major_count=5,
+        max_scale=7,
     )
     chart.x_labels = names
     chart.value_formatter = time_text
@@ -105,15 +106,15 @@ def _cleaned(svg: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A temporary in the picture of the arena: dispatches across, bytes down."""
+    """A temporary in the picture of the arena: dispatches across, thousandths of it down."""
 
     name: str
     title: str
     dispatch: int
     x: int
     width: int
-    y: int
-    height: int
+    y: str
+    height: str
     hue: int
 
 
@@ -128,6 +129,7 @@ def arena(made: Explanation, hue: Callable[[str], int]) -> tuple[Block, ...]:
 def _block(
     tensor: TensorFacts, maker: DispatchFacts | None, made: Explanation, hue: Callable[[str], int]
 ) -> Block:
+    scale = 1000 / made.memory["arena"]  # browsers lose track of coordinates above 10 ** 8
     number = tensor.first if maker is None else maker.number
     definition = made.groups[number].definition
     return Block(
@@ -137,7 +139,7 @@ def _block(
         number,
         tensor.first,
         tensor.last - tensor.first + 1,
-        tensor.offset,
-        tensor.nbytes,
+        f"{1000 - scale * (tensor.offset + tensor.nbytes):.3f}",
+        f"{scale * tensor.nbytes:.3f}",
         hue(definition),
     )

@@ -9,6 +9,7 @@ alike, cost little.
 
 from __future__ import annotations
 
+from functools import cache
 from html import escape
 from itertools import groupby
 from types import MappingProxyType
@@ -108,8 +109,13 @@ class Highlighter:
 
 
 def _class(kind: _TokenType, text: str, language: str) -> str:
-    if language == "opencl" and not is_token_subtype(kind, Comment):
-        kind = EXTRA.get(text, kind)
+    if language == "opencl" and text in EXTRA and not is_token_subtype(kind, Comment):
+        kind = EXTRA[text]
+    return _class_of(kind)
+
+
+@cache
+def _class_of(kind: _TokenType) -> str:
     return next((name for parent, name in KINDS if is_token_subtype(kind, parent)), "")
 
 

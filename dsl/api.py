@@ -30,7 +30,7 @@ from sdlc.target import Target
 if TYPE_CHECKING:
     from sdlc.graph.rules import RewriteReport, Rule
     from sdlc.language.library import Library
-    from sdlc.program.explain import Explanation
+    from sdlc.program.explain_data import Explanation
 
 Size = int | tuple[int, ...]
 Config = Mapping[str, object] | str | Path

@@ -14,7 +14,8 @@ import pytest
 
 from sdlc.api import explanation, make_request
 from sdlc.program import explain as explaining
-from sdlc.program.explain import Explanation
+from sdlc.program import explain_data
+from sdlc.program.explain_data import Explanation
 from sdlc.program.explain_highlight import Highlighter
 from sdlc.program.explain_text import bytes_text, count_text, time_text
 
@@ -82,6 +83,11 @@ def test_lines_lead_to_the_statements_that_they_compute(made: Explanation, langu
     assert PROGRAM.splitlines()[lines["y"] - 1].strip().startswith("y[b, i] = sum")
 
 
+def test_calls_lead_to_the_program(made: Explanation) -> None:
+    texts = [[c.text for c in g.calls] for g in made.groups if g.definition == "project"]
+    assert texts == [["y = project(x, first)"], ["return softmax(project(y, second))"]]
+
+
 def test_memory_over_time(made: Explanation) -> None:
     temporaries = [t for t in made.tensors if t.part == "run" and t.first >= 0]
     count = sum(d.part == "run" for d in made.dispatches)
@@ -117,7 +123,7 @@ def test_rules_say_what_they_did_to_each_group() -> None:
 def test_json_is_as_documented(made: Explanation) -> None:
     """Every field of the data stands in docs/explain.md, and JSON holds plain values only."""
     record = json.loads(json.dumps(made.as_json()))
-    assert record["schema"] == explaining.SCHEMA
+    assert record["schema"] == explain_data.SCHEMA
     assert record["dispatches"][0]["operands"][0].keys() == {
         "parameter",
         "tensor",
@@ -125,9 +131,8 @@ def test_json_is_as_documented(made: Explanation) -> None:
         "written",
     }
     document = (ROOT / "docs" / "explain.md").read_text()
-    kinds = [getattr(explaining, n) for n in vars(explaining) if n[0].isupper()]
-    own = [k for k in kinds if is_dataclass(k) and k.__module__ == explaining.__name__]
-    shown = [k for k in own if k not in (explaining.Material, explaining.Part)]
+    kinds = [getattr(explain_data, n) for n in vars(explain_data) if n[0].isupper()]
+    shown = [k for k in kinds if is_dataclass(k)]
     assert len(shown) > 8
     missing = [f.name for k in shown for f in fields(k) if f"`{f.name}`" not in document]
     assert not missing

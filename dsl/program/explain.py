@@ -1,9 +1,9 @@
 """What the compiler made of a program, as data: why, how, how long, where.
 
 In: a graph, the plan of its groups, the program, its printed kernels, what rules said. Out:
-`Explanation`, which prints itself (`explain_text`), becomes a page (`explain_page`) or JSON
-(docs/explain.md). Invariant: it reads and never decides; every number is the program's or the cost
-model's own; groups and dispatches are in launch order and one to one.
+`Explanation` (`explain_data`), which prints itself (`explain_text`), becomes a page
+(`explain_page`) or JSON (docs/explain.md). Invariant: it reads and never decides; every number is
+the program's or the cost model's own; groups and dispatches are in launch order and one to one.
 
     str(explain(Material((Part("run", graph, plan, program),), target, printed)))
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 from sdlc.graph.hoist import hoist
 from sdlc.graph.node import Graph, Node
@@ -22,6 +22,19 @@ from sdlc.kernel.ir import Access, Kernel
 from sdlc.language.library import Library
 from sdlc.language.syntax import Module
 from sdlc.program.device import KernelText
+from sdlc.program.explain_data import (
+    Call,
+    Defined,
+    DispatchFacts,
+    Explanation,
+    GroupFacts,
+    KernelFacts,
+    Operand,
+    RuleFacts,
+    Statement,
+    TensorFacts,
+    Verdict,
+)
 from sdlc.program.explain_lines import Meaning, line_nodes, meaning_of, nodes_of
 from sdlc.program.memory import Lifetime, lifetimes_of
 from sdlc.program.pipeline import load_plan, tensors_of
@@ -32,7 +45,6 @@ from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.target import Target
 
-SCHEMA = 1
 Value = tuple[Node, int]
 
 
@@ -47,17 +59,6 @@ class Attempted(Protocol):
     def fired(self) -> bool: ...
     @property
     def why(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Defined:
-    """A definition of a source file, with the lines that it takes."""
-
-    file: str
-    name: str
-    line: int
-    end_line: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,162 +84,10 @@ class Material:
     attempts: Sequence[Attempted] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a rule or a step of the schedule (`kind`) did about a group, and why."""
-
-    kind: str
-    name: str
-    fired: bool
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A statement of the source that a kernel computes, in `definition`; `name` is its tensor."""
-
-    file: str
-    line: int
-    end_line: int
-    definition: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class GroupFacts:
-    """`text` is the meaning in index notation, `nest` the loops; `definition` is where most of the
-    work comes from, `definitions` also lists what is inlined; `scope` is the weights' path. `part`
-    is `run`, or `load` for what is done once, when weights are loaded."""
-
-    part: str
-    number: int
-    definition: str
-    text: str
-    nest: str
-    definitions: tuple[str, ...]
-    scope: str
-    statements: tuple[Statement, ...]
-    verdicts: tuple[Verdict, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """A tensor that a dispatch binds to a parameter of its kernel."""
-
-    parameter: str
-    tensor: str
-    nbytes: int
-    written: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchFacts:
-    """One launch, by its number in its `part`. `read` and `written` are bytes that pass to and from
-    memory, `seconds` is what the cost model predicts, and `bound` what takes longest of it."""
-
-    part: str
-    number: int
-    label: str
-    kernel: str
-    operands: tuple[Operand, ...]
-    grid: tuple[int, int, int]
-    group: tuple[int, int, int]
-    flop: int
-    read: int
-    written: int
-    seconds: float
-    bound: str
-
-
-@dataclass(frozen=True, slots=True)
-class KernelFacts:
-    """A kernel in one language. `links[i]` are the places in `statements` of the statements that
-    line i of `text` comes from."""
-
-    name: str
-    language: str
-    text: str
-    statements: tuple[Statement, ...]
-    links: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """`first` and `last` are the dispatches between which a temporary is live, at `offset` in the
-    arena; -1 for tensors outside it. `order` lists the axes as stored, outermost first."""
-
-    part: str
-    name: str
-    type: str
-    role: str
-    nbytes: int
-    offset: int
-    first: int
-    last: int
-    weight: str
-    order: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RuleFacts:
-    """How many groups a rule or a step of the schedule changed, and how many it did not."""
-
-    kind: str
-    name: str
-    fired: int
-    missed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """`flop`, `seconds`, `read`, `written` are sums over the dispatches of a run; `load_seconds` is
-    that of loading. `memory` holds bytes by name; `live` the bytes of temporaries alive in each
-    dispatch of a run."""
-
-    name: str
-    target: str
-    title: str
-    precision: str
-    flop: int
-    seconds: float
-    load_seconds: float
-    read: int
-    written: int
-    graph: str
-    groups: tuple[GroupFacts, ...]
-    dispatches: tuple[DispatchFacts, ...]
-    kernels: tuple[KernelFacts, ...]
-    tensors: tuple[TensorFacts, ...]
-    memory: dict[str, int]
-    live: tuple[int, ...]
-    rules: tuple[RuleFacts, ...]
-    definitions: tuple[Defined, ...]
-    schema: int = field(default=SCHEMA)
-
-    def __str__(self) -> str:
-        return "\n\n".join(f"== {title} ==\n{text}" for _, title, text in self.sections())
-
-    def sections(self) -> tuple[tuple[str, str, str], ...]:
-        """Names, titles and texts in reading order."""
-        from sdlc.program.explain_text import sections
-
-        return sections(self)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, as docs/explain.md describes them."""
-        return asdict(self)
-
-    def page(self) -> str:
-        """One self-contained HTML page."""
-        from sdlc.program.explain_page import page
-
-        return page(self)
-
-
 def explain(material: Material) -> Explanation:
     """The whole account; the first part is what runs do."""
     run, *_ = material.parts
-    groups = tuple(_groups(material.parts, material.attempts))
+    groups = tuple(_groups(material))
     dispatches = tuple(d for p in material.parts for d in _dispatches(p, material.target))
     each = [d for d in dispatches if d.part == run.name]
     kernels = _kernels(material)
@@ -294,19 +143,33 @@ def _lines(module: Module, span: Span) -> str:
 # ---- groups --------------------------------------------------------------------------------------
 
 
-def _groups(parts: Sequence[Part], attempts: Sequence[Attempted]) -> Iterable[GroupFacts]:
+def _groups(material: Material) -> Iterable[GroupFacts]:
     """What a rule reported of a node belongs to the group of that node, or, where hoisting has made
     the node anew, to the groups of those like it."""
-    items = [(p.name, n, k, nodes_of(k.group)) for p in parts for n, k in enumerate(p.plan.kernels)]
+    items = [
+        (part.name, number, item, nodes_of(item.group))
+        for part in material.parts
+        for number, item in enumerate(part.plan.kernels)
+    ]
     found = {node for *_, nodes in items for node in nodes}
     tried: dict[object, list[Attempted]] = {}
-    for attempt in attempts:
+    for attempt in material.attempts:
         root = attempt.root
         if root is not None:
             tried.setdefault(root if root in found else _likeness(root), []).append(attempt)
     for name, number, item, nodes in items:
         own = [a for n in nodes for key in (n, _likeness(n)) for a in tried.get(key, ())]
-        yield _group((name, number), item, nodes, own)
+        calls = _calls(item.group.origins[-1].sites, material.definitions)
+        yield replace(_group((name, number), item, nodes, own), calls=calls)
+
+
+def _calls(sites: Sequence[Span], definitions: Sequence[Defined]) -> tuple[Call, ...]:
+    return tuple(
+        Call(s.file, s.line, d.name, d.text.splitlines()[s.line - d.line].strip())
+        for s in sites
+        for d in definitions
+        if d.file == s.file and d.line <= s.line <= d.end_line
+    )
 
 
 def _likeness(node: Node) -> object:
@@ -327,6 +190,7 @@ def _group(
         nest=str(item.nest),
         definitions=tuple(dict.fromkeys(o.definition for o in origins if o.definition)),
         scope=item.group.origins[-1].scope,
+        calls=(),
         statements=tuple(dict.fromkeys(s for n in nodes if (s := _statement(n)) is not None)),
         verdicts=_verdicts(item, attempts),
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pygal  # type: ignore[import-untyped]
 from pygal.style import Style  # type: ignore[import-untyped]
 
-from sdlc.program.explain import DispatchFacts, Explanation, TensorFacts
+from sdlc.program.explain_data import DispatchFacts, Explanation, TensorFacts
 from sdlc.program.explain_text import bytes_text, time_text
 
 BOUNDS = ("memory", "compute", "launch")

@@ -18,8 +18,8 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from sdlc.program.explain import Defined, DispatchFacts, Explanation, KernelFacts, Statement
 from sdlc.program.explain_charts import HUES, arena, live_bytes, time_by_definition
+from sdlc.program.explain_data import Defined, DispatchFacts, Explanation, KernelFacts, Statement
 from sdlc.program.explain_highlight import Highlighter
 from sdlc.program.explain_text import bytes_text, count_text, time_text
 

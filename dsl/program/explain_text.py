@@ -18,7 +18,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sdlc.program.explain import DispatchFacts, Explanation, GroupFacts, TensorFacts, Verdict
+    from sdlc.program.explain_data import (
+        DispatchFacts,
+        Explanation,
+        GroupFacts,
+        TensorFacts,
+        Verdict,
+    )
 
 WIDEST = 72
 CURVE = 64

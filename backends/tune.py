@@ -1,10 +1,13 @@
-"""Measuring points: kernels built, checked and timed by turns on a device.
+"""Measuring kernels: built, checked and timed by turns in one place on a device.
 
-In: programs of one kernel each (`sdlc.program.isolated`) that compute the same, and a device. Out:
-seconds of each. Invariant: all read the same arrays; a kernel is timed only after its result was
-found right; the times of one call are taken by turns, so that what else the machine does meets all.
+In: programs of one kernel each (`sdlc.program.isolated`) that read and write the same tensors. Out:
+their results, and seconds of one launch of each. Invariant: all of them run on the same memory and
+the same values; results are poisoned before each check; the times of one call are taken by turns,
+so that what else the machine does meets all.
 
-    seconds = time_all(device, programs, Effort(rounds=5))
+    bench = Workbench(device, programs[0])
+    recordings = [bench.add(p) for p in programs]
+    bench.result(recordings[0]); time_all(bench, recordings, Effort(rounds=5))
 """
 
 from __future__ import annotations
@@ -13,12 +16,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from sdlc.graph.types import Array
-from sdlc.program.device import Device
-from sdlc.program.execute import Executable
+from sdlc.program.device import Binding, Device, Launch
+from sdlc.program.memory import align
 from sdlc.program.profile_data import random_inputs
-from sdlc.program.program import Program
+from sdlc.program.program import Program, Tensor
+from sdlc.program.values import load, store
+
+POISON = b"\xff"
+"""NaN in every float type: a result that a kernel forgets to write shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,42 +46,82 @@ class Timed:
     thread_seconds: float
 
 
-def prepared(device: Device, program: Program, inputs: Mapping[str, Array]) -> Executable:
-    """The program on the device with its inputs set, run once."""
-    executable = Executable(program, device, {})
-    for name, array in inputs.items():
-        executable.write(name, array)
-    executable.step()
-    executable.finish()
-    return executable
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A kernel built for the workbench."""
+
+    built: Mapping[str, Any]
+    launch: Launch
 
 
-def time_all(executables: Sequence[Executable], effort: Effort) -> list[Timed]:
-    """The time of one launch of each, by turns."""
-    repeats = [_repeats(e, effort.turn_seconds) for e in executables]
-    turns = [
-        [_turn(e, n) for e, n in zip(executables, repeats, strict=True)]
-        for _ in range(effort.rounds)
-    ]
-    columns = zip(*turns, strict=True)
+class Workbench:
+    """The tensors of one kernel in a device's memory, with seeded values."""
+
+    def __init__(self, device: Device, program: Program) -> None:
+        """Raises SdlError (D…) where the device is too small."""
+        self.device = device
+        self.program = program
+        self.inputs: Mapping[str, Array] = random_inputs(program)
+        self._places = {name: _place(device, t) for name, t in program.tensors.items()}
+        for name, array in (*self.inputs.items(), *program.constants.items()):
+            tensor = program.tensors[name]
+            self._write(name, store(array.reshape(tensor.shape), tensor))
+
+    def add(self, program: Program) -> Made:
+        """Builds the kernel of another program of the same tensors. Raises SdlError (D…)."""
+        ((name, kernel),) = program.kernels.items()
+        (dispatch,) = program.dispatches
+        text = self.device.text(kernel)
+        bound = dict(dispatch.bindings)
+        bindings = tuple(self._places[bound[p]] for p in text.parameters)
+        return Made(self.device.build([text]), Launch(name, bindings))
+
+    def result(self, made: Made) -> dict[str, Array]:
+        """What the kernel writes, by tensor."""
+        tensors = self.program.tensors
+        for name in self.program.outputs:
+            self._write(name, POISON * self._places[name].nbytes)
+        self.run(self.device.record(made.built, [made.launch]))
+        found = {}
+        for name in self.program.outputs:
+            place = self._places[name]
+            found[name] = load(self.device.read(place.memory, 0, place.nbytes), tensors[name])
+        return found
+
+    def run(self, recording: Any) -> None:
+        """Runs a recording to its end."""
+        self.device.submit(recording)
+        self.device.finish()
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.device.write(self._places[name].memory, 0, data)
+
+
+def _place(device: Device, tensor: Tensor) -> Binding:
+    nbytes = max(align(tensor.nbytes, 4), 4)
+    return Binding(device.allocate(nbytes), 0, nbytes)
+
+
+def time_all(bench: Workbench, kernels: Sequence[Made], effort: Effort) -> list[Timed]:
+    """The time of one launch of each, by turns, each warm."""
+    recordings = [_recording(bench, made, effort.turn_seconds) for made in kernels]
+    turns = [[_turn(bench, *each) for each in recordings] for _ in range(effort.rounds)]
     return [
-        Timed(median(t.seconds for t in c), median(t.thread_seconds for t in c)) for c in columns
+        Timed(median(t.seconds for t in column), median(t.thread_seconds for t in column))
+        for column in zip(*turns, strict=True)
     ]
 
 
-def _repeats(executable: Executable, seconds: float) -> int:
-    return max(1, int(seconds / max(_turn(executable, 2).seconds, 1e-7)))
+def _recording(bench: Workbench, made: Made, seconds: float) -> tuple[Any, int]:
+    """As many launches as take about so long, and their number."""
+    one = bench.device.record(made.built, [made.launch])
+    bench.run(one)
+    repeats = max(1, min(1000, int(seconds / max(_turn(bench, one, 1).seconds, 1e-7))))
+    return bench.device.record(made.built, [made.launch] * repeats), repeats
 
 
-def _turn(executable: Executable, repeats: int) -> Timed:
+def _turn(bench: Workbench, recording: Any, launches: int) -> Timed:
     started, threads = time.perf_counter(), time.process_time()
-    for _ in range(repeats):
-        executable.step()
-    executable.finish()
+    bench.run(recording)
     wall, busy = time.perf_counter() - started, time.process_time() - threads
-    return Timed(wall / repeats, busy / repeats)
-
-
-def inputs_of(program: Program) -> dict[str, Array]:
-    """Seeded values for what a kernel reads."""
-    return random_inputs(program)
+    return Timed(wall / launches, busy / launches)

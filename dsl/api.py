@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from sdlc.graph.node import Graph
 from sdlc.graph.types import Array, DType
+from sdlc.kernel.ir import Kernel
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.program.device import Device, DeviceInfo, KernelText
 from sdlc.program.execute import Executable
 from sdlc.program.program import MemoryReport, Program
+from sdlc.schedule.point import Choices
 from sdlc.target import Target
 
 if TYPE_CHECKING:
     from sdlc.graph.rules import RewriteReport, Rule
     from sdlc.language.library import Library
-    from sdlc.program.explain import Explanation
+    from sdlc.program.explain_data import Explanation
 
 Size = int | tuple[int, ...]
 Config = Mapping[str, object] | str | Path
@@ -48,6 +50,10 @@ class Request:
     precision: DType
     rules: tuple[Rule, ...] = ()
     """What rewrites the graph: `language.elaborate_rule.chosen_rules` gives those asked for."""
+    records: Path | None = None
+    """Where tuning records may be."""
+    device: str = ""
+    """What records must have been measured on (`records.device_text`), where that is known."""
 
     def graph(self, sizes: Mapping[str, Size] = NOTHING) -> Graph:
         """What is computed, with `sizes` beside those asked for."""
@@ -63,8 +69,16 @@ class Request:
 
         definition = self.graph(sizes)
         graph, report = rewrite(definition, self.rules)
-        program = compile_graph(graph, self.target, self.precision)
-        return Compiled(graph, program, self.target, definition, report)
+        choices = self.choices()
+        program = compile_graph(graph, self.target, self.precision, choices=choices)
+        return Compiled(graph, program, self.target, definition, report, choices)
+
+    def choices(self) -> Choices:
+        """The points that tuning records have for this target. Warns of records that are not used
+        (TuningWarning)."""
+        from sdlc.program.records import choices_of
+
+        return choices_of(self.records, self.target.name, self.device)
 
     def missing_sizes(self) -> tuple[str, ...]:
         """Names in the inputs' types that have no size yet: run-time shapes will bind them."""
@@ -127,6 +141,8 @@ class Compiled:
     target: Target
     definition: Graph | None = None
     report: RewriteReport | None = None
+    choices: Choices = field(default_factory=dict)
+    """Points of kernels' schedule spaces that tuning records gave."""
 
     def texts(self, languages: Sequence[str] = ()) -> tuple[KernelText, ...]:
         """Every kernel in these languages of the target (default: all), legalised for it."""
@@ -195,9 +211,8 @@ class CompiledProgram:
         return write_bundle(compiled.program, compiled.texts(), caps, Path(directory), packed)
 
     def explain(self) -> Explanation:
-        """Graph, groups, kernels and memory; `str` of it is the text of `sdlc explain`."""
-        compiled = self._fixed("explain")
-        return explanation(compiled)
+        """What became of it (docs/explain.md); `str` of it is the text of `sdlc explain`."""
+        return explanation(self._fixed("explain"), self.request.library)
 
     @property
     def memory(self) -> MemoryReport:
@@ -234,6 +249,7 @@ def compile(
     sizes: Mapping[str, Size] | None = None,
     config: Config | Sequence[Config] | None = None,
     precision: str = "f32",
+    records: str | Path | None = None,
 ) -> CompiledProgram:
     """Compiles `.sdl`.
 
@@ -241,10 +257,13 @@ def compile(
     a name of `targets()`; `entry` a model, block or op (None: the file's only model, else its only
     op or block); `sizes` binds names such as `b` (an int) and `*b` (a tuple), and those left open
     are bound by the arrays given to `run`; `config` holds values or the path of a config.json, or
-    several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`.
+    several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`; `records`
+    are those of `sdlc tune` (None: FILE.sdl.tuning.jsonl where it is there).
     Raises SdlError for whatever is wrong with the source, sizes, config or target.
     """
     request = make_request(source, target, entry, sizes or {}, (config, precision))
+    if records is not None:
+        request = replace(request, records=Path(records))
     program = CompiledProgram(request)
     if not request.missing_sizes():
         program._for(NOTHING)
@@ -261,6 +280,7 @@ def make_request(
     """A request from what a user gives; `settings` are configuration and precision."""
     from sdlc.backends.target import load_target
     from sdlc.language.elaborate_rule import chosen_rules
+    from sdlc.program.records import records_path
 
     config, precision = settings
     known = {DType.F32.value: DType.F32, DType.F16.value: DType.F16}
@@ -269,7 +289,9 @@ def make_request(
     library = load_library(source)
     values = read_config(config)
     chosen = load_target(target) if isinstance(target, str) else target
-    return Request(library, chosen, entry, sizes, values, known[precision], chosen_rules(library))
+    rules = chosen_rules(library)
+    beside = None if _is_text(source) else records_path(Path(source))
+    return Request(library, chosen, entry, sizes, values, known[precision], rules, beside)
 
 
 def _shape(array: object) -> tuple[int, ...]:
@@ -287,9 +309,12 @@ def _with_help(error: SdlError, help: str) -> SdlError:
 def load_library(source: str | Path) -> Library:
     from sdlc.language.library import load
 
-    if isinstance(source, str) and ("{" in source or "\n" in source):
-        return load(None, source)
-    return load(Path(source))
+    return load(None, str(source)) if _is_text(source) else load(Path(source))
+
+
+def _is_text(source: str | Path) -> bool:
+    """Whether a source is the program itself and no path."""
+    return isinstance(source, str) and ("{" in source or "\n" in source)
 
 
 def read_config(config: Config | Sequence[Config] | None) -> dict[str, object]:
@@ -340,29 +365,45 @@ def target_texts(
     program: Program, target: Target, languages: Sequence[str] = ()
 ) -> tuple[KernelText, ...]:
     """Every kernel in these languages of `target` (default: all of them), legalised for it."""
+    return tuple(text for _, text in printed(program, target, languages))
+
+
+def printed(
+    program: Program, target: Target, languages: Sequence[str] = ()
+) -> tuple[tuple[Kernel, KernelText], ...]:
+    """The texts of `target_texts`, each with the legalised kernel that it spells."""
     from sdlc.backends.legalize import legalize
     from sdlc.backends.printer import print_kernel
 
     caps = target.caps
-    return tuple(
-        print_kernel(legalize(kernel, caps, language), language, caps)
+    fitted = (
+        (legalize(kernel, caps, language), language)
         for language in languages or caps.languages
         for kernel in program.all_kernels
     )
+    return tuple((kernel, print_kernel(kernel, language, caps)) for kernel, language in fitted)
 
 
-def explanation(compiled: Compiled, language: str | None = None) -> Explanation:
-    """What became of a program; its kernels in one language (None: the target's first)."""
-    from sdlc.program.explain import explain
-    from sdlc.schedule.plan import plan
+def explanation(
+    compiled: Compiled, library: Library | None = None, languages: Sequence[str] = ()
+) -> Explanation:
+    """What became of a program; its kernels in `languages` (default: all of its target's).
 
-    speaks = compiled.target.caps.languages
-    if language is not None and language not in speaks:
-        message = f"target `{compiled.target.name}` takes no {language} kernels"
-        raise failure("P009", message, help=f"use {' or '.join(speaks)}")
-    made = plan(compiled.graph, compiled.target)
-    texts = compiled.texts((language or speaks[0],))
-    return explain(compiled.graph, made, compiled.program, texts)
+    `library` has the sources that it cites. Raises SdlError (P009) for a language that the target
+    does not take.
+    """
+    from sdlc.program.explain import Material, definitions_of, explain, parts_of
+
+    target = compiled.target
+    unknown = [name for name in languages if name not in target.caps.languages]
+    if unknown:
+        message = f"target `{target.name}` takes no {unknown[0]} kernels"
+        raise failure("P009", message, help=f"use {' or '.join(target.caps.languages)}")
+    parts = parts_of(compiled.graph, compiled.program, target, compiled.choices)
+    texts = printed(compiled.program, target, languages)
+    cited = () if library is None else definitions_of(library)
+    attempts = () if compiled.report is None else compiled.report.attempts
+    return explain(Material(parts, target, texts, cited, attempts))
 
 
 def devices() -> tuple[DeviceInfo, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from _thread import interrupt_main
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +22,13 @@ import click
 from sdlc import __version__
 from sdlc.cli_bench import bench_command
 from sdlc.cli_check import check_command
-from sdlc.cli_compile import compile_command, explain_command
+from sdlc.cli_compile import compile_command
+from sdlc.cli_explain import explain_command
 from sdlc.cli_generate import generate_command
 from sdlc.cli_report import devices_command, doctor_command, targets_command, version_command
 from sdlc.cli_run import run_command
 from sdlc.cli_source import fmt_command
+from sdlc.cli_tune import tune_command
 
 INTERRUPTED = 130
 AGAIN_SECONDS = 0.02
@@ -56,6 +59,7 @@ for _command in (
     doctor_command,
     explain_command,
     bench_command,
+    tune_command,
     generate_command,
     version_command,
 ):
@@ -65,7 +69,7 @@ for _command in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits with its status. `arguments` default to the process's."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with _no_interruption_lost():
+    with _no_interruption_lost(), _warnings_as_lines():
         status = status_of(given)
     sys.exit(status)
 
@@ -87,6 +91,18 @@ def _no_interruption_lost() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings of the compiler to a user are one line each, on stderr."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        click.echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def status_of(arguments: list[str]) -> int:

@@ -107,6 +107,7 @@ def requests(program: Path, target: Target, what: Mapping[str, Any]) -> dict[str
         return {program.stem: replace(request_from(program, "cpu", **what), target=target)}
     from sdlc.models.folder import default_folder, load_folder
     from sdlc.models.pipeline import GenerateSettings, networks
+    from sdlc.program.records import records_path
 
     shipped = default_folder().parent
     folder, part = program, ""
@@ -124,7 +125,9 @@ def requests(program: Path, target: Target, what: Mapping[str, Any]) -> dict[str
         message = f"`{part}` is no network of the model in `{folder}`"
         raise failure("K001", message, "give its unet, vae or text_encoder")
     known = {size for network in found.values() for size in network.sizes}
-    return {n: _network_request(network, target, what, known) for n, network in found.items()}
+    records = what.get("records") or records_path(folder)
+    made = {n: _network_request(network, target, what, known) for n, network in found.items()}
+    return {n: replace(request, records=records) for n, request in made.items()}
 
 
 def _network_request(

@@ -17,13 +17,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sdlc.cli_common import ManyValues, json_option, print_json, request_from, source_options
+from sdlc.cli_common import (
+    ManyValues,
+    json_option,
+    parse_sizes,
+    print_json,
+    request_from,
+    source_options,
+)
 
 if TYPE_CHECKING:
     from sdlc.api import Request
-    from sdlc.language.diagnostics import SdlError
+    from sdlc.language.diagnostics import Diagnostic, SdlError
+    from sdlc.program.program import Program
     from sdlc.proof.check import Tell
+    from sdlc.proof.structure import Header
 
+SOURCE = ("entry", "configs", "sizes", "precision", "without", "only", "records")
+"""What `source_options` gives."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 OPTIONS = (
@@ -92,7 +103,7 @@ def check_command(
       sdlc check softmax.sdl --set b=3 n=77 --target adreno
       sdlc check softmax.sdl --set b=3 n=77 --device pocl --examples 200
     """
-    source = {name: what.pop(name) for name in ("entry", "configs", "sizes", "precision")}
+    source = {name: what.pop(name) for name in SOURCE}
     if syntax or (target is None and device is None):
         return _check_files(files, syntax, as_json, source)
     from sdlc.cli_prove import prove
@@ -146,22 +157,54 @@ def _check_files(
 
 def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlError]]:
     """How many definitions of the file were built, and the errors of the others."""
-    from dataclasses import replace
-
     from sdlc.language.diagnostics import SdlError
 
     errors = []
     count = 0
     for name in entries(request):
-        one = replace(request, entry=name)
+        one, header = with_header(request, name)
         if one.missing_sizes():
             continue
         try:
             one.graph() if syntax else one.build()
             count += 1
+            problems = () if syntax else structure_problems(one, header)
+            if problems:
+                raise SdlError(problems, one.library.sources)
         except SdlError as error:
             errors.append(error)
     return count, errors
+
+
+def with_header(request: Request, name: str) -> tuple[Request, Header]:
+    """The request for one definition, with the sizes of its `# sizes:` line where none are given;
+    and what its other lines say, if they are about these sizes and the default rules."""
+    from dataclasses import replace
+
+    from sdlc.language.elaborate_rule import chosen_rules
+    from sdlc.proof.structure import Header, header_of
+
+    header = header_of(request.library.entry_module, name)
+    sizes = parse_sizes(header.sizes)
+    made = replace(request, entry=name, sizes={**sizes, **request.sizes})
+    usual = [rule.name for rule in chosen_rules(request.library)]
+    same = all(made.sizes[n] == size for n, size in sizes.items())
+    plain = [rule.name for rule in request.rules] == usual
+    return made, header if same and plain else Header()
+
+
+def structure_problems(request: Request, header: Header) -> tuple[Diagnostic, ...]:
+    """What the lines `# kernels: 2` of a definition say that is not so."""
+    from dataclasses import replace
+
+    from sdlc.language.elaborate_rule import chosen_rules
+    from sdlc.proof.structure import unmet
+
+    def build(without: tuple[str, ...]) -> Program:
+        rules = chosen_rules(request.library, without)
+        return replace(request, rules=rules).build().program
+
+    return unmet(header.about(request.target.name), request.target.name, build)
 
 
 def entries(request: Request) -> list[str]:

@@ -88,6 +88,12 @@ def source_options(command: Command) -> Command:
             metavar="RULE[,RULE]",
             help="Rules to apply, instead of the default ones. May be repeated.",
         ),
+        click.option(
+            "--records",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            metavar="FILE.jsonl",
+            help="What `sdlc tune` found (default: FILE.sdl.tuning.jsonl, where it is there).",
+        ),
     ):
         command = option(command)
     return command
@@ -112,6 +118,7 @@ def request_from(
     precision: str,
     without: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
+    records: Path | None = None,
 ) -> Request:
     """What a command's options ask for."""
     from dataclasses import replace
@@ -122,7 +129,7 @@ def request_from(
     request = make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
     named = parse_names(only) if only else None
     rules = chosen_rules(request.library, parse_names(without), named)
-    return replace(request, rules=rules)
+    return replace(request, rules=rules, records=records or request.records)
 
 
 def parse_names(values: Iterable[str]) -> tuple[str, ...]:

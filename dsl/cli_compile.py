@@ -1,6 +1,6 @@
-"""`sdlc compile` and `sdlc explain`: a bundle of a file, or an account of what became of it.
+"""`sdlc compile`: a bundle of a file.
 
-In: a file, sizes, configuration and a target. Out: a folder (docs/bundle.md) or text. Example:
+In: a file, sizes, configuration and a target. Out: a folder (docs/bundle.md). Example:
 
     sdlc compile softmax.sdl --target mali --set b=2x3 n=64 -o softmax-mali
 """
@@ -27,8 +27,6 @@ from sdlc.cli_common import (
 if TYPE_CHECKING:
     from sdlc.api import Compiled
     from sdlc.program.program import Program
-
-SECTIONS = ("graph", "groups", "dispatches", "kernels", "tensors", "memory")
 
 
 @click.command("compile", cls=ManyValues)
@@ -148,43 +146,3 @@ def _load_text(load: dict[str, int]) -> str:
 
 def _shapes(tensors: dict[str, list[int]]) -> str:
     return ", ".join(f"{name}{shape}" for name, shape in tensors.items()) or "none"
-
-
-@click.command("explain", cls=ManyValues)
-@click.argument("file", type=click.Path(path_type=Path))
-@target_option
-@source_options
-@click.option(
-    "--section",
-    "sections",
-    multiple=True,
-    type=click.Choice(SECTIONS),
-    help="Only this section. May be repeated.",
-)
-@click.option(
-    "--language",
-    type=click.Choice(["opencl", "wgsl"]),
-    help="Kernels in this language (default: the one that the target prefers).",
-)
-@json_option
-def explain_command(
-    file: Path, sections: tuple[str, ...], language: str | None, as_json: bool, **what: Any
-) -> None:
-    """Shows what becomes of FILE: graph, groups, dispatches, kernels, tensors, memory.
-
-    \b
-    Examples:
-      sdlc explain softmax.sdl --set b=2x3 n=64 --target mali
-      sdlc explain softmax.sdl --set b=2x3 n=64 --target mali --section kernels --language wgsl
-    """
-    from sdlc.api import explanation
-
-    made = explanation(request_from(file, **what).build(), language)
-    wanted = sections or SECTIONS
-    if as_json:
-        everything = made.as_json()
-        always = {name: everything[name] for name in ("name", "target", "flop")}
-        print_json(always | {name: everything[name] for name in wanted})
-        return
-    chosen = [pair for name, pair in zip(SECTIONS, made.sections(), strict=True) if name in wanted]
-    click.echo("\n\n".join(f"== {title} ==\n{text}" for title, text in chosen))

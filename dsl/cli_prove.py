@@ -6,7 +6,7 @@ Invariant: the exit status is 1 if anything is wrong; what was not checked is li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdlc.api import Request, make_request
-from sdlc.cli_check import entries
-from sdlc.cli_common import parse_sizes, print_json
+from sdlc.cli_check import entries, structure_problems, with_header
+from sdlc.cli_common import parse_names, parse_sizes, print_json, request_from
+from sdlc.graph.numerics import Numerics
+from sdlc.graph.rules import rewrite
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
+from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.proof.check import Compilation, Report, Tell, check, compiled, sized
 from sdlc.proof.falsify import Effort, Verdict, judge, need_hypothesis
 from sdlc.proof.reproduce import Command, Reproducer, read_inputs, reproduce
@@ -32,6 +35,7 @@ from sdlc.proof.stages import (
     reference,
     rewritten,
 )
+from sdlc.proof.structure import Header
 from sdlc.target import Target
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ class Job:
     title: str
     request: Request
     words: tuple[str, ...]
+    header: Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ def prove(
     jobs = [job for file in files for job in _jobs(file, place.target, source)]
     if how["replay"] is not None and len(jobs) != 1:
         raise failure("C004", "--replay takes one program", help="name it with --entry")
+    if how["replay"] is None:
+        _check_structure(jobs)
     results = [(job, *_checked(job, place, how, tell)) for job in jobs]
     if as_json:
         print_json([_as_json(*result) for result in results])
@@ -83,6 +90,14 @@ def prove(
         for result in results:
             _say(place, *result)
     return 1 if any(report.failures for _, report, _ in results) else 0
+
+
+def _check_structure(jobs: Iterable[Job]) -> None:
+    """Raises SdlError (C002) where a file says something else of its kernels."""
+    for job in jobs:
+        problems = structure_problems(job.request, job.header)
+        if problems:
+            raise SdlError(problems, job.request.library.sources)
 
 
 def _place(target: str | None, device: str | None) -> Place:
@@ -118,13 +133,12 @@ def route_for(place: Place) -> Route:
 def _jobs(file: Path, target: Target, source: dict[str, Any]) -> list[Job]:
     if file.is_dir():
         return _networks(file, target, source)
-    sizes, settings = parse_sizes(source["sizes"]), (source["configs"], source["precision"])
-    request = make_request(file, target, source["entry"], sizes, settings)
+    request = replace(request_from(file, target.name, **source), target=target)
     found = []
     for name in entries(request):
-        one = replace(request, entry=name)
+        one, header = with_header(request, name)
         if not one.missing_sizes():
-            found.append(Job(name, one, _words(file, name, source)))
+            found.append(Job(name, one, _words(file, name, source), header))
     if not found:
         missing = ", ".join(request.missing_sizes()) if source["entry"] else "of every definition"
         message = f"nothing to check in `{file}`: sizes are open: {missing}"
@@ -145,9 +159,12 @@ def _networks(folder: Path, target: Target, source: dict[str, Any]) -> list[Job]
         sizes = {**network.sizes, **{n: s for n, s in asked.items() if n in network.sizes}}
         settings = (network.config, source["precision"])
         request = make_request(file, target, None, sizes, settings)
+        only = parse_names(source["only"]) if source["only"] else None
+        rules = chosen_rules(request.library, parse_names(source["without"]), only)
+        request = replace(request, rules=rules)
         if source["entry"] in (None, file.stem):
-            words = (str(folder), "--entry", file.stem)
-            found.append(Job(file.stem, request, (*words, *_settings(source))))
+            words = (str(folder), "--entry", file.stem, *_settings(source))
+            found.append(Job(file.stem, request, words, Header()))
     return found
 
 
@@ -159,13 +176,21 @@ def _words(file: Path, entry: str, source: dict[str, Any]) -> tuple[str, ...]:
 def _settings(source: dict[str, Any]) -> tuple[str, ...]:
     sizes = ("--set", *source["sizes"]) if source["sizes"] else ()
     half = ("--precision", "f16") if source["precision"] == "f16" else ()
-    return (*sizes, *half)
+    named = (("--without", source["without"]), ("--only", source["only"]))
+    rules = (word for option, names in named for name in names for word in (option, name))
+    return (*sizes, *half, *rules)
 
 
 def compilation(request: Request) -> Compilation:
     """The program of a request with all that its proof needs."""
     graph = request.graph()
-    return compiled(graph, graph, request.target, request.precision)
+    made, report = rewrite(graph, request.rules)
+    fired = tuple(rule for rule in request.rules if report.fired(rule.name))
+    classes = list(Numerics)
+    worst = max((classes.index(r.numerics) for r in fired), default=0)
+    numerics = classes[max(worst, classes.index(Numerics.REASSOCIATED))]
+    done = compiled(graph, made, request.target, request.precision)
+    return replace(done, numerics=numerics, fired=tuple(rule.name for rule in fired))
 
 
 # ---- one program ---------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def _executable(
     from sdlc.backends.devices import open_device
     from sdlc.program.bundle import read_bundle
     from sdlc.program.execute import Executable
+    from sdlc.program.records import device_text
 
     held = None if weights is None else load_weights(weights)
     if program.is_dir():
@@ -102,6 +103,7 @@ def _executable(
         from sdlc.backends.devices import target_of
 
         request = replace(request, target=target_of(opened.info))
+    request = replace(request, device=device_text(opened.info))
     return Executable(request.build_for(arrays).program, opened, held or {})
 
 

@@ -41,7 +41,10 @@ class Given:
         return f"{element}[{', '.join(map(str, array.shape))}]"
 
 
-F32_RESULTS = ("one_hot", "arange", "causal_mask", "moments", "timestep_embedding")
+F32_RESULTS = (
+    *("one_hot", "arange", "causal_mask", "moments", "timestep_embedding"),
+    *("winograd_input_matrix", "winograd_weight_matrix", "winograd_output_matrix"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,7 +241,7 @@ def test_configuration_that_is_not_used_is_listed(tmp_path: Path, call: Any) -> 
 def test_explain(double: Path, call: Any) -> None:
     common = ("explain", double, "--set", "n=6", "--target", "mali")
     text = call(*common).out
-    titles = ("graph ==", "groups (1)", "dispatches (1, 6 FLOP)", "kernels (1, opencl)")
+    titles = ("graph ==", "groups (1)", "dispatches (1, 6 FLOP", "kernels (1, opencl)")
     for title in (*titles, "tensors (2)", "memory"):
         assert title in text
     only = call(*common, "--section", "memory").out

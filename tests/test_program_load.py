@@ -22,7 +22,7 @@ from sdlc.graph.types import Array, DType, Origin
 from sdlc.language.diagnostics import SdlError
 from sdlc.program.device import Launch
 from sdlc.program.execute import Executable
-from sdlc.program.interpreted import InterpreterDevice, run_interpreted
+from sdlc.program.interpreted import HOST_CAPABILITIES, InterpreterDevice, run_interpreted
 from sdlc.program.load import fitting
 from sdlc.program.memory import LOAD, conflicts, lifetimes_of
 from sdlc.program.pipeline import compile_graph, compile_hoisted, compile_plan
@@ -159,6 +159,18 @@ def test_results_are_computed_at_each_run() -> None:
     outer = Map((j,), apply("sqrt", read(inner, j)), F, Origin("out", "test"))
     graph = Graph("static", (("h", inner, 0), ("out", outer, 0)), ())
     assert hoist(graph).run is graph
+
+
+def test_a_result_that_runs_read_is_written_at_each_run() -> None:
+    i, j = axes(i=40, j=7)
+    x, w = given_input("x", 40, 7), weight("w", 7)
+    inner = Map((j,), apply("exp", read(w, j)), F, Origin("h", "test"))
+    outer = Map((i, j), apply("mul", read(x, i, j), read(inner, j)), F, Origin("out", "test"))
+    graph = Graph("both", (("h", inner, 0), ("out", outer, 0)), (x,))
+    assert hoist(graph).run is graph
+    inputs, weights = arrays_of(graph)
+    program = compile_graph(graph, load_target("cpu"))
+    assert_right(graph, inputs, weights, run_interpreted(program, inputs, weights), "result")
 
 
 @settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
@@ -355,6 +367,18 @@ def test_the_arena_of_loading_is_the_largest_memory_beside_the_weights() -> None
     assert pool == program.memory.weights and arena == program.load.memory.arena
 
 
+def test_devices_of_coarser_alignment_load_too() -> None:
+    """The arena of loading is laid out anew."""
+    graph = scaled_matmul(3, 7, 7, layers=2)
+    inputs, weights = arrays_of(graph)
+    coarse = InterpreterDevice(replace(HOST_CAPABILITIES, offset_alignment=1024))
+    executable = Executable(compile_graph(graph, load_target("cpu")), coarse, weights)
+    load = executable.program.load
+    assert load is not None and max(t.offset for t in load.tensors.values()) == 1024
+    assert all(t.offset % 1024 == 0 for t in load.tensors.values())
+    assert_right(graph, inputs, weights, executable.run(inputs), "coarse")
+
+
 def load_programs() -> list[Program]:
     graphs = [scaled_matmul(3, 7, 7, layers=n) for n in (1, 2, 5)]
     targets = [load_target(name) for name in ("cpu", "nvidia", "adreno")]
@@ -420,3 +444,12 @@ def test_what_was_computed_before_is_taken_as_it_is() -> None:
     executable = Executable(compile_graph(graph, load_target("cpu")), host, prepared)
     assert host.launches == 0
     assert_right(graph, inputs, weights, executable.run(inputs), "prepared")
+
+
+def test_what_was_computed_in_part_is_computed_again() -> None:
+    graph = scaled_matmul(4, 5, 5, layers=2)
+    inputs, weights = arrays_of(graph)
+    wrong = {"~layers.0.scaled": np.zeros((5, 5), np.float32)}
+    program = compile_graph(graph, load_target("cpu"))
+    got = run_interpreted(program, inputs, weights | wrong)
+    assert_right(graph, inputs, weights, got, "in part")

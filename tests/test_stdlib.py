@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stdlib_formulas_tensor  # noqa: F401  (adds its formulas)
+import stdlib_formulas_winograd  # noqa: F401
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import DType
 from sdlc.language.elaborate import build

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -13,11 +15,15 @@ from hypothesis import HealthCheck, given, settings
 
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from sdlc.backends.target import load_target
+from sdlc.backends.tune import Effort
+from sdlc.backends.tuner import Settings, Work, tune
 from sdlc.graph.node import Graph
-from sdlc.program.interpreted import run_interpreted
+from sdlc.kernel.ir import Kernel
+from sdlc.program.interpreted import InterpreterDevice, run_interpreted
 from sdlc.program.isolated import Isolation
 from sdlc.program.pipeline import compile_plan
 from sdlc.program.profile_data import RandomWeights, random_inputs
+from sdlc.program.records import NO_RECORDS, Record, append_record, read_records, records_path
 from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.digest import digest_of, label_of
 from sdlc.schedule.fits import misfit
@@ -170,3 +176,104 @@ def test_an_illegal_point_gives_the_default_with_a_reason(point: Point, reason: 
     (made,) = plan(graph, target, choices={digest: point}).kernels
     assert made.note.startswith("tuning record not used") and reason in made.note
     assert made.nest == plan(graph, target).kernels[0].nest
+
+
+# ---- records
+
+
+def record(**changes: object) -> Record:
+    values: dict[str, Any] = {
+        "target": "cpu",
+        "device": "device, driver",
+        "group": "6480c32f987703bc",
+        "label": "fc out [8 × 32] over 16",
+        "point": {"register_tile": [2, 8]},
+        "seconds": 1e-5,
+        "default_seconds": 2e-5,
+        "estimate": 1.5e-5,
+        "measured": 9,
+    }
+    return Record(**{**values, **changes})
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "a.sdl.tuning.jsonl"
+    append_record(path, record())
+    append_record(path, record(group="b" * 16, point={}))
+    append_record(path, record(point={"register_tile": [4, 8], "unroll": 2}))
+    found = read_records(path, "cpu", "device, driver")
+    assert found.warning == "" and set(found.by_group) == {"6480c32f987703bc", "b" * 16}
+    point = Point((("register_tile", (4, 8)), ("unroll", 2)))
+    assert found.choices == {"6480c32f987703bc": point}
+    assert found.by_group["b" * 16].chosen() == DEFAULT
+    assert read_records(path, "cpu", None).choices == found.choices
+    assert read_records(tmp_path / "none", "cpu", None) == NO_RECORDS
+
+
+def test_other_records_are_ignored_with_one_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append_record(path, record(target="llvmpipe"))
+    assert read_records(path, "cpu", "device, driver") == NO_RECORDS
+    append_record(path, record(compiler="0.0.1+abc"))
+    append_record(path, record(device="another, driver"))
+    append_record(path, record(schema=0))
+    with path.open("a") as file:
+        file.write('{"torn": \n[1]\n{"point": 3}\n')
+    found = read_records(path, "cpu", "device, driver")
+    assert not found.choices
+    assert "1 of another compiler, 1 of another device, 4 of no record" in found.warning
+    assert found.warning.count("\n") == 0 and "sdlc tune" in found.warning
+
+
+def test_a_torn_line_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"target": "cp')
+    append_record(path, record())
+    found = read_records(path, "cpu", None)
+    assert len(found.choices) == 1 and "1 of no record" in found.warning
+
+
+def test_records_lie_beside_the_program(tmp_path: Path) -> None:
+    assert records_path(tmp_path / "a.sdl") == tmp_path / "a.sdl.tuning.jsonl"
+    assert records_path(tmp_path) == tmp_path / "tuning.jsonl"
+
+
+# ---- measuring, on the interpreter
+
+
+EFFORT = Effort(rounds=1, turn_seconds=0.0)
+
+
+def test_tuning_measures_the_default_and_the_best(tmp_path: Path) -> None:
+    target, graph = load_target("cpu"), matmul_graph(6, 5, 16)
+    work = Work(graph, plan(graph, target), target)
+    (job,) = work.jobs
+    outcome = tune(work, InterpreterDevice(), job, Settings(2, EFFORT))
+    assert outcome.record is not None and not outcome.refused
+    assert outcome.record.measured == 3 and outcome.record.group == job.digest
+    assert 0 < outcome.record.seconds <= outcome.record.default_seconds
+    append_record(tmp_path / "r", outcome.record)
+    found = read_records(tmp_path / "r", "cpu", outcome.record.device)
+    (made,) = plan(graph, target, choices=found.choices).kernels
+    assert bool(made.note) == bool(outcome.record.point)
+
+
+def test_equal_groups_are_one_job() -> None:
+    target = load_target("cpu")
+    graph = window_graph(2, 5, 16, 3)
+    work = Work(graph, plan(graph, target), target)
+    assert sum(j.launches for j in work.jobs) == len(work.plan.kernels)
+    assert len({j.digest for j in work.jobs}) == len(work.jobs)
+
+
+def test_a_wrong_kernel_is_left_out() -> None:
+    """A device that computes something else: nothing is recorded, and the reason is said."""
+
+    def spoiled(kernel: Kernel) -> Kernel:
+        return replace(kernel, body=())
+
+    target, graph = load_target("cpu"), matmul_graph(6, 5, 16)
+    work = Work(graph, plan(graph, target), target)
+    outcome = tune(work, InterpreterDevice(change=spoiled), work.jobs[0], Settings(1, EFFORT))
+    assert outcome.record is None
+    assert all("wrong result" in reason for reason in outcome.refused) and outcome.refused

@@ -50,7 +50,7 @@ class _Lifting:
 
     def origin(self, node: Node) -> Origin:
         at = self.match.root.origin
-        return Origin(node.origin.name, node.origin.definition, at.span, at.scope)
+        return replace(at, name=node.origin.name, definition=node.origin.definition)
 
     def renamed(self, axes: tuple[Axis, ...], taken: tuple[Axis, ...]) -> tuple[Axis, ...]:
         """`axes` with names that none of `taken` has."""
@@ -127,7 +127,7 @@ class _Lifting:
             body = substitute(bound.body, places)
             front = self.used(body)
             at = self.match.root.origin
-            origin = Origin(name, at.definition, at.span, at.scope)
+            origin = replace(at, name=name)
             dtype = self.stored if body.dtype.is_float else body.dtype
             self.made[name] = Map((*front, *own), body, dtype, origin), front
         return self.made[name]

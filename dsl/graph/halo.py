@@ -10,7 +10,7 @@ bit. It is about reads, not about convolutions: any window, stride, dilation or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from sdlc.graph.affine import bounds
@@ -18,7 +18,6 @@ from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, apply, i32,
 from sdlc.graph.match_show import node_name, shown
 from sdlc.graph.node import Map, Node, Reduce, element_count
 from sdlc.graph.rules import Asked, Refused, Rule, Sizes
-from sdlc.graph.types import Origin
 
 READS_THAT_PAY = 64
 """Reads of an element in a contraction that pay for a copy of a tensor that is stored anyway."""
@@ -135,6 +134,5 @@ def _copy(source: Map, padding: Padding, fill: Literal) -> Map:
         for a, (before, behind) in zip(source.axes, padding, strict=True)
     )
     places = tuple(_moved(Index(a), -before) for a, (before, _) in zip(axes, padding, strict=True))
-    origin = source.origin
-    named = Origin(f"{origin.name}_padded", origin.definition, origin.span, origin.scope)
+    named = replace(source.origin, name=f"{source.origin.name}_padded")
     return Map(axes, Read(source, places, 0, fill), source.dtype, named)

@@ -6,7 +6,7 @@ Example: `DType.F16.itemsize == 2`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -69,10 +69,12 @@ class Origin:
     """Where a node comes from: the statement that made it and the definition it stands in.
 
     `name` is the tensor's name in the source, `definition` the op or block (`softmax`), `scope`
-    the weight scope path of the call (`down_blocks.0.resnets.1`), possibly empty.
+    the weight scope path of the call (`down_blocks.0.resnets.1`), possibly empty; `sites` the calls
+    that led there, the last one first. Origins that differ in those alone are equal.
     """
 
     name: str
     definition: str
     span: Span | None = None
     scope: str = ""
+    sites: tuple[Span, ...] = field(default=(), compare=False, repr=False)

@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from math import prod
 from typing import ClassVar
 from typing import Literal as OneOf
@@ -303,6 +304,7 @@ class Kernel:
         return show_kernel(self)
 
 
+@lru_cache(maxsize=1024)
 def i32(value: int) -> Literal:
     return Literal(int(value), I32)
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import DType
 from sdlc.kernel import simplify_integer as integer
 from sdlc.kernel import simplify_scalar as scalar
@@ -38,10 +39,8 @@ from sdlc.kernel.ir import (
     Var,
     WorkId,
     i32,
-    operands,
     statement_expressions,
     statements,
-    walk,
     with_operands,
 )
 from sdlc.kernel.linear import Linear, combine, linear
@@ -83,12 +82,21 @@ _OTHER_RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
 )
 
 
+def _rules_of(op: str, integer: bool) -> tuple[Rule, ...]:
+    whole = _INTEGER_RULES.get(op, ()) if integer else ()
+    return (scalar.folded, *whole, *_OTHER_RULES.get(op, ()))
+
+
+_CALL_RULES: Mapping[tuple[str, bool], tuple[Rule, ...]] = MappingProxyType(
+    {(op, integer): _rules_of(op, integer) for op in SCALARS for integer in (False, True)}
+)
+
+
 def rules_for(expr: Expr) -> tuple[Rule, ...]:
     """The rules that may apply to an expression, in order."""
     match expr:
         case Call():
-            whole = _INTEGER_RULES.get(expr.op, ()) if expr.args[-1].type == I32 else ()
-            return (scalar.folded, *whole, *_OTHER_RULES.get(expr.op, ()))
+            return _CALL_RULES[expr.op, expr.args[-1].type is I32]
         case Cast():
             return (scalar.cast_of_literal, scalar.cast_of_cast)
         case Extract():
@@ -102,16 +110,21 @@ class Simplifier:
     variables (by expressions without any of them). Results are remembered: a variable means the
     same wherever it is seen."""
 
-    def __init__(self, bounds: Bounds, values: Mapping[Expr, Expr] | None = None) -> None:
+    def __init__(
+        self,
+        bounds: Bounds,
+        values: Mapping[Expr, Expr] | None = None,
+        order: Order | None = None,
+    ) -> None:
         self.bounds = bounds
-        self.order = Order()
+        self.order = order or Order()
         self.values = dict(values or {})
         self._done: dict[Expr, Expr] = {}
 
     def assuming(self, condition: Expr) -> Simplifier:
         """A simplifier for code that runs only where `condition` holds."""
         bounds = self.bounds.assuming(condition)
-        return self if bounds is self.bounds else Simplifier(bounds, self.values)
+        return self if bounds is self.bounds else Simplifier(bounds, self.values, self.order)
 
     def visit(self, expr: Expr) -> Expr:
         found = self._done.get(expr)
@@ -124,23 +137,25 @@ class Simplifier:
     def _visit(self, expr: Expr) -> Expr:
         if isinstance(expr, (Var, WorkId)):
             return self._known(self.values.get(expr, expr))
-        if isinstance(expr, Call) and expr.form is not None:
+        if isinstance(expr, Literal):
+            return expr
+        if expr.form is not None:
             return self._sum(expr.form)
-        parts = operands(expr)
-        made = tuple(self.visit(p) for p in parts)
+        parts = expr.operands
+        made = tuple([self.visit(p) for p in parts])
         current = expr if made == parts else with_operands(expr, made)
-        if isinstance(current, Call) and current.form is not None:
+        if current.form is not None:
             return self._sum(current.form)
         for rule in rules_for(current):
             better = rule(self, current)
-            if better is not None and better is not current and better.type == current.type:
+            if better is not None and better is not current and better.type is current.type:
                 return self.visit(better)
         return current
 
     def _known(self, expr: Expr) -> Expr:
         """A variable of one value is that value."""
         low, high = self.bounds.ranges.get(expr, (0, 1))
-        return i32(low) if low == high and expr.type == I32 else expr
+        return i32(low) if low == high and expr.type is I32 else expr
 
     def _sum(self, sum: Linear) -> Expr:
         """A sum is simplified atom by atom, then written in canonical order."""
@@ -178,8 +193,9 @@ def _statement(simplifier: Simplifier, stmt: Stmt) -> tuple[Stmt, ...]:
     match stmt:
         case Let():
             return _let(simplifier, stmt)
-        case Declare() | Assign():
-            return (replace(stmt, value=visit(stmt.value)),)
+        case Assign() | Declare():
+            value = visit(stmt.value)
+            return (stmt if value is stmt.value else type(stmt)(stmt.var, value),)
         case Store():
             guard = None if stmt.guard is None else visit(stmt.guard)
             if isinstance(guard, Literal):
@@ -199,12 +215,12 @@ def _let(simplifier: Simplifier, stmt: Let) -> tuple[Stmt, ...]:
     """A value that is a name or a literal takes the variable's place."""
     value = simplifier.visit(stmt.value)
     immutable = isinstance(value, Var) and value in simplifier.bounds.ranges
-    if (immutable or isinstance(value, (Literal, WorkId))) and value.type == stmt.var.type:
+    if (immutable or isinstance(value, (Literal, WorkId))) and value.type is stmt.var.type:
         simplifier.values[stmt.var] = value
         return ()
     if value.type.dtype is DType.I32:
         simplifier.bounds.ranges[stmt.var] = simplifier.bounds.interval(value)
-    return (Let(stmt.var, value),)
+    return (stmt if value is stmt.value else Let(stmt.var, value),)
 
 
 def _for(simplifier: Simplifier, stmt: For) -> tuple[Stmt, ...]:
@@ -228,25 +244,32 @@ def _if(simplifier: Simplifier, stmt: If) -> tuple[Stmt, ...]:
 
 def _without_unused(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
     """The body without `Let`s that nothing reads, not even another unused one."""
-    users = {s.var: s.value for s in statements(body) if isinstance(s, Let)}
-    roots = [
-        e for s in statements(body) if not isinstance(s, Let) for e in statement_expressions(s)
-    ]
+    values: dict[Expr, Expr] = {}
+    wanted: set[Var | WorkId] = set()
+    for stmt in statements(body):
+        if isinstance(stmt, Let):
+            values[stmt.var] = stmt.value
+        else:
+            wanted.update(*[e.variables for e in statement_expressions(stmt)])
     needed: set[Expr] = set()
-    while roots:
-        found = {e for e in walk(*roots) if isinstance(e, Var)} - needed
-        needed |= found
-        roots = [users[v] for v in found if v in users]
+    while wanted:
+        var = wanted.pop()
+        needed.add(var)
+        if var in values:
+            wanted |= values[var].variables - needed
     return _keep(body, needed)
 
 
 def _keep(body: tuple[Stmt, ...], needed: set[Expr]) -> tuple[Stmt, ...]:
     made: list[Stmt] = []
     for stmt in body:
-        if isinstance(stmt, (For, If)):
-            stmt = replace(stmt, body=_keep(stmt.body, needed))
-            if not stmt.body:
-                continue
-        if not isinstance(stmt, Let) or stmt.var in needed:
+        if isinstance(stmt, Let):
+            if stmt.var in needed:
+                made.append(stmt)
+        elif isinstance(stmt, (For, If)):
+            inner = _keep(stmt.body, needed)
+            if inner:
+                made.append(replace(stmt, body=inner))
+        else:
             made.append(stmt)
     return tuple(made)

@@ -23,7 +23,6 @@ from sdlc.kernel.ir import (
     WorkId,
     call,
     i32,
-    operands,
 )
 from sdlc.kernel.linear import Linear
 
@@ -31,35 +30,46 @@ Key = tuple[Any, ...]
 
 
 class Order:
-    """A total order of expressions by structure. Keys are shared, so comparing them is cheap."""
+    """A total order of expressions by structure. Keys are shared, so comparing them is cheap; sums
+    that differ by a constant (copies of one statement) share what comes before it."""
 
     def __init__(self) -> None:
         self._keys: dict[Expr, Key] = {}
+        self._sums: dict[frozenset[tuple[Expr, int]], Expr] = {}
 
     def key(self, expr: Expr) -> Key:
         found = self._keys.get(expr)
         if found is None:
             rank, name, number = _head(expr)
-            found = (rank, name, number, tuple(self.key(o) for o in operands(expr)))
+            found = (rank, name, number, tuple([self.key(o) for o in expr.operands]))
             self._keys[expr] = found
         return found
 
     def sum_of(self, form: Linear) -> Expr:
         """The canonical expression of a linear form."""
-        terms = sorted(form[0].items(), key=lambda term: (-abs(term[1]), self.key(term[0])))
-        total: Expr | None = None
-        for atom, coefficient in terms:
+        terms, constant = form
+        if not terms:
+            return i32(constant)
+        if constant > 0 and max(terms.values()) < 0:
+            return self._total(terms, i32(constant))
+        key = frozenset(terms.items())
+        total = self._sums.get(key)
+        if total is None:
+            total = self._sums[key] = self._total(terms, None)
+        return _offset(total, constant)
+
+    def _total(self, terms: dict[Expr, int], total: Expr | None) -> Expr:
+        ordered = sorted(terms.items(), key=lambda term: (-abs(term[1]), self.key(term[0])))
+        for atom, coefficient in ordered:
             if coefficient > 0:
                 made = _product(atom, coefficient)
                 total = made if total is None else call("add", total, made)
-        if total is None and (form[1] > 0 or not terms):
-            total, form = i32(form[1]), (form[0], 0)
-        for atom, coefficient in terms:
+        for atom, coefficient in ordered:
             if coefficient < 0:
                 made = _product(atom, -coefficient)
                 total = _negative(atom, coefficient) if total is None else call("sub", total, made)
         assert total is not None
-        return _offset(total, form[1])
+        return total
 
 
 def _negative(atom: Expr, coefficient: int) -> Expr:

@@ -42,7 +42,7 @@ def fixed(context: Context, expr: Call) -> Expr | None:
 
 def canonical_sum(context: Context, form: Linear) -> Expr:
     """Sums in canonical order, quotients and remainders of one value put together again."""
-    while any(isinstance(a, Call) and a.op == "mod" for a in form[0]):
+    while len(form[0]) > 1:
         better = recombine(context, form)
         if better is None:
             break
@@ -53,10 +53,8 @@ def canonical_sum(context: Context, form: Linear) -> Expr:
 def recombine(context: Context, form: Linear) -> Linear | None:
     """k * (x mod c) + k * c * (x floordiv c)              = k * x
     k * (x mod c) + k * c * ((x floordiv c) mod m)  = k * (x mod (c * m))"""
-    if len(form[0]) < 2:
-        return None
     for atom, k in form[0].items():
-        if not (isinstance(atom, Call) and atom.op == "mod"):
+        if not isinstance(atom, Call) or atom.op != "mod":
             continue
         x, c = atom.args[0], constant_of(atom.args[1])
         if c is None:

@@ -85,7 +85,8 @@ def meaning_problems(kernel: Kernel) -> Iterator[str]:
             yield located("a barrier under a condition that lanes may not share", branch.stmt)
     lanes = tuple(WorkId("lane", d) for d in range(3) if kernel.group[d] > 1)
     groups = tuple(WorkId("group", d) for d in range(3) if kernel.grid[d] > 1)
-    everywhere = [free_of_loops(a) for a in found if a.buffer.space is Space.GLOBAL]
+    written = {a.buffer for a in found if a.write and a.buffer.space is Space.GLOBAL}
+    everywhere = [free_of_loops(a) for a in found if a.buffer in written]
     races = race_problems(phases(collector.items), lanes)
     races += race_problems([everywhere], (*groups, *lanes))
     yield from (located(problem, access.stmt) for problem, access in races)
@@ -122,8 +123,8 @@ def is_uniform(condition: Expr, kernel: Kernel) -> bool:
                 return False
             case Load() if e.buffer.access is not Permission.READ:
                 return False
-    variables = {e for e in walk(condition) if isinstance(e, Var)}
-    return variables <= loop_variables(kernel)
+    loops = loop_variables(kernel)
+    return all(v in loops for v in condition.variables if isinstance(v, Var))
 
 
 def loop_variables(kernel: Kernel) -> set[Expr]:

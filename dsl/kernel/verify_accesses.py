@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from sdlc.graph.types import DType
 from sdlc.kernel.intervals import Bounds, Interval
@@ -38,7 +39,6 @@ from sdlc.kernel.ir import (
     operands,
     statement_expressions,
     statements,
-    walk,
     with_operands,
 )
 from sdlc.kernel.simplify import Simplifier
@@ -102,7 +102,9 @@ class Collector:
     def __init__(self, kernel: Kernel) -> None:
         self.bounds = Bounds(launch_ranges(kernel))
         self.simplifier = Simplifier(self.bounds)
-        self.mutable = {s.var for s in statements(kernel.body) if isinstance(s, Declare)}
+        declared = (s.var for s in statements(kernel.body) if isinstance(s, Declare))
+        self.mutable: set[Var | WorkId] = set(declared)
+        self._barriers = has_barrier(kernel.body)
         self._under: dict[tuple[Expr, ...], Bounds] = {(): self.bounds}
         self._loads: dict[Expr, tuple[Load, ...]] = {}
         self.items = self._body(kernel.body, (), frozenset())
@@ -128,8 +130,9 @@ class Collector:
                 case Barrier():
                     items.append(stmt)
                 case For():
-                    alone = frozenset() if has_barrier(stmt.body) else frozenset({stmt.var})
-                    items.append(Loop(stmt, self._body(stmt.body, conditions, free | alone)))
+                    together = self._barriers and has_barrier(stmt.body)
+                    inside = free if together else free | {stmt.var}
+                    items.append(Loop(stmt, self._body(stmt.body, conditions, inside)))
                 case If():
                     items += self._branch(stmt, conditions, free)
         return tuple(items)
@@ -137,7 +140,7 @@ class Collector:
     def _resolve(self, stmt: Let) -> None:
         """A value that no assignment can change stands for its name; others stay unknown."""
         value = self.simplifier.visit(stmt.value)
-        if not any(e in self.mutable for e in walk(value) if isinstance(e, Var)):
+        if self.mutable.isdisjoint(value.variables):
             self.simplifier.values[stmt.var] = value
 
     def _branch(
@@ -155,10 +158,20 @@ class Collector:
     def _loads_of(
         self, stmt: Stmt, expr: Expr, conditions: tuple[Expr, ...], free: frozenset[Expr]
     ) -> Iterator[Access]:
-        if expr not in self._loads:
-            self._loads[expr] = tuple(e for e in walk(expr) if isinstance(e, Load))
-        for load in self._loads[expr]:
+        for load in self._loads_in(expr):
             yield self._access(stmt, load, load.lanes, conditions, free)
+
+    def _loads_in(self, expr: Expr) -> tuple[Load, ...]:
+        """Every distinct load of an expression, operands before users."""
+        found = self._loads.get(expr)
+        if found is None:
+            inner = [self._loads_in(o) for o in expr.operands if o.operands]
+            parts = [loads for loads in inner if loads]
+            found = parts[0] if len(parts) == 1 else tuple(dict.fromkeys(chain(*parts)))
+            if isinstance(expr, Load):
+                found = (*found, expr)
+            self._loads[expr] = found
+        return found
 
     def _access(
         self,
@@ -272,6 +285,6 @@ def replaced(expr: Expr, done: dict[Expr, Expr]) -> Expr:
     """`expr` with the expressions replaced that `done` maps; it remembers what was visited."""
     if expr not in done:
         parts = operands(expr)
-        made = tuple(replaced(p, done) for p in parts)
+        made = tuple([replaced(p, done) for p in parts])
         done[expr] = expr if made == parts else with_operands(expr, made)
     return done[expr]

@@ -8,6 +8,8 @@ variables, and more than `LIMIT` points, are refused with None.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -96,24 +98,50 @@ def outside(access: Access) -> bool | None:
     return bool((bad & points.holds(access.conditions)).any())
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one access touches: `axes` are the shared variables first, then those that tell
+    work-items apart, then the free ones, each with its range."""
+
+    index: Expr
+    lanes: int
+    write: bool
+    conditions: tuple[Expr, ...]
+    axes: tuple[tuple[Expr, Interval], ...]
+
+
 def collision(segment: Segment, owners: tuple[Expr, ...], shared: list[Expr]) -> bool | None:
     """Whether two work-items (told apart by `owners`) touch one cell, one of them writing, for the
     same values of the `shared` variables; None: that is not known."""
-    boxes = [_box(access, owners, shared) for access in segment]
-    total = sum(box.count * a.lanes for box, a in zip(boxes, segment, strict=True))
-    instances = prod(_extents(segment, shared))
-    size = segment[0].buffer.size
+    places = tuple(_place(access, (*shared, *owners)) for access in segment)
+    return _collision(places, segment[0].buffer.size, (len(shared), len(owners)))
+
+
+def _place(access: Access, first: tuple[Expr, ...]) -> Place:
+    used = variables_of((access.index, *access.conditions))
+    free = [v for v in used if v not in first and v in access.ranges]
+    axes = tuple((v, access.ranges[v]) for v in (*first, *free))
+    return Place(access.index, access.lanes, access.write, access.conditions, axes)
+
+
+@lru_cache(maxsize=1024)
+def _collision(places: tuple[Place, ...], size: int, counts: tuple[int, int]) -> bool | None:
+    """Kernels that fold alike ask alike: what was enumerated is remembered."""
+    shared = counts[0]
+    boxes = [Points([a for a, _ in p.axes], dict(p.axes)) for p in places]
+    total = sum(box.count * p.lanes for box, p in zip(boxes, places, strict=True))
+    instances = prod(boxes[0].shape[:shared])
     if total > LIMIT or instances * size > LIMIT:
         return None
-    if len({tuple(a.ranges[s] for s in shared) for a in segment}) > 1:
+    if len({p.axes[:shared] for p in places}) > 1:
         return None
-    if not all(known(a.index, b.axes) for a, b in zip(segment, boxes, strict=True)):
+    if not all(known(p.index, b.axes) for p, b in zip(places, boxes, strict=True)):
         return None
     writer = np.full(instances * size, -1)
     for write in (True, False):
-        for access, points in zip(segment, boxes, strict=True):
-            if access.write is write:
-                cells, lanes = _touched(access, points, owners, len(shared))
+        for place, points in zip(places, boxes, strict=True):
+            if place.write is write:
+                cells, lanes = _touched(place, points, size, counts)
                 if ((writer[cells] != -1) & (writer[cells] != lanes)).any():
                     return True
                 if write:
@@ -123,35 +151,22 @@ def collision(segment: Segment, owners: tuple[Expr, ...], shared: list[Expr]) ->
     return False
 
 
-def _extents(segment: Segment, shared: list[Expr]) -> list[int]:
-    ranges = segment[0].ranges
-    return [ranges[s][1] - ranges[s][0] + 1 for s in shared]
-
-
-def _box(access: Access, owners: tuple[Expr, ...], shared: list[Expr]) -> Points:
-    """Shared variables first, then those that tell work-items apart, then the free ones."""
-    first = (*shared, *owners)
-    used = variables_of((access.index, *access.conditions))
-    free = [v for v in used if v not in first and v in access.ranges]
-    return Points((*first, *free), access.ranges)
-
-
 def _touched(
-    access: Access, points: Points, owners: tuple[Expr, ...], shared: int
+    place: Place, points: Points, size: int, counts: tuple[int, int]
 ) -> tuple[Values, Values]:
     """The cells (counted over the instances of the shared variables) and who touches them."""
-    size, axes = access.buffer.size, len(points.axes)
+    shared, axes = counts[0], len(points.axes)
     instance = _number(points.shape[:shared], axes, 0)
-    lane = _number(points.shape[shared : shared + len(owners)], axes, shared)
-    index = points.evaluate(access.index)
-    mask = np.broadcast_to(points.holds(access.conditions), points.shape)
+    lane = _number(points.shape[shared : sum(counts)], axes, shared)
+    index = points.evaluate(place.index)
+    mask = np.broadcast_to(points.holds(place.conditions), points.shape)
     cells = np.broadcast_to(instance * size + index, points.shape)[mask]
     lanes = np.broadcast_to(lane, points.shape)[mask]
     # An index out of bounds is reported elsewhere; here it only must not wrap around.
-    within = np.broadcast_to((index >= 0) & (index + access.lanes <= size), points.shape)[mask]
+    within = np.broadcast_to((index >= 0) & (index + place.lanes <= size), points.shape)[mask]
     cells, lanes = cells[within], lanes[within]
-    spread = (cells[:, None] + np.arange(access.lanes)).ravel()
-    return spread, np.repeat(lanes, access.lanes)
+    spread = (cells[:, None] + np.arange(place.lanes)).ravel()
+    return spread, np.repeat(lanes, place.lanes)
 
 
 def _number(sizes: tuple[int, ...], axes: int, first: int) -> Values:

@@ -68,9 +68,7 @@ def _shared(segment: Segment, owners: tuple[Expr, ...]) -> list[Expr]:
 
 def _is_shared(expr: Expr, access: Access, owners: tuple[Expr, ...]) -> bool:
     return all(
-        e not in owners and e not in access.free and e in access.ranges
-        for e in walk(expr)
-        if isinstance(e, (Var, WorkId))
+        v not in owners and v not in access.free and v in access.ranges for v in expr.variables
     ) and all(isinstance(e, (Var, WorkId, Literal, Call)) for e in walk(expr))
 
 

@@ -8,6 +8,7 @@ and a cast.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from sdlc.graph.scalar import SCALARS
@@ -36,7 +37,6 @@ from sdlc.kernel.ir import (
     Var,
     Vector,
     WorkId,
-    operands,
     statement_expressions,
     statements,
 )
@@ -68,7 +68,7 @@ def launch_problems(kernel: Kernel) -> Iterator[str]:
             yield f"empty launch: grid {kernel.grid}, group {kernel.group}"
     names = [b.name for b in (*kernel.buffers, *kernel.arrays)]
     names += [s.var.name for s in statements(kernel.body) if isinstance(s, (Let, Declare, For))]
-    for name in sorted({n for n in names if names.count(n) > 1}):
+    for name in sorted(n for n, times in Counter(names).items() if times > 1):
         yield f"the name {name} is given twice"
     for name in sorted({n for n in names if not n.isidentifier()}):
         yield f"{name!r} is not a name"
@@ -99,21 +99,24 @@ def limit_problems(kernel: Kernel, caps: Capabilities) -> Iterator[str]:
 def type_problems(kernel: Kernel, widths: tuple[int, ...], halves: bool) -> Iterator[str]:
     """Problems of statements and expressions; vectors may have `widths` lanes (or one), and
     arithmetic may be in f16 if `halves`."""
-    yield from Typing(kernel, widths, halves).body(kernel.body, {})
+    ids: Scope = {WorkId(kind, dim): False for kind in ("group", "lane") for dim in range(3)}
+    yield from Typing(kernel, widths, halves).body(kernel.body, ids)
 
 
-Scope = dict[Var, bool]
+Scope = dict[Var | WorkId, bool]
 """The variables in sight, and whether they can be assigned."""
 
 
 class Typing:
-    """Checks statements in their scope; an expression is checked once, its variables each time."""
+    """Checks statements in their scope; an expression is checked once, its variables each time.
+    Operators of the same name and types of operands are sound together (`_sound`)."""
 
     def __init__(self, kernel: Kernel, widths: tuple[int, ...], halves: bool) -> None:
         self.memory = frozenset((*kernel.buffers, *kernel.arrays))
         self.widths = frozenset({1, *widths})
         self.halves = halves
-        self._variables: dict[Expr, frozenset[Var]] = {}
+        self._checked: set[Expr] = set()
+        self._sound: set[object] = set()
 
     def body(self, body: tuple[Stmt, ...], outer: Scope) -> Iterator[str]:
         scope = dict(outer)
@@ -121,30 +124,35 @@ class Typing:
             for problem in self.statement(stmt, scope):
                 yield located(problem, stmt)
             match stmt:
+                case Let() | Declare():
+                    scope[stmt.var] = isinstance(stmt, Declare)
                 case For():
                     yield from self.body(stmt.body, {**scope, stmt.var: False})
                 case If():
                     yield from self.body(stmt.body, scope)
-                case Let() | Declare():
-                    scope[stmt.var] = isinstance(stmt, Declare)
 
-    def statement(self, stmt: Stmt, scope: Scope) -> Iterator[str]:
+    def statement(self, stmt: Stmt, scope: Scope) -> list[str]:
+        problems: list[str] = []
         for expr in statement_expressions(stmt):
-            yield from self.expression(expr, isinstance(stmt, Store) and expr is stmt.value)
-            for var in sorted(self._variables[expr] - scope.keys(), key=lambda v: v.name):
-                yield f"{var.name}: {var.type} is not defined here"
+            problems += self.expression(expr, isinstance(stmt, Store) and expr is stmt.value)
+            unknown = [v for v in expr.variables.difference(scope) if isinstance(v, Var)]
+            for var in sorted(unknown, key=lambda v: v.name):
+                problems.append(f"{var.name}: {var.type} is not defined here")
         match stmt:
             case Let() | Declare() | Assign():
-                if stmt.value.type != stmt.var.type:
-                    yield f"{stmt.var.name} is {stmt.var.type}, its value {stmt.value.type}"
+                if stmt.value.type is not stmt.var.type:
+                    problems.append(
+                        f"{stmt.var.name} is {stmt.var.type}, its value {stmt.value.type}"
+                    )
                 if isinstance(stmt, Assign) and not scope.get(stmt.var, False):
-                    yield f"{stmt.var.name} is not a variable that can be assigned"
+                    problems.append(f"{stmt.var.name} is not a variable that can be assigned")
             case Store():
-                yield from self.store(stmt)
-            case For() if stmt.var.type != I32 or stmt.extent < 1:
-                yield f"a loop counts an i32 from 0 to {stmt.extent} - 1"
-            case If() if stmt.condition.type != BOOL:
-                yield f"the condition is {stmt.condition.type}, not bool"
+                problems += self.store(stmt)
+            case For() if stmt.var.type is not I32 or stmt.extent < 1:
+                problems.append(f"a loop counts an i32 from 0 to {stmt.extent} - 1")
+            case If() if stmt.condition.type is not BOOL:
+                problems.append(f"the condition is {stmt.condition.type}, not bool")
+        return problems
 
     def store(self, stmt: Store) -> Iterator[str]:
         buffer = stmt.buffer
@@ -164,19 +172,28 @@ class Typing:
         if buffer.lanes > 1 and lanes != buffer.lanes:
             yield f"{buffer.name} is an array of vectors of {buffer.lanes}, accessed with {lanes}"
 
-    def expression(self, expr: Expr, stored: bool = False) -> Iterator[str]:
+    def expression(self, expr: Expr, stored: bool = False) -> list[str]:
         """Problems of an expression not seen before; without f16 arithmetic, an f16 may leave it
         only if it is stored."""
-        if expr not in self._variables:
-            found: set[Var] = {expr} if isinstance(expr, Var) else set()
-            for operand in operands(expr):
-                yield from self.expression(operand, isinstance(expr, Cast))
-                found |= self._variables[operand]
-            self._variables[expr] = frozenset(found)
-            for problem in self.own_problems(expr):
-                yield f"{problem}: {show_expression(expr)}"
-        if expr.type.dtype is DType.F16 and not stored and not self.halves:
-            yield f"an f16 must be cast before it is used: {show_expression(expr)}"
+        problems: list[str] = []
+        if expr not in self._checked:
+            self._checked.add(expr)
+            for operand in expr.operands:
+                if operand not in self._checked or operand.type.dtype is DType.F16:
+                    problems += self.expression(operand, isinstance(expr, Cast))
+            kind: object = expr
+            if isinstance(expr, Call):
+                kind = (expr.op, tuple([a.type for a in expr.args]))
+            elif isinstance(expr, Var):
+                kind = expr.type
+            if kind not in self._sound:
+                found = [f"{p}: {show_expression(expr)}" for p in self.own_problems(expr)]
+                problems += found
+                if not found:
+                    self._sound.add(kind)
+        if not self.halves and not stored and expr.type.dtype is DType.F16:
+            problems.append(f"an f16 must be cast before it is used: {show_expression(expr)}")
+        return problems
 
     def own_problems(self, expr: Expr) -> Iterator[str]:
         if expr.type.lanes not in self.widths:

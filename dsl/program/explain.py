@@ -1,135 +1,340 @@
-"""What the compiler made of a program, in text and as data.
+"""What the compiler made of a program, as data: why, how, how long, where.
 
-In: a graph, the plan of its groups, the program, its texts. Out: `Explanation`. Invariant:
-it reads and never decides; every number is the program's own.
+In: a graph, the plan of its groups, the program, its printed kernels, what rules said. Out:
+`Explanation` (`explain_data`), which prints itself (`explain_text`), becomes a page
+(`explain_page`) or JSON (docs/explain.md). Invariant: it reads and never decides; every number is
+the program's or the cost model's own; groups and dispatches are in launch order and one to one.
 
-    str(explain(graph, plan, program, texts))      six sections, from the graph to memory
+    str(explain(Material((Part("run", graph, plan, program),), target, printed)))
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
-from sdlc.graph.node import Graph
-from sdlc.kernel.ir import Access
+from sdlc.graph.hoist import hoist
+from sdlc.graph.node import Graph, Node
+from sdlc.graph.types import Span
+from sdlc.kernel.ir import Access, Kernel
+from sdlc.language.library import Library
+from sdlc.language.syntax import Module
 from sdlc.program.device import KernelText
-from sdlc.program.memory import Lifetime, lifetimes_of
-from sdlc.program.program import Program, Tensor
-from sdlc.program.values import describe
-from sdlc.schedule.plan import Plan
-
-WIDEST = 72
-MEANING = MappingProxyType(
-    {
-        "naive": "every temporary in a place of its own",
-        "arena": "the temporaries as they are laid out",
-        "lower_bound": "the most that is live in one dispatch: no arena can be smaller",
-        "weights": "as stored",
-    }
+from sdlc.program.explain_data import (
+    Call,
+    Defined,
+    DispatchFacts,
+    Explanation,
+    GroupFacts,
+    KernelFacts,
+    Operand,
+    RuleFacts,
+    Statement,
+    TensorFacts,
+    Verdict,
 )
+from sdlc.program.explain_lines import Meaning, line_nodes, meaning_of, nodes_of
+from sdlc.program.memory import Lifetime, lifetimes_of
+from sdlc.program.pipeline import load_plan, tensors_of
+from sdlc.program.program import Dispatch, Program
+from sdlc.program.values import describe
+from sdlc.schedule.cost import Estimate, estimate
+from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.schedule.point import NO_CHOICES, Choices
+from sdlc.target import Target
+
+Value = tuple[Node, int]
+
+
+class Attempted(Protocol):
+    """What a rule did at a node: it fired, or it says why not."""
+
+    @property
+    def rule(self) -> str: ...
+    @property
+    def root(self) -> Node | None: ...
+    @property
+    def fired(self) -> bool: ...
+    @property
+    def why(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """Groups and dispatches are in launch order, and one to one; `memory` holds bytes by name."""
+class Part:
+    """A program of its own, as it was planned: what each run does (`run`), or what is done once,
+    when weights are loaded (`load`)."""
 
     name: str
-    target: str
-    flop: int
-    graph: str
-    groups: tuple[str, ...]
-    dispatches: tuple[str, ...]
-    kernels: tuple[KernelText, ...]
-    tensors: tuple[str, ...]
-    memory: dict[str, int]
-
-    def __str__(self) -> str:
-        return "\n\n".join(f"== {title} ==\n{text}" for title, text in self.sections())
-
-    def sections(self) -> tuple[tuple[str, str], ...]:
-        """Titles and texts in reading order."""
-        kernels = "\n\n".join(f"-- {t.name}\n{t.text.strip()}" for t in self.kernels)
-        language = ", ".join(dict.fromkeys(t.language for t in self.kernels))
-        work = f"{self.flop:,} FLOP"
-        return (
-            (f"{self.name} for {self.target}: graph", self.graph.strip()),
-            (f"groups ({len(self.groups)})", "\n\n".join(self.groups)),
-            (f"dispatches ({len(self.dispatches)}, {work})", "\n".join(self.dispatches)),
-            (f"kernels ({len(self.kernels)}, {language})", kernels),
-            (f"tensors ({len(self.tensors)})", "\n".join(self.tensors)),
-            ("memory", "\n".join(_memory_lines(self.memory))),
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    graph: Graph
+    plan: Plan
+    program: Program
 
 
-def explain(graph: Graph, plan: Plan, program: Program, texts: Sequence[KernelText]) -> Explanation:
-    """`plan` is what `schedule.plan.plan` made of the graph: its kernels-to-be print themselves."""
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What there is to explain. `printed` are kernels as they were legalised, with their texts;
+    `definitions` the sources that kernels may cite; `attempts` what the rules reported."""
+
+    parts: Sequence[Part]
+    target: Target
+    printed: Sequence[tuple[Kernel, KernelText]]
+    definitions: Sequence[Defined] = ()
+    attempts: Sequence[Attempted] = ()
+
+
+def explain(material: Material) -> Explanation:
+    """The whole account; the first part is what runs do."""
+    run, *_ = material.parts
+    groups = tuple(_groups(material))
+    dispatches = tuple(d for p in material.parts for d in _dispatches(p, material.target))
+    each = [d for d in dispatches if d.part == run.name]
+    kernels = _kernels(material)
+    live = lifetimes_of(run.program.tensors, run.program.dispatches)
     return Explanation(
-        name=program.name,
-        target=program.target,
-        flop=program.flop,
-        graph=str(graph),
-        groups=tuple(f"{number}  {each}" for number, each in enumerate(plan.kernels)),
-        dispatches=tuple(dispatch_lines(program)),
-        kernels=tuple(texts),
-        tensors=tuple(tensor_lines(program)),
-        memory=asdict(program.memory),
+        name=run.program.name,
+        target=run.program.target,
+        title=material.target.title,
+        precision=run.program.precision.value,
+        flop=sum(d.flop for d in each),
+        seconds=sum(d.seconds for d in each),
+        load_seconds=sum(d.seconds for d in dispatches if d.part != run.name),
+        read=sum(d.read for d in each),
+        written=sum(d.written for d in each),
+        graph="\n".join(str(p.graph) for p in material.parts),
+        groups=groups,
+        dispatches=dispatches,
+        kernels=kernels,
+        tensors=tuple(t for p in material.parts for t in _tensors(p)),
+        memory=asdict(run.program.memory),
+        live=_live(live, len(each)),
+        rules=_rules(groups),
+        definitions=_cited(material.definitions, kernels),
     )
 
 
-def dispatch_lines(program: Program) -> list[str]:
-    """A line a launch: number, kernel, what it reads and writes, work-groups and work-items."""
-    rows = []
-    for number, dispatch in enumerate(program.dispatches):
-        kernel = program.kernels[dispatch.kernel]
-        access = {buffer.name: buffer.access for buffer in kernel.buffers}
-        read, written = (
-            ", ".join(t for name, t in dispatch.bindings if (access[name] is Access.READ) is reads)
-            for reads in (True, False)
-        )
-        call = f"{dispatch.kernel}({read or 'nothing'}) -> {written}"
-        grid, group = ("×".join(map(str, n)) for n in (kernel.grid, kernel.group))
-        rows.append((f"{number}", call, f"grid {grid}", f"of {group}"))
-    return _columns(rows)
+def parts_of(
+    graph: Graph, program: Program, target: Target, choices: Choices = NO_CHOICES
+) -> tuple[Part, ...]:
+    """What `compile_graph` made of a graph, planned again."""
+    parts = hoist(graph)
+    run = plan(parts.run, target, choices=choices)
+    made = Part("run", parts.run, run, program)
+    if parts.load is None or program.load is None:
+        return (made,)
+    load = load_plan(parts.load, parts, run, target)
+    return made, Part("load", parts.load, load, program.load)
 
 
-def tensor_lines(program: Program) -> list[str]:
-    """A line a tensor: name, type, bytes, role; where a temporary is in the arena and from which
-    dispatch to which it is live, a weight's scope path, an order that is not row-major."""
-    live = {t.name: t for t in lifetimes_of(program.tensors, program.dispatches)}
-    return _columns(
-        (t.name, describe(t), f"{t.nbytes:,} bytes", t.role.value, _place(t, live))
-        for t in program.tensors.values()
+def definitions_of(library: Library) -> tuple[Defined, ...]:
+    """Every definition of a program and of the standard library, with its text."""
+    return tuple(
+        Defined(m.file, d.name, d.span.line, _last_line(d.span), _lines(m, d.span))
+        for m in library.modules
+        for d in m.definitions
     )
 
 
-def _place(tensor: Tensor, live: Mapping[str, Lifetime]) -> str:
-    parts = [f"= {tensor.weight}"] if tensor.weight else []
-    if tensor.name in live:
-        span = live[tensor.name]
-        parts.append(f"at {tensor.offset:,}, live in dispatches {span.first} to {span.last}")
-    if tensor.order != tuple(range(len(tensor.order))):
-        parts.append(f"axes stored as {', '.join(map(str, tensor.order))}")
-    return "; ".join(parts)
+def _lines(module: Module, span: Span) -> str:
+    return "\n".join(module.text.splitlines()[span.line - 1 : _last_line(span)])
 
 
-def _memory_lines(memory: Mapping[str, int]) -> list[str]:
-    return _columns(
-        (name.replace("_", " "), f"{size:,} bytes".rjust(20), MEANING[name])
-        for name, size in memory.items()
-    )
+# ---- groups --------------------------------------------------------------------------------------
 
 
-def _columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Rows with every column but the last as wide as its widest cell; long cells stand out."""
-    made = list(rows)
-    widths = [min(WIDEST, max(map(len, column))) for column in zip(*made, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in made
+def _groups(material: Material) -> Iterable[GroupFacts]:
+    """What a rule reported of a node belongs to the group of that node, or, where hoisting has made
+    the node anew, to the groups of those like it."""
+    items = [
+        (part.name, number, item, nodes_of(item.group))
+        for part in material.parts
+        for number, item in enumerate(part.plan.kernels)
     ]
+    found = {node for *_, nodes in items for node in nodes}
+    tried: dict[object, list[Attempted]] = {}
+    for attempt in material.attempts:
+        root = attempt.root
+        if root is not None:
+            tried.setdefault(root if root in found else _likeness(root), []).append(attempt)
+    for name, number, item, nodes in items:
+        own = [a for n in nodes for key in (n, _likeness(n)) for a in tried.get(key, ())]
+        calls = _calls(item.group.origins[-1].sites, material.definitions)
+        yield replace(_group((name, number), item, nodes, own), calls=calls)
+
+
+def _calls(sites: Sequence[Span], definitions: Sequence[Defined]) -> tuple[Call, ...]:
+    return tuple(
+        Call(s.file, s.line, d.name, d.text.splitlines()[s.line - d.line].strip())
+        for s in sites
+        for d in definitions
+        if d.file == s.file and d.line <= s.line <= d.end_line
+    )
+
+
+def _likeness(node: Node) -> object:
+    return (node.origin, node.shape)
+
+
+def _group(
+    place: tuple[str, int],
+    item: Scheduled,
+    nodes: Sequence[Node],
+    attempts: Sequence[Attempted],
+) -> GroupFacts:
+    origins = [n.origin for n in nodes]
+    return GroupFacts(
+        *place,
+        definition=item.group.origins[0].definition or item.group.name,
+        text=str(item.group),
+        nest=str(item.nest),
+        definitions=tuple(dict.fromkeys(o.definition for o in origins if o.definition)),
+        scope=item.group.origins[-1].scope,
+        calls=(),
+        statements=tuple(dict.fromkeys(s for n in nodes if (s := _statement(n)) is not None)),
+        verdicts=_verdicts(item, attempts),
+    )
+
+
+def _statement(node: Node) -> Statement | None:
+    origin, span = node.origin, node.origin.span
+    if span is None:
+        return None
+    return Statement(span.file, span.line, _last_line(span), origin.definition, origin.name)
+
+
+def _last_line(span: Span) -> int:
+    return span.end_line if span.end_column > 1 else max(span.line, span.end_line - 1)
+
+
+def _verdicts(item: Scheduled, attempts: Sequence[Attempted]) -> tuple[Verdict, ...]:
+    """What rules reported of the group's nodes, then what its schedule says of itself."""
+    found = [Verdict("rule", a.rule, a.fired, a.why) for a in attempts]
+    found += [Verdict("schedule", *reason) for reason in getattr(item, "reasons", ())]
+    if item.note:
+        found.append(Verdict("schedule", "tuning", item.profile is not None, item.note))
+    return tuple(dict.fromkeys(found))
+
+
+def _rules(groups: Iterable[GroupFacts]) -> tuple[RuleFacts, ...]:
+    """A rule that fired anywhere in a group counts as fired there."""
+    fired: Counter[tuple[str, str]] = Counter()
+    missed: Counter[tuple[str, str]] = Counter()
+    for group in groups:
+        acted = {(v.kind, v.name) for v in group.verdicts if v.fired}
+        fired.update(acted)
+        missed.update({(v.kind, v.name) for v in group.verdicts} - acted)
+    return tuple(RuleFacts(*k, fired[k], missed[k]) for k in sorted(fired.keys() | missed.keys()))
+
+
+# ---- dispatches and tensors ----------------------------------------------------------------------
+
+
+def _dispatches(part: Part, target: Target) -> Iterable[DispatchFacts]:
+    """Launches of one kernel cost the same."""
+    costs: dict[str, Estimate] = {}
+    for number, dispatch in enumerate(part.program.dispatches):
+        if dispatch.kernel not in costs:
+            item = part.plan.kernels[number]
+            costs[dispatch.kernel] = estimate(item, target, part.plan.orders)
+        yield _dispatch((part.name, number), dispatch, part.program, costs[dispatch.kernel])
+
+
+def _dispatch(
+    place: tuple[str, int], dispatch: Dispatch, program: Program, cost: Estimate
+) -> DispatchFacts:
+    kernel = program.kernels[dispatch.kernel]
+    access = {b.name: b.access for b in kernel.buffers}
+    operands = tuple(
+        Operand(name, tensor, program.tensors[tensor].nbytes, access[name] is not Access.READ)
+        for name, tensor in dispatch.bindings
+    )
+    return DispatchFacts(
+        *place,
+        label=dispatch.label,
+        kernel=dispatch.kernel,
+        operands=operands,
+        grid=kernel.grid,
+        group=kernel.group,
+        flop=cost.flop,
+        read=cost.bytes_read,
+        written=cost.bytes_written,
+        seconds=cost.seconds,
+        bound=cost.bound,
+    )
+
+
+def _tensors(part: Part) -> Iterable[TensorFacts]:
+    live = lifetimes_of(part.program.tensors, part.program.dispatches)
+    spans = {t.name: (t.first, t.last) for t in live}
+    for t in part.program.tensors.values():
+        yield TensorFacts(
+            part.name,
+            t.name,
+            describe(t),
+            t.role.value,
+            t.nbytes,
+            t.offset if t.name in spans else -1,
+            *spans.get(t.name, (-1, -1)),
+            t.weight,
+            t.order,
+        )
+
+
+def _live(lifetimes: Iterable[Lifetime], count: int) -> tuple[int, ...]:
+    change = [0] * (count + 1)
+    for t in lifetimes:
+        change[t.first] += t.nbytes
+        change[t.last + 1] -= t.nbytes
+    totals, now = [], 0
+    for step in change[:count]:
+        now += step
+        totals.append(now)
+    return tuple(totals)
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+
+
+def _kernels(material: Material) -> tuple[KernelFacts, ...]:
+    meanings = {name: m for part in material.parts for name, m in _meanings(part).items()}
+    return tuple(_kernel(k, t, meanings[t.name]) for k, t in material.printed)
+
+
+def _meanings(part: Part) -> dict[str, Meaning]:
+    """The meaning of every kernel, by its first launch."""
+    names, _ = tensors_of(part.graph, part.plan)
+    values = {name: value for value, name in names.items()}
+    found: dict[str, Meaning] = {}
+    for item, dispatch in zip(part.plan.kernels, part.program.dispatches, strict=True):
+        if dispatch.kernel not in found:
+            bound = {parameter: values[tensor] for parameter, tensor in dispatch.bindings}
+            found[dispatch.kernel] = meaning_of(item.group, bound)
+    return found
+
+
+def _kernel(kernel: Kernel, text: KernelText, meaning: Meaning) -> KernelFacts:
+    statements = tuple(dict.fromkeys(s for n in meaning.nodes if (s := _statement(n)) is not None))
+    places = {s: number for number, s in enumerate(statements)}
+    links = []
+    for line, nodes in zip(
+        text.text.splitlines(), line_nodes(kernel, text.statements, meaning), strict=True
+    ):
+        own = {places[s] for n in nodes if (s := _statement(n)) in places}
+        links.append(tuple(sorted(own or _cited_in(line, statements))))
+    return KernelFacts(kernel.name, text.language, text.text, statements, tuple(links))
+
+
+def _cited_in(line: str, statements: Sequence[Statement]) -> set[int]:
+    """The statements that a comment of a kernel's head names by file and line."""
+    if not line.startswith("//"):
+        return set()
+    return {n for n, s in enumerate(statements) if f" {s.file}:{s.line} " in line}
+
+
+def _cited(definitions: Sequence[Defined], kernels: Iterable[KernelFacts]) -> tuple[Defined, ...]:
+    """The definitions in which any kernel's statements stand."""
+    places = {(s.file, s.line) for k in kernels for s in k.statements}
+    return tuple(
+        d for d in definitions if any((d.file, n) in places for n in range(d.line, d.end_line + 1))
+    )

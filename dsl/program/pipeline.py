@@ -30,6 +30,7 @@ from sdlc.program.memory import LOAD, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.schedule.storage import stored_count
 from sdlc.target import Profile, Target
 
@@ -43,15 +44,20 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
 
 
 def compile_graph(
-    graph: Graph, target: Target, precision: DType = DType.F32, rules: Sequence[Rule] = ()
+    graph: Graph,
+    target: Target,
+    precision: DType = DType.F32,
+    rules: Sequence[Rule] = (),
+    choices: Choices = NO_CHOICES,
 ) -> Program:
     """The program of a graph, rewritten by these rules, for a target; verified at every level.
 
-    `precision` is recorded in the program; the graph has its types already. Raises SdlError (P007)
-    for tensors that the target cannot bind.
+    `precision` is recorded in the program; the graph has its types already. `choices` are points of
+    groups' schedule spaces that a tuner has found best. Raises SdlError (P007) for tensors that the
+    target cannot bind.
     """
     parts = hoist(rewrite(graph, rules)[0])
-    return compile_hoisted(parts, plan(parts.run, target), target, precision)
+    return compile_hoisted(parts, plan(parts.run, target, choices=choices), target, precision)
 
 
 def compile_hoisted(
@@ -188,32 +194,36 @@ def _constants(graph: Graph, names: dict[Value, str]) -> dict[str, Array]:
 def kernels_of(
     scheduled: Plan, names: dict[Value, str], tensors: dict[str, Tensor], target: Target
 ) -> tuple[dict[str, Kernel], tuple[Dispatch, ...]]:
-    """Every distinct kernel once, and the dispatches in order."""
+    """Every distinct kernel once, and the dispatches in order. A kernel that is used again keeps
+    the names and the origins of its first use."""
     kernels: dict[str, Kernel] = {}
-    known: dict[Hashable, str] = {}
+    known: dict[Hashable, tuple[str, dict[str, int]]] = {}
     dispatches = []
     for item in scheduled.kernels:
         storage = storage_of(item, names, tensors)
-        meaning = signature(item, storage)
+        profile = item.profile or target.profile
+        meaning = (signature(item, storage), profile)
         if meaning not in known:
             name = _kernel_name(item.group, kernels)
-            known[meaning] = name
-            kernels[name] = replace(_kernel(item, storage, target.profile), name=name)
+            known[meaning] = name, {s.buffer.name: n for n, s in enumerate(storage.values())}
+            kernels[name] = replace(_kernel(item, storage, profile), name=name)
             verify(kernels[name], target.caps)
-        bound = {s.buffer.name: names[v] for v, s in storage.items()}
-        buffers = kernels[known[meaning]].buffers
-        bindings = tuple((b.name, bound[b.name]) for b in buffers)
-        dispatches.append(Dispatch(known[meaning], bindings, _label(item.group), item.group.flop))
+        name, places = known[meaning]
+        bound = [names[v] for v in storage]
+        bindings = tuple((b.name, bound[places[b.name]]) for b in kernels[name].buffers)
+        dispatches.append(Dispatch(name, bindings, _label(item.group), item.group.flop))
     return kernels, tuple(dispatches)
 
 
 def signature(item: Scheduled, storage: dict[Value, Storage]) -> Hashable:
-    """Equal for two kernels to be if lowering them gives one kernel, names apart."""
+    """Equal for two kernels to be if lowering them gives one kernel, names and origins apart."""
     group = item.group
-    values: dict[Value, Hashable] = dict(storage)
+    values: dict[Value, Hashable] = {
+        value: (number, replace(s, buffer=replace(s.buffer, name="")))
+        for number, (value, s) in enumerate(storage.items())
+    }
     values |= {v: n for n, v in enumerate(sorted_held(group))}
-    origins = tuple((o.definition, o.name, o.span) for o in group.origins)
-    return (tuple(_meaning(part, values) for part in group.parts), item.nest, origins)
+    return (tuple(_meaning(part, values) for part in group.parts), item.nest)
 
 
 def sorted_held(group: Group) -> list[Value]:

@@ -19,7 +19,7 @@ from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Access
 from sdlc.program.memory import align
-from sdlc.program.pipeline import compile_hoisted, tensors_of
+from sdlc.program.pipeline import compile_hoisted, load_plan, tensors_of
 from sdlc.program.program import Program, TensorRole
 from sdlc.proof.falsify import Effort, Verdict, falsify
 from sdlc.proof.inputs import arrays_of
@@ -66,7 +66,9 @@ def compiled(
     scheduled = plan(parts.run, target)
     program = compile_hoisted(parts, scheduled, target, precision)
     values = _values(parts.run, scheduled)
-    load = {} if parts.load is None else _values(parts.load, plan(parts.load, target))
+    load = {}
+    if parts.load is not None:
+        load = _values(parts.load, load_plan(parts.load, parts, scheduled, target))
     return Compilation(graph, rewritten, program, values, load)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdlc.graph.node import Graph, topological
-from sdlc.graph.numerics import Numerics
+from sdlc.graph.numerics import Numerics as Numerics
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.types import Array, DType
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
 from sdlc.schedule.digest import digest_of
+from sdlc.schedule.draft import Setting
 from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
@@ -21,7 +22,7 @@ from sdlc.schedule.nest import Nest, Refused, Step, schedule
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.storage import Block
-from sdlc.schedule.tactics import Setting, steps_for
+from sdlc.schedule.tactics import steps_for
 from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
 

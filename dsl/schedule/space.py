@@ -20,12 +20,13 @@ from typing import Any
 
 from sdlc.graph.expr import Axis
 from sdlc.schedule.cost import Estimate, estimate
+from sdlc.schedule.draft import Setting
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Step
 from sdlc.schedule.plan import Scheduled, at_point, scheduled
 from sdlc.schedule.point import DEFAULT, Point, point_of
-from sdlc.schedule.tactics import Setting, steps_for
+from sdlc.schedule.tactics import steps_for
 from sdlc.target import Target
 
 KEPT = 32

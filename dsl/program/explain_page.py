@@ -1,0 +1,203 @@
+"""An explanation as one HTML page that needs nothing else.
+
+In: `Explanation`. Out: HTML. Invariant: no address outside the page; every dispatch stands in it
+once, every kernel's text once; without scripts all of the text is there (scripts only open it
+later: what is folded stands in `noscript`, which costs a browser nothing until it is read).
+
+    page(explanation)      '<!doctype html>…'
+
+The page is `templates/explain.html` with `explain.css` and `explain.js`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from sdlc.program.explain_charts import HUES, arena, live_bytes, time_by_definition
+from sdlc.program.explain_data import Defined, DispatchFacts, Explanation, KernelFacts, Statement
+from sdlc.program.explain_highlight import Highlighter
+from sdlc.program.explain_text import bytes_text, count_text, time_text
+
+LONG, AROUND = 28, 3
+"""A definition of more lines than `LONG` is shown around the lines that a kernel comes from."""
+LANGUAGES = {"opencl": "OpenCL C", "wgsl": "WGSL"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text: its number, its HTML, the statements that it belongs to, its colour."""
+
+    number: int
+    html: Markup
+    statements: str
+    hue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Consecutive lines under a caption; `skipped` says that lines before them are left out."""
+
+    caption: str
+    lines: tuple[Line, ...]
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pane:
+    title: str
+    listings: tuple[Listing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelView:
+    """A kernel in every language beside its sources; `dispatches` are those that launch it."""
+
+    id: str
+    name: str
+    panes: tuple[Pane, ...]
+    dispatches: tuple[DispatchFacts, ...]
+    seconds: float
+
+
+def page(made: Explanation) -> str:
+    """The page's HTML."""
+    hues = _hues(made)
+    views = _kernel_views(made)
+    ids = {view.name: view.id for view in views}
+    slowest = max((d.seconds for d in made.dispatches), default=0.0)
+    rows = [
+        (group, dispatch, ids[dispatch.kernel], hues[group.definition])
+        for group, dispatch in zip(made.groups, made.dispatches, strict=True)
+    ]
+    return (
+        _environment()
+        .get_template("explain.html")
+        .render(
+            made=made,
+            rows=rows,
+            count=sum(d.part == "run" for d in made.dispatches),
+            kernels=views,
+            slowest=slowest or 1.0,
+            definitions=sorted({name for g in made.groups for name in g.definitions}),
+            bars=Markup(time_by_definition(made)),
+            curve=Markup(live_bytes(made.live)) if any(made.live) else "",
+            blocks=arena(made, lambda name: hues[name]),
+            legend=[(name, hue) for name, hue in hues.items() if hue < HUES - 1],
+            style=Markup(_file("explain.css")),
+            script=Markup(_file("explain.js")),
+        )
+    )
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FunctionLoader(_file),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    highlighter = Highlighter()
+    made.filters.update(
+        time=time_text,
+        bytes=bytes_text,
+        count=count_text,
+        sdl=lambda text: Markup("\n".join(highlighter.lines(text, "sdl"))),
+        id=lambda d: f"{'d' if d.part == 'run' else 'l'}{d.number}",
+        size=lambda extents: " × ".join(map(str, extents)),
+    )
+    return made
+
+
+def _file(name: str) -> str:
+    return files("sdlc.program").joinpath("templates", name).read_text("utf-8")
+
+
+def _hues(made: Explanation) -> dict[str, int]:
+    """A colour for every definition: those that take most time have one of their own."""
+    spent: dict[str, float] = {}
+    for group, dispatch in zip(made.groups, made.dispatches, strict=True):
+        spent[group.definition] = spent.get(group.definition, 0.0) + dispatch.seconds
+    order = sorted(spent, key=lambda name: -spent[name])
+    return {name: min(place, HUES - 1) for place, name in enumerate(order)}
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+
+
+def _kernel_views(made: Explanation) -> list[KernelView]:
+    """Every kernel once, in the order of its first launch."""
+    texts: dict[str, list[KernelFacts]] = {}
+    for kernel in made.kernels:
+        texts.setdefault(kernel.name, []).append(kernel)
+    launches: dict[str, list[DispatchFacts]] = {}
+    for dispatch in made.dispatches:
+        launches.setdefault(dispatch.kernel, []).append(dispatch)
+    highlighter = Highlighter()
+    return [
+        KernelView(
+            f"k{number}",
+            name,
+            (
+                _source_pane(texts[name][0].statements, made.definitions, highlighter),
+                *(_text_pane(text, highlighter) for text in texts[name]),
+            ),
+            tuple(found),
+            sum(d.seconds for d in found),
+        )
+        for number, (name, found) in enumerate(launches.items())
+    ]
+
+
+def _text_pane(kernel: KernelFacts, highlighter: Highlighter) -> Pane:
+    html = highlighter.lines(kernel.text, kernel.language)
+    lines = (
+        _line(number, text, links)
+        for number, (text, links) in enumerate(zip(html, kernel.links, strict=True), 1)
+    )
+    return Pane(LANGUAGES[kernel.language], (Listing("", tuple(lines)),))
+
+
+def _source_pane(
+    statements: Sequence[Statement], definitions: Iterable[Defined], highlighter: Highlighter
+) -> Pane:
+    """The definitions that statements stand in, long ones in part."""
+    listings: list[Listing] = []
+    for d in definitions:
+        own = {
+            line: number
+            for number, s in enumerate(statements)
+            if s.file == d.file
+            for line in range(s.line, s.end_line + 1)
+            if d.line <= line <= d.end_line
+        }
+        if own:
+            listings += _excerpts(d, own, highlighter)
+    return Pane(".sdl", tuple(listings))
+
+
+def _excerpts(d: Defined, own: dict[int, int], highlighter: Highlighter) -> Iterator[Listing]:
+    html = highlighter.lines(d.text, "sdl")
+    caption = f"{d.file}:{d.line} {d.name}"
+    shown: list[Line] = []
+    skipped = False
+    for number, text in enumerate(html, d.line):
+        near = any(abs(number - line) <= AROUND for line in own)
+        if len(html) <= LONG or number == d.line or near:
+            shown.append(_line(number, text, (own[number],) if number in own else ()))
+        elif shown:
+            yield Listing(caption, tuple(shown), skipped)
+            caption, shown, skipped = "", [], True
+    if shown:
+        yield Listing(caption, tuple(shown), skipped)
+
+
+def _line(number: int, html: str, links: Sequence[int]) -> Line:
+    """Lines of several statements have no colour of their own."""
+    hue = "" if not links else f"h{links[0] % HUES}" if len(links) == 1 else "hx"
+    return Line(number, Markup(html), " ".join(map(str, links)), hue)

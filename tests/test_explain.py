@@ -1,0 +1,262 @@
+"""Explanations: what their data, text and page say, and that the page needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, fields, is_dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdlc.api import explanation, make_request
+from sdlc.program import explain as explaining
+from sdlc.program import explain_data
+from sdlc.program.explain_data import Explanation
+from sdlc.program.explain_highlight import Highlighter
+from sdlc.program.explain_text import bytes_text, count_text, time_text
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+op project(x: T[b, n], w: T[m, n]) -> T[b, m] {
+  y[b, i] = sum over j < n of x[b, j] * w[i, j]
+  out[b, i] = exp(y[b, i]) / (1 + y[b, i] ^ 2)
+}
+
+model small(x: T[b, n]) -> T[b, n] "Two projections and a softmax."
+{
+  param first: T[n, n]
+  param second: T[n, n]
+  y = project(x, first)
+  return softmax(project(y, second))
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def made() -> Explanation:
+    request = make_request(PROGRAM, "adreno", None, {"b": 3, "n": 24}, (None, "f32"))
+    return explanation(request.build(), request.library)
+
+
+@pytest.fixture(scope="module")
+def page(made: Explanation) -> str:
+    return made.page()
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+
+def test_groups_and_dispatches_are_one_to_one(made: Explanation) -> None:
+    places = [(g.part, g.number) for g in made.groups]
+    assert places == [(d.part, d.number) for d in made.dispatches]
+    assert len(set(places)) == len(places) >= 3
+    assert all(d.seconds > 0 and d.read > 0 and d.written > 0 for d in made.dispatches)
+    assert made.seconds == pytest.approx(sum(d.seconds for d in made.dispatches if d.part == "run"))
+    assert made.flop == sum(d.flop for d in made.dispatches if d.part == "run")
+
+
+def test_kernels_come_in_both_languages_with_every_line_accounted_for(made: Explanation) -> None:
+    assert Counter(k.language for k in made.kernels).keys() == {"opencl", "wgsl"}
+    for kernel in made.kernels:
+        assert len(kernel.links) == len(kernel.text.splitlines())
+        assert all(0 <= n < len(kernel.statements) for link in kernel.links for n in link)
+
+
+@pytest.mark.parametrize("language", ["opencl", "wgsl"])
+def test_lines_lead_to_the_statements_that_they_compute(made: Explanation, language: str) -> None:
+    """The sum's lines come from the first statement of `project`, its result's from the second."""
+    kernel = next(k for k in made.kernels if "project" in k.name and k.language == language)
+    names = [s.name for s in kernel.statements]
+    linked = {
+        line.strip(): {names[n] for n in link}
+        for line, link in zip(kernel.text.splitlines(), kernel.links, strict=True)
+    }
+    sums = [found for line, found in linked.items() if line.startswith("total") and "=" in line]
+    assert sums and all(found == {"y"} for found in sums)
+    stores = [found for line, found in linked.items() if re.match(r"out\w*\[", line)]
+    assert stores and all(found == {"out"} for found in stores)
+    lines = {s.name: s.line for s in kernel.statements}
+    assert PROGRAM.splitlines()[lines["y"] - 1].strip().startswith("y[b, i] = sum")
+
+
+def test_calls_lead_to_the_program(made: Explanation) -> None:
+    texts = [[c.text for c in g.calls] for g in made.groups if g.definition == "project"]
+    assert texts == [["y = project(x, first)"], ["return softmax(project(y, second))"]]
+
+
+def test_memory_over_time(made: Explanation) -> None:
+    temporaries = [t for t in made.tensors if t.part == "run" and t.first >= 0]
+    count = sum(d.part == "run" for d in made.dispatches)
+    assert temporaries and len(made.live) == count
+    for number, live in enumerate(made.live):
+        assert live == sum(t.nbytes for t in temporaries if t.first <= number <= t.last)
+    assert max(made.live) <= made.memory["lower_bound"] <= made.memory["arena"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a rule reports, as far as an explanation looks at it."""
+
+    rule: str
+    root: Any
+    fired: bool
+    why: str
+
+
+def test_rules_say_what_they_did_to_each_group() -> None:
+    request = make_request(PROGRAM, "adreno", None, {"b": 3, "n": 24}, (None, "f32"))
+    compiled = request.build()
+    parts = explaining.parts_of(compiled.graph, compiled.program, compiled.target)
+    first, *_, last = (k.group.stores[0].node for k in parts[0].plan.kernels)
+    attempts = (Tried("alpha", first, True, ""), Tried("alpha", last, False, "too <small>"))
+    found = explaining.explain(explaining.Material(parts, compiled.target, (), (), attempts))
+    assert [v.name for v in found.groups[0].verdicts if v.fired] == ["alpha"]
+    rule = next(r for r in found.rules if r.name == "alpha")
+    assert (rule.fired, rule.missed) == (1, 1)
+    assert "rule alpha did not fire: too <small>" in str(found)
+
+
+def test_json_is_as_documented(made: Explanation) -> None:
+    """Every field of the data stands in docs/explain.md, and JSON holds plain values only."""
+    record = json.loads(json.dumps(made.as_json()))
+    assert record["schema"] == explain_data.SCHEMA
+    assert record["dispatches"][0]["operands"][0].keys() == {
+        "parameter",
+        "tensor",
+        "nbytes",
+        "written",
+    }
+    document = (ROOT / "docs" / "explain.md").read_text()
+    kinds = [getattr(explain_data, n) for n in vars(explain_data) if n[0].isupper()]
+    shown = [k for k in kinds if is_dataclass(k)]
+    assert len(shown) > 8
+    missing = [f.name for k in shown for f in fields(k) if f"`{f.name}`" not in document]
+    assert not missing
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+def test_text_has_cost_and_timeline(made: Explanation) -> None:
+    text = str(made)
+    assert "bound by" in text and "live   " in text and "FLOP" in text
+    names = [name for name, _, _ in made.sections()]
+    assert names == ["graph", "groups", "rules", "dispatches", "kernels", "tensors", "memory"]
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [time_text(t) for t in (2.5, 1.23e-3, 4.567e-5, 8e-9)] == [
+        "2.5 s",
+        "1.23 ms",
+        "45.7 µs",
+        "8 ns",
+    ]
+    assert [bytes_text(n) for n in (12, 1536, 200 * 2**20)] == ["12 bytes", "1.5 KiB", "200 MiB"]
+    assert [count_text(n) for n in (7, 1500, 2.5e9)] == ["7", "1.5 k", "2.5 G"]
+
+
+@pytest.mark.parametrize("language", ["sdl", "opencl", "wgsl"])
+def test_highlighting_keeps_the_text(made: Explanation, language: str) -> None:
+    texts = [k.text for k in made.kernels if k.language == language] or [PROGRAM]
+    reader = Reader()
+    for text in texts:
+        for line, html in zip(text.splitlines(), Highlighter().lines(text, language), strict=True):
+            reader.text = ""
+            reader.feed(html)
+            assert reader.text == line
+
+
+# ---- page ----------------------------------------------------------------------------------------
+
+VOID = {"meta", "input", "br", "img", "hr", "link", "line"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags are balanced; collects ids, addresses and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.rows: list[dict[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        found = dict(attrs)
+        if identity := found.get("id"):
+            self.ids.append(identity)
+        self.addresses += [found[a] or "" for a in ("href", "src", "action") if a in found]
+        if found.get("class") == "dispatch":
+            self.rows.append(found)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in VOID or self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_whole(made: Explanation, page: str) -> None:
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert len(reader.rows) == len(made.dispatches)
+    assert max(Counter(reader.ids).values()) == 1
+    for kernel in made.kernels:
+        assert reader.text.count(f"{kernel.text.splitlines()[-2].strip()}\n") >= 1
+    for group in made.groups:
+        assert group.nest.splitlines()[0] in reader.text
+
+
+def test_page_needs_nothing_else(page: str) -> None:
+    reader = Reader()
+    reader.feed(page)
+    filters = [a for a in reader.addresses if "=" in a]
+    assert all(re.match(r"#(definition|fired|missed)=", a) for a in filters)
+    inside = {a.removeprefix("#") for a in reader.addresses if a not in filters}
+    assert inside and inside <= set(reader.ids)
+    assert not re.search(r"https?:|//[a-z]+\.|url\(|@import|fetch\(", page.replace("// ", ""))
+
+
+def test_page_of_a_program_without_temporaries() -> None:
+    request = make_request(
+        "op id(x: T[n]) -> T[n] { y[i] = x[i] + 1\n return y\n}",
+        "cpu",
+        None,
+        {"n": 4},
+        (None, "f32"),
+    )
+    reader = Reader()
+    reader.feed(explanation(request.build(), request.library).page())
+    assert reader.open == [] and len(reader.rows) == 1
+
+
+def test_command_writes_the_page(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from sdlc.cli_explain import explain_command
+
+    source = tmp_path / "small.sdl"
+    source.write_text(PROGRAM)
+    sizes = ["--set", "b=2", "n=8", "--target", "mali"]
+    place = tmp_path / "small.html"
+    done = CliRunner().invoke(explain_command, [str(source), *sizes, "-o", str(place)])
+    assert done.exit_code == 0 and done.stdout == ""
+    assert place.read_text().startswith("<!doctype html>")
+    done = CliRunner().invoke(
+        explain_command, [str(source), *sizes, "--json", "--section", "memory"]
+    )
+    record = json.loads(done.stdout)
+    assert "memory" in record and "kernels" not in record and record["target"] == "mali"

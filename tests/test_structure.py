@@ -1,0 +1,85 @@
+"""Programs that say how many kernels they become: `# kernels: 2` in tests/programs/*.sdl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sdlc.api import make_request
+from sdlc.cli import status_of
+from sdlc.cli_check import entries, structure_problems, with_header
+from sdlc.language.diagnostics import SdlError
+from sdlc.language.parse import parse_module
+from sdlc.proof.structure import header_of
+
+PROGRAMS = sorted((Path(__file__).parent / "programs").glob("*.sdl"))
+TARGETS = ("cpu", "adreno", "mali", "apple", "nvidia")
+TEXT = """"A file."
+
+# sizes: n=4
+# kernels: 1
+# mali kernels: 2
+# without some_rule, other kernels: 3
+# cpu without some_rule, other barriers: 0
+# a comment about kernels: they are few
+op first(x: T[n]) -> T[n] {
+  # kernels: 9
+  out[i] = 2 * x[i]
+}
+
+# dispatches: 7
+op second(x: T[n]) -> T[n] {
+  out[i] = 2 * x[i]
+}
+"""
+
+
+def test_lines_belong_to_the_definition_that_follows() -> None:
+    module = parse_module(TEXT, "a.sdl")
+    header = header_of(module, "first")
+    assert header.sizes == ("n=4",)
+    assert [(e.target, e.without, e.what, e.count) for e in header.expectations] == [
+        ("", (), "kernels", 1),
+        ("mali", (), "kernels", 2),
+        ("", ("some_rule", "other"), "kernels", 3),
+        ("cpu", ("some_rule", "other"), "barriers", 0),
+    ]
+    (only,) = header_of(module, "second").expectations
+    assert (only.what, only.count, only.span.line) == ("dispatches", 7, 14)
+
+
+def test_a_line_about_a_target_counts_instead_of_the_general_one() -> None:
+    header = header_of(parse_module(TEXT, "a.sdl"), "first")
+    assert [e.count for e in header.about("mali")] == [2, 3]
+    assert [e.count for e in header.about("cpu")] == [1, 3, 0]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.stem)
+def test_programs_become_what_they_say(path: Path, target: str) -> None:
+    request = make_request(path, target, None, {}, (None, "f32"))
+    for name in entries(request):
+        one, header = with_header(request, name)
+        if not one.missing_sizes():
+            problems = structure_problems(one, header)
+            assert not problems, SdlError(problems, one.library.sources)
+
+
+def test_most_programs_say_something() -> None:
+    assert len(PROGRAMS) > 1
+    modules = [parse_module(p.read_text(), p.name) for p in PROGRAMS]
+    said = [header_of(m, d.name).expectations for m in modules for d in m.definitions]
+    assert sum(map(bool, said)) >= len(PROGRAMS) - 1
+
+
+def test_what_does_not_hold_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.sdl"
+    file.write_text(TEXT.replace("# dispatches: 7\n", "").replace("some_rule, other", "halo"))
+    assert status_of(["check", str(file), "--set", "n=5"]) == 0  # not the sizes of the line
+    assert status_of(["check", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert "C002" in said and "1 kernels for cpu without halo, where the file says 3" in said
+    assert "# without halo kernels: 3" in said
+    assert status_of(["check", str(file), "--target", "mali", "--entry", "first"]) == 1
+    assert "1 kernels for mali, where the file says 2" in capsys.readouterr().err

@@ -8,7 +8,7 @@ In: a file or model, a device. Out: tables or JSON, a trace, a plot. Example:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from sdlc.cli_common import (
     ManyValues,
     check_place,
     json_option,
+    parse_names,
     print_json,
     print_table,
     source_options,
@@ -27,6 +28,7 @@ from sdlc.cli_common import (
 )
 
 if TYPE_CHECKING:
+    from sdlc.api import Request
     from sdlc.cli_bench_run import Bench, Timed
     from sdlc.program.device import DeviceInfo
     from sdlc.program.profile import Measured
@@ -94,15 +96,18 @@ def bench_command(
         check_library()
     for path in (p for p in (trace, plot) if p is not None):
         check_place(path)
+    if ablation and what["only"]:
+        raise click.BadParameter(
+            "the rows of --ablation say which rules are on", param_hint="--only"
+        )
+    rows = parse_names(what["without"]) if ablation else None
     opened = open_device(device)
     chosen = target_of(opened.info) if target is None else load_target(target)
     wanted = requests(program, chosen, what)
     detailed = profiling or trace is not None or (plot is not None and not ablation)
     with progress() as tell:
         bench = Bench(opened, rounds, detailed, tell)
-        timed = [
-            t for name, request in wanted.items() for t in _timed(bench, name, request, ablation)
-        ]
+        timed = [t for name, request in wanted.items() for t in _timed(bench, name, request, rows)]
     if trace is not None:
         _write_trace(trace, timed)
     if plot is not None:
@@ -113,9 +118,12 @@ def bench_command(
         _print(timed, opened.info, profiling)
 
 
-def _timed(bench: Bench, name: str, request: Any, ablation: bool) -> Iterator[Timed]:
-    if ablation:
-        yield from bench.ablation(name, request)
+def _timed(
+    bench: Bench, name: str, request: Request, without: Sequence[str] | None
+) -> Iterator[Timed]:
+    """`without` is None where there shall be no ablation."""
+    if without is not None:
+        yield from bench.ablation(name, request, without)
     else:
         yield bench.time(name, request)
 
@@ -210,7 +218,7 @@ def _program_record(timed: Timed) -> dict[str, Any]:
     return {
         "name": timed.name,
         "row": timed.row.name,
-        "rules": timed.row.only,
+        "rules": list(timed.rules),
         "target": program.target,
         "precision": program.precision.value,
         "median_seconds": timed.median,

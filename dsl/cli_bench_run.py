@@ -48,10 +48,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the ablation. `only` are the names of the rules that are on; None for every rule."""
+    """A row of the ablation: its rules, and no other, are on."""
 
     name: str
-    only: tuple[str, ...] | None = None
+    rules: tuple[str, ...] = ()
 
 
 NO_ROW = Row("")
@@ -64,6 +64,7 @@ class Timed:
 
     name: str
     row: Row
+    rules: tuple[str, ...]
     program: Program
     seconds: tuple[float, ...]
     phases: tuple[Phase, ...]
@@ -84,12 +85,14 @@ class Timed:
 
 def ablation_rows() -> tuple[Row, ...]:
     """The rows of stdlib/ablation.toml: each has the rules of those before it and its own."""
+    from sdlc.graph.mechanisms import DEFAULT
+
     text = files("sdlc.stdlib").joinpath("ablation.toml").read_text("utf-8")
     rows: list[Row] = []
     on: tuple[str, ...] = ()
     for entry in tomllib.loads(text)["row"]:
-        on = (*on, *entry.get("adds", ()))
-        rows.append(Row(entry["name"], None if entry.get("all") else on))
+        on = (*on, *entry.get("adds", ()), *(DEFAULT if entry.get("default") else ()))
+        rows.append(Row(entry["name"], tuple(dict.fromkeys(on))))
     return tuple(rows)
 
 
@@ -134,16 +137,14 @@ def _network_request(
     network: Network, target: Target, what: Mapping[str, Any], known: Collection[str]
 ) -> Request:
     """`known` are the sizes that any network of the model has: a network leaves out the others'."""
-    from sdlc.api import make_request
-    from sdlc.cli_common import parse_sizes
+    from sdlc.cli_common import parse_sizes, request_from
     from sdlc.models.folder import SOURCES
 
     given = parse_sizes(what["sizes"])
     own = {n: size for n, size in given.items() if n in network.sizes or n not in known}
-    sizes = {**network.sizes, **own}
-    configs = (network.config, *what["configs"])
-    source = SOURCES / network.source
-    return make_request(source, target, what["entry"], sizes, (configs, what["precision"]))
+    asked = {**what, "sizes": (), "configs": (network.config, *what["configs"])}
+    request = request_from(SOURCES / network.source, "cpu", **asked)
+    return replace(request, target=target, sizes={**network.sizes, **own})
 
 
 # ---- taking the time -----------------------------------------------------------------------------
@@ -172,14 +173,15 @@ class Bench:
         with self._phase("first run", name, row):
             executable.step()
             outputs = {output: executable.read(output) for output in program.outputs}
-        wanted = wanted or reference_of(compiled.graph, program)
+        wanted = wanted or reference_of(compiled.definition or compiled.graph, program)
         with self._phase("timed runs", name, row):
             seconds = [_seconds(executable) for _ in range(WARM_UP + self.rounds)]
         measured: tuple[Measured, ...] = ()
         if self.profiling:
             with self._phase(PROFILE, name, row):
                 measured = profile(executable, min(self.rounds, PROFILE_ROUNDS))
-        timed = Timed(name, row, program, tuple(seconds[WARM_UP:]), tuple(self._phases))
+        rules = tuple(rule.name for rule in request.rules)
+        timed = Timed(name, row, rules, program, tuple(seconds[WARM_UP:]), tuple(self._phases))
         timed = replace(timed, dispatches=measured)
         if wanted is None:
             return timed
@@ -191,17 +193,20 @@ class Bench:
             executable.write(name, array)
         return executable
 
-    def ablation(self, name: str, request: Request) -> Iterator[Timed]:
-        """The program with more and more of its rules, each row as soon as it is there."""
+    def ablation(
+        self, name: str, request: Request, without: Collection[str] = ()
+    ) -> Iterator[Timed]:
+        """The program with more and more of its rules, each row as soon as it is there; those of
+        `without` in none."""
         rows = ablation_rows()
         wanted = self._ablation_reference(name, request, rows[0])
         for row in rows:
-            yield self.time(name, with_rules(request, row.only), row, wanted)
+            yield self.time(name, with_rules(request, row.rules, without), row, wanted)
 
     def _ablation_reference(self, name: str, request: Request, baseline: Row) -> Wanted:
-        plain = with_rules(replace(request, precision=DType.F32), baseline.only)
+        plain = with_rules(replace(request, precision=DType.F32), baseline.rules)
         compiled = plain.build()
-        found = reference_of(compiled.graph, compiled.program)
+        found = reference_of(compiled.definition or compiled.graph, compiled.program)
         if found is not None:
             return found
         with self._phase("reference", name, baseline):
@@ -218,9 +223,12 @@ class Bench:
         self._phases.append(Phase(doing, begin, time.perf_counter()))
 
 
-def with_rules(request: Request, only: tuple[str, ...] | None) -> Request:
-    """The request with these rules on, None for every rule."""
-    return request
+def with_rules(request: Request, names: tuple[str, ...], without: Collection[str] = ()) -> Request:
+    """The request with these rules and no other."""
+    from sdlc.language.elaborate_rule import chosen_rules
+
+    rules = chosen_rules(request.library, (), names)
+    return replace(request, rules=tuple(rule for rule in rules if rule.name not in without))
 
 
 def _seconds(executable: Executable) -> float:

@@ -14,7 +14,10 @@ from sdlc.api import make_request
 from sdlc.cli import status_of
 from sdlc.cli_bench import profile_rows
 from sdlc.cli_bench_run import ablation_rows, largest_error, requests
+from sdlc.graph.mechanisms import DEFAULT
 from sdlc.language.diagnostics import SdlError
+from sdlc.language.elaborate_rule import load_rules
+from sdlc.language.library import load
 from sdlc.program.execute import Executable
 from sdlc.program.interpreted import InterpreterDevice
 from sdlc.program.profile import Measured, moved_bytes, profile, summed
@@ -27,6 +30,7 @@ NET = """model net(x: T[b, n]) -> T[b, n] {
 """
 SIZES = ("--set", "b=3", "n=5")
 WHAT: dict[str, Any] = {"entry": None, "configs": (), "sizes": (), "precision": "f32"}
+WHAT |= {"without": (), "only": (), "records": None}
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def test_ablation(bench: Any, tmp_path: Path) -> None:
     rows = json.loads(got)["programs"]
     assert [r["row"] for r in rows] == [r.name for r in ablation_rows()]
     assert all(r["max_error"] < 1e-5 and r["against"] == "reference" for r in rows)
-    assert rows[0]["rules"] == [] and rows[-1]["rules"] is None
+    assert rows[0]["rules"] == [] and set(DEFAULT) <= set(rows[-1]["rules"])
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "Baseline" in (tmp_path / "plot.svg").read_text()
     page = (tmp_path / "plot.html").read_text()
@@ -90,12 +94,12 @@ def test_ablation_without_a_reference(bench: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_rows_of_the_ablation() -> None:
-    """Each row has the rules of the one above; the last has all."""
+    """Rules that there are; each row has those of the one above, the first none."""
     rows = ablation_rows()
-    assert rows[0].only == () and rows[-1].only is None
-    for above, below in pairwise(rows[:-1]):
-        assert above.only is not None and below.only is not None
-        assert below.only[: len(above.only)] == above.only
+    known = {rule.name for rule in load_rules(load(None, NET))}
+    assert not rows[0].rules and set(rows[-1].rules) >= set(DEFAULT)
+    for above, below in pairwise(rows):
+        assert set(above.rules) < set(below.rules) <= known or not above.rules
 
 
 def test_trace(bench: Any, tmp_path: Path) -> None:
@@ -131,6 +135,8 @@ def test_mistakes(bench: Any, tmp_path: Path) -> None:
     assert "cannot write" in bench(*SIZES, "--trace", tmp_path / "no" / "t.json", status=1)
     assert "no target 'cpi'" in bench(*SIZES, "--target", "cpi", status=1)
     assert "-n" in bench(*SIZES, "-n", 0, status=2)
+    assert "--only" in bench(*SIZES, "--ablation", "--only", "halo", status=2)
+    assert "`halo`" in bench(*SIZES, "--without", "hallo", status=1)
     assert "`b`" in bench(status=1)
 
 

@@ -68,12 +68,15 @@ def nodes(graph: Graph | None) -> list[Node]:
 
 def test_what_depends_on_weights_is_a_weight_of_the_run() -> None:
     parts = hoist(scaled_matmul(4, 5, 6, layers=2))
-    assert [w.name for w in parts.weights.values()] == ["~layers.0.scaled", "~layers.1.scaled"]
+    assert [w.name for w in parts.weights.values()] == [
+        "~layers.0.test.scaled",
+        "~layers.1.test.scaled",
+    ]
     assert parts.load is not None and parts.load.inputs == ()
     assert {n.name for n in nodes(parts.run) if isinstance(n, Input)} == {
         "x",
-        "~layers.0.scaled",
-        "~layers.1.scaled",
+        "~layers.0.test.scaled",
+        "~layers.1.test.scaled",
     }
     raw = {n.name for n in nodes(parts.load) if isinstance(n, Input)}
     assert raw == {"layers.0.w", "layers.0.s", "layers.1.w", "layers.1.s"}
@@ -83,14 +86,14 @@ def test_names_are_unique_and_begin_with_a_mark() -> None:
     """Two values of one name in one scope, and a weight that is named like a hoisted one."""
     j, i = axes(j=7, i=40)
     x, w = given_input("x", 40, 7), weight("w", 7)
-    odd = weight("~h", 7)
+    odd = weight("~test.h", 7)
     first, second = (
         Map((j,), apply(op, read(w, j)), F, Origin("h", "test")) for op in ("exp", "sqrt")
     )
     terms = apply("add", read(first, j), apply("add", read(second, j), read(odd, j)))
     out = Map((i, j), apply("mul", read(x, i, j), terms), F, Origin("out", "test"))
     names = hoisted_names(Graph("two", (("out", out, 0),), (x,)))
-    assert sorted(names) == ["~h_2", "~h_3"] and all(n.startswith(MARK) for n in names)
+    assert sorted(names) == ["~test.h_2", "~test.h_3"] and all(n.startswith(MARK) for n in names)
 
 
 def test_a_view_of_a_weight_is_not_stored_twice() -> None:
@@ -110,7 +113,7 @@ def test_what_is_beneath_a_view_is_hoisted() -> None:
     turned = Map((k, n), read(root, n, k), F, Origin("t", "test"))
     lift = apply("mul", read(x, i, k), read(turned, k, n))
     out = Reduce((i, n), (k,), SUM, (lift,), (F,), Origin("out", "test"))
-    assert hoisted_names(Graph("view", (("out", out, 0),), (x,))) == ["~root"]
+    assert hoisted_names(Graph("view", (("out", out, 0),), (x,))) == ["~test.root"]
 
 
 def broadcast(extent: int) -> Graph:
@@ -148,7 +151,7 @@ def test_sums_of_weights_are_hoisted_with_what_they_read() -> None:
     lift = apply("mul", read(x, i, a), read(u, a, n))
     out = Reduce((i, n), (a,), SUM, (lift,), (F,), Origin("out", "test"))
     parts = hoist(Graph("transform", (("out", out, 0),), (x,)))
-    assert [w.name for w in parts.weights.values()] == ["~conv.u"]
+    assert [w.name for w in parts.weights.values()] == ["~conv.test.u"]
     assert not any(isinstance(n, Const) for n in nodes(parts.run))
 
 
@@ -292,7 +295,7 @@ def test_what_is_hoisted_is_stored_as_the_runs_read_it() -> None:
     graph = Graph("order", (("out", out, 0),), (x,))
     program = compile_graph(graph, load_target("cpu"))
     assert program.load is not None
-    run, load = program.tensors["~root"], program.load.tensors["~root"]
+    run, load = program.tensors["~test.root"], program.load.tensors["~test.root"]
     assert run.order == load.order == (1, 0)
     inputs, weights = arrays_of(graph)
     assert_right(graph, inputs, weights, run_interpreted(program, inputs, weights), "order")
@@ -306,7 +309,7 @@ def test_what_is_hoisted_may_be_stored_in_blocks(axis: int, size: int, name: str
     made = {(w, 0): Block(axis, size) for w in parts.weights.values()}
     program = compile_hoisted(parts, replace(plan(parts.run, target), blocks=made), target)
     assert program.load is not None
-    assert program.load.tensors["~layers.0.scaled"].block == Block(axis, size)
+    assert program.load.tensors["~layers.0.test.scaled"].block == Block(axis, size)
     inputs, weights = arrays_of(graph)
     assert_right(graph, inputs, weights, run_interpreted(program, inputs, weights), "blocks")
 
@@ -319,7 +322,7 @@ def test_padding_of_what_is_hoisted_is_zero() -> None:
     program = compile_hoisted(parts, replace(plan(parts.run, target), blocks=made), target)
     _, weights = arrays_of(graph)
     executable = Executable(program, InterpreterDevice(), weights)
-    place = executable.places["~layers.0.scaled"]
+    place = executable.places["~layers.0.test.scaled"]
     held = np.frombuffer(executable.device.read(place.memory, place.offset, place.nbytes), "f4")
     expected = weights["layers.0.w"] * weights["layers.0.s"][:, None]
     assert held.size == 9 * 24 and np.count_nonzero(held) == np.count_nonzero(expected)
@@ -449,7 +452,7 @@ def test_what_was_computed_before_is_taken_as_it_is() -> None:
 def test_what_was_computed_in_part_is_computed_again() -> None:
     graph = scaled_matmul(4, 5, 5, layers=2)
     inputs, weights = arrays_of(graph)
-    wrong = {"~layers.0.scaled": np.zeros((5, 5), np.float32)}
+    wrong = {"~layers.0.test.scaled": np.zeros((5, 5), np.float32)}
     program = compile_graph(graph, load_target("cpu"))
     got = run_interpreted(program, inputs, weights | wrong)
     assert_right(graph, inputs, weights, got, "in part")

@@ -112,7 +112,7 @@ def test_a_bundle_runs_with_what_was_computed_before(tmp_path: Path) -> None:
     directory = written(tmp_path, prepared(program, InterpreterDevice(), arrays()[1]))
     packed = read_bundle(directory).packed
     assert packed is not None and set(packed) == {
-        *("~layers.0.scaled", "~layers.1.scaled", "layers.0.b", "layers.1.b")
+        *("~layers.0.test.scaled", "~layers.1.test.scaled", "layers.0.b", "layers.1.b")
     }
     assert not (directory / "load_weights.safetensors").exists()
     runs(directory)
@@ -188,5 +188,5 @@ def test_devices_compute_from_a_bundle(tmp_path: Path) -> None:
     host = device("cpu")
     for number, prepare in enumerate((None, host)):
         bundle = read_bundle(program.save(tmp_path / str(number), weights, prepare))
-        assert (number == 1) == ("~e" in (bundle.packed or {}))
+        assert (number == 1) == ("~scaled.e" in (bundle.packed or {}))
         np.testing.assert_allclose(bundle.executable(host).run({"x": x})["out"], right, rtol=1e-4)

@@ -12,8 +12,11 @@ from types import MappingProxyType
 
 from sdlc.graph.match import Match
 from sdlc.graph.match_show import node_name
-from sdlc.graph.node import Graph, Node, sources, topological
+from sdlc.graph.node import Graph, Node, sources
 from sdlc.graph.types import DType
+
+Sources = Mapping[Node, tuple[Node, ...]]
+NOTHING: Sources = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +25,25 @@ class Surroundings:
     it, which are results, and in which type floats are stored."""
 
     order: tuple[Node, ...]
-    sources: Mapping[Node, tuple[Node, ...]]
+    sources: Sources
     readers: Mapping[Node, tuple[Node, ...]]
     results: frozenset[Node]
     precision: DType
 
 
-def surroundings(graph: Graph) -> Surroundings:
-    order = tuple(topological(graph))
-    read = {node: sources(node) for node in order}
+def surroundings(graph: Graph, known: Sources = NOTHING) -> Surroundings:
+    """`known` are the sources of nodes that were there before: they need no new look."""
+    read: dict[Node, tuple[Node, ...]] = {}
+    stack = [(node, False) for _, node, _ in reversed(graph.outputs)]
+    order: list[Node] = []
+    while stack:
+        node, entered = stack.pop()
+        if entered:
+            order.append(node)
+        elif node not in read:
+            read[node] = known[node] if node in known else sources(node)
+            stack.append((node, True))
+            stack.extend((s, False) for s in reversed(read[node]))
     readers: dict[Node, list[Node]] = {}
     for node in order:
         for source in read[node]:
@@ -38,7 +51,7 @@ def surroundings(graph: Graph) -> Surroundings:
     found = {node: tuple(by) for node, by in readers.items()}
     results = frozenset(node for _, node, _ in graph.outputs)
     half = any(DType.F16 in node.dtypes for node in order)
-    return Surroundings(order, read, found, results, DType.F16 if half else DType.F32)
+    return Surroundings(tuple(order), read, found, results, DType.F16 if half else DType.F32)
 
 
 @dataclass(frozen=True, slots=True)

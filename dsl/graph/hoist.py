@@ -5,10 +5,11 @@ graph. Invariant: run graph after load graph = the graph; the load graph reads n
 result of the graph is never hoisted (it is written at each run).
 
     out[i] = x[i] * exp(w[i] + v[i])
-    load:  ~e[i] = exp(w[i] + v[i])            run:  out[i] = x[i] * ~e[i]
+    load:  ~f.e[i] = exp(w[i] + v[i])          run:  out[i] = x[i] * ~f.e[i]
 
-A hoisted weight is named `~` and the scope path of what it was, in which no `~` can occur: such a
-name clashes with no weight of a file. It is unique in its graph and the same at every compilation.
+A hoisted weight is named `~` and the scope path, definition and name of what it was, in which no
+`~` can occur: such a name clashes with no weight of a file. It is unique in its graph and the same
+at every compilation.
 
 Nodes are hoisted whole, and not where it costs more than it saves (`_stays`).
 """
@@ -205,7 +206,7 @@ def _weights(found: list[Map | Reduce], readers: _Readers, taken: set[str]) -> d
 
 
 def _name(node: Map | Reduce, field: int) -> str:
-    parts = [node.origin.scope, node.origin.name]
+    parts = [node.origin.scope, node.origin.definition, node.origin.name]
     if isinstance(node, Reduce) and len(node.dtypes) > 1:
         parts.append(node.monoid.fields[field].name)
     return MARK + ".".join(p for p in parts if p)

@@ -14,13 +14,13 @@ to the unfolding of maps and the order of the operands of + * min max.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 from sdlc.graph.affine import affine
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, rebuild, substitute
-from sdlc.graph.match_show import axis_name, shown
+from sdlc.graph.match_show import axis_name, node_name, shown
 from sdlc.graph.match_solve import State, Where, solve
 from sdlc.graph.node import Input, Map, Node, Reduce
 from sdlc.graph.rewrite import read_through
@@ -69,9 +69,9 @@ class Trace:
     depth: int = -1
     why: str = "it does not match"
 
-    def note(self, state: State, why: str) -> None:
+    def note(self, state: State, why: Callable[[], str]) -> None:
         if state.depth > self.depth:
-            self.depth, self.why = state.depth, why
+            self.depth, self.why = state.depth, why()
 
 
 def make_pattern(root: Node, variables: tuple[Input, ...]) -> Pattern:
@@ -121,7 +121,7 @@ class _Matcher:
         self.free = frozenset(node.axes)
         self.count = 0
 
-    def fail(self, state: State, why: str) -> None:
+    def fail(self, state: State, why: Callable[[], str]) -> None:
         self.trace.note(state, why)
 
     # ---- nodes ---------------------------------------------------------------------------------
@@ -144,12 +144,14 @@ class _Matcher:
     ) -> Iterator[State]:
         """Reductions over axes that correspond in some order."""
         if p.monoid is not t.monoid:
-            self.fail(state, f"`{t.origin.name}` folds {t.monoid.name}, not {p.monoid.name}")
+            self.fail(
+                state, lambda: f"`{t.origin.name}` folds {t.monoid.name}, not {p.monoid.name}"
+            )
             return
         if len(p.over) != len(t.over):
             self.fail(
                 state,
-                f"`{t.origin.name}` reduces {len(t.over)} axes, not {len(p.over)}",
+                lambda: f"`{t.origin.name}` reduces {len(t.over)} axes, not {len(p.over)}",
             )
             return
         for over in permutations(t.over):
@@ -164,7 +166,9 @@ class _Matcher:
         sized = self.extent(p.extent, t.extent, state)
         if sized is None:
             name = axis_name(t)
-            self.fail(state, f"the extent of `{name}` is {t.extent}, not {self.size(p.extent)}")
+            self.fail(
+                state, lambda: f"the extent of `{name}` is {t.extent}, not {self.size(p.extent)}"
+            )
             return None
         return replace(sized, axes={**sized.axes, p: t})
 
@@ -206,7 +210,7 @@ class _Matcher:
     def apply(self, p: Apply, t: Expr, state: State) -> Iterator[State]:
         t, state = self.expose(t, state)
         if not isinstance(t, Apply) or t.op != p.op:
-            self.fail(state, f"`{shown(t)}` is not `{shown(p)}`")
+            self.fail(state, lambda: f"`{shown(t)}` is not `{shown(p)}`")
             return
         deeper = replace(state, depth=state.depth + 1)
         yield from self.all(p.args, t.args, deeper)
@@ -219,11 +223,11 @@ class _Matcher:
         if same and (t.value == p.value or self.pattern.probes):  # type: ignore[union-attr]
             yield replace(state, depth=state.depth + 1)
             return
-        self.fail(state, f"`{shown(t)}` is not {p.value:.9g}")
+        self.fail(state, lambda: f"`{shown(t)}` is not {p.value:.9g}")
 
     def index(self, axis: Axis, t: Expr, state: State) -> Iterator[State]:
         if not isinstance(t, Index):
-            self.fail(state, f"`{shown(t)}` is no axis")
+            self.fail(state, lambda: f"`{shown(t)}` is no axis")
             return
         yield from self.same_axis(axis, t.axis, state)
 
@@ -236,18 +240,20 @@ class _Matcher:
         elif known == t:
             yield state
         else:
-            self.fail(state, f"`{axis_name(t)}` does not play the part of `{axis_name(p)}`")
+            self.fail(state, lambda: f"`{axis_name(t)}` does not play the part of `{axis_name(p)}`")
 
     def folded(self, p: Read, t: Expr, state: State) -> Iterator[State]:
         """A field of a reduction: the same field of an equal reduction."""
         t, state = self.expose(t, state)
         if not isinstance(t, Read) or not isinstance(t.source, Reduce) or t.fill is not None:
-            self.fail(state, f"`{shown(t)}` is no reduction")
+            self.fail(state, lambda: f"`{shown(t)}` is no reduction")
             return
         assert isinstance(p.source, Reduce)
         if p.field != t.field:
             names = t.source.monoid.fields
-            self.fail(state, f"`{shown(t)}` is the field {names[t.field].name} of its reduction")
+            self.fail(
+                state, lambda: f"`{shown(t)}` is the field {names[t.field].name} of its reduction"
+            )
             return
         key, value = (p.source, p.indices), (t.source, t.indices)
         if state.folds.get(key) == value:
@@ -280,7 +286,7 @@ class _Matcher:
 
     def variable(self, p: Read, t: Expr, state: State) -> Iterator[State]:
         if p.dtype is not t.dtype:
-            self.fail(state, f"`{shown(t)}` is {t.dtype.value}, not {p.dtype.value}")
+            self.fail(state, lambda: f"`{shown(t)}` is {t.dtype.value}, not {p.dtype.value}")
             return
         axes = [i.axis for i in p.indices if isinstance(i, Index)]
         deeper = replace(state, depth=state.depth + 1)
@@ -292,11 +298,11 @@ class _Matcher:
     def places(self, p: Read, t: Expr, state: State) -> Iterator[State]:
         """A metavariable at computed places: a tensor that is read at the same ones."""
         if not isinstance(t, Read):
-            self.fail(state, f"`{shown(t)}` is no element of a tensor")
+            self.fail(state, lambda: f"`{shown(t)}` is no element of a tensor")
             return
         if (p.fill is None) != (t.fill is None):
             wanted = "with" if t.fill is None else "without"
-            self.fail(state, f"`{shown(t)}` is not read {wanted} an `else`")
+            self.fail(state, lambda: f"`{shown(t)}` is not read {wanted} an `else`")
         elif p.fill is None or t.fill is None:
             yield from self.positions(p, t, 0, (), state)
         else:
@@ -318,8 +324,7 @@ class _Matcher:
                 continue
             sized = self.extent(p.source.shape[at], t.source.shape[position], state)
             if sized is None:
-                name = p.source.origin.name
-                self.fail(state, f"dimension {at} of `{name}` is {t.source.shape[position]} long")
+                self.fail(state, lambda: f"`{node_name(t.source)}` is not as long as `{shown(p)}`")
                 continue
             for found in self.place(p.indices[at], index, sized):
                 deeper = replace(found, depth=found.depth + 1)
@@ -332,7 +337,7 @@ class _Matcher:
             yield from self.unify(p, t, state)
             return
         if one[1] != other[1] or sorted(one[0].values()) != sorted(other[0].values()):
-            self.fail(state, f"the index `{shown(t)}` is not `{shown(p)}`")
+            self.fail(state, lambda: f"the index `{shown(t)}` is not `{shown(p)}`")
             return
         yield from self.terms(tuple(one[0].items()), tuple(other[0].items()), state)
 
@@ -381,7 +386,7 @@ class _Matcher:
         if known.body is bound.body or _plain(known.body) is _plain(bound.body):
             return True
         why = f"`{source.name}` is `{shown(known.body)}` in one place and `{shown(bound.body)}`"
-        self.fail(replace(state, depth=state.depth + 1), f"{why} in another")
+        self.fail(replace(state, depth=state.depth + 1), lambda: f"{why} in another")
         return False
 
 

@@ -9,7 +9,7 @@ ambient axes, only the axes at which the metavariable is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -50,7 +50,7 @@ class State:
 class Pairing(Protocol):
     def pair(self, p: Axis, t: Axis, state: State) -> State | None: ...
 
-    def fail(self, state: State, why: str) -> None: ...
+    def fail(self, state: State, why: Callable[[], str]) -> None: ...
 
 
 def axes_of(*exprs: Expr) -> set[Axis]:
@@ -65,7 +65,7 @@ def solve(
     if not open_axes:
         why = _dependence(state)
         if why:
-            pairing.fail(replace(state, depth=state.depth + 1), why)
+            pairing.fail(replace(state, depth=state.depth + 1), lambda: why)
         else:
             yield state
         return
@@ -80,7 +80,7 @@ def solve(
             reasons.append(f"not `{axis_name(candidate)}`: {why}")
     if reasons:
         text = f"no axis plays the part of `{axis_name(axis)}`: {'; '.join(reasons)}"
-        pairing.fail(replace(state, depth=state.depth + 1), text)
+        pairing.fail(replace(state, depth=state.depth + 1), lambda: text)
 
 
 def _ranked(state: State, axis: Axis, target: Sequence[Axis]) -> list[Axis]:

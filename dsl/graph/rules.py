@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from sdlc.graph.expr import Expr, Read, rebuild
-from sdlc.graph.guards import Surroundings, surroundings
+from sdlc.graph.guards import Sources, Surroundings, surroundings
 from sdlc.graph.node import Graph, Map, Node, Reduce, expressions, sources
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType
@@ -23,6 +23,8 @@ from sdlc.language.diagnostics import failure
 
 ROUNDS = 16
 """How often a rule may apply to what it has made itself, and all rules to what the others made."""
+REACH = 4
+"""How many nodes deep a rule may look into what another one made."""
 
 Sizes = Mapping[str, int]
 Profitable = Callable[["Rule", Sizes], str]
@@ -150,8 +152,8 @@ def rewrite(
     """The graph with the rules applied in their order, until none fires."""
     run = _Run(graph, profitable)
     chosen = tuple(r for r in rules if r.attempt is not None)
-    for _ in range(ROUNDS):
-        fired = [_apply(run, rule) for rule in chosen]
+    for count in range(ROUNDS):
+        fired = [_apply(run, rule, count > 0) for rule in chosen]
         if not any(fired):
             break
     return run.graph, RewriteReport(tuple(run.attempts.values()))
@@ -164,6 +166,7 @@ class _Run:
     def __init__(self, graph: Graph, profitable: Profitable) -> None:
         self.graph, self.profitable = graph, profitable
         self.around = surroundings(graph)
+        self.first = frozenset(self.around.order)
         self.roots: dict[Node, Node] = {}
         self.seen: set[tuple[str, Node]] = set()
         self.attempts: dict[tuple[str, Node], Attempt] = {}
@@ -177,19 +180,34 @@ class _Run:
             if old not in made:
                 self.roots[new] = self.root(old)
         for key, attempt in self.attempts.items():
-            self.attempts[key] = replace(attempt, root=done.get(attempt.root, attempt.root))
-        self.around = surroundings(self.graph)
+            root = done.get(attempt.root, attempt.root)
+            if root is not attempt.root:
+                self.attempts[key] = replace(attempt, root=root)
+        self.around = surroundings(self.graph, self.around.sources)
+
+    def near_new(self) -> frozenset[Node]:
+        """What rules made, and what reads that, directly or through others."""
+        found = {n for n in self.around.order if self.root(n) not in self.first}
+        edge = found
+        for _ in range(REACH):
+            edge = {r for n in edge for r in self.around.readers.get(n, ())} - found
+            found = found | edge
+        return frozenset(found)
 
 
-def _apply(run: _Run, rule: Rule) -> bool:
-    """Applies one rule, also to what it made itself. Whether it fired."""
+def _apply(run: _Run, rule: Rule, again: bool) -> bool:
+    """Applies one rule, also to what it made itself; `again`, where something has changed since it
+    was tried. Whether it fired."""
     assert rule.attempt is not None and rule.looks_at is not None
     refused: set[Node] = set()
     fired = False
     for _ in range(ROUNDS):
         asked = Asked(run.around, run.profitable)
         made: dict[Node, Node] = {}
+        where = run.near_new() if again else None
         for node in run.around.order:
+            if where is not None and node not in where:
+                continue
             root = run.root(node)
             if (rule.name, node) in run.seen or root in refused or not rule.looks_at(node):
                 continue
@@ -206,9 +224,6 @@ def _apply(run: _Run, rule: Rule) -> bool:
         fired = True
         run.replace(made)
     return fired
-
-
-Sources = Mapping[Node, tuple[Node, ...]]
 
 
 def _replaced(

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from sdlc.graph.hoist import hoist
-from sdlc.graph.node import Graph, Node
+from sdlc.graph.node import Graph, Map, Node, Reduce
 from sdlc.graph.types import Span
 from sdlc.kernel.ir import Access, Kernel
 from sdlc.language.library import Library
@@ -90,7 +90,6 @@ def explain(material: Material) -> Explanation:
     groups = tuple(_groups(material))
     dispatches = tuple(d for p in material.parts for d in _dispatches(p, material.target))
     each = [d for d in dispatches if d.part == run.name]
-    kernels = _kernels(material)
     live = lifetimes_of(run.program.tensors, run.program.dispatches)
     return Explanation(
         name=run.program.name,
@@ -105,12 +104,12 @@ def explain(material: Material) -> Explanation:
         graph="\n".join(str(p.graph) for p in material.parts),
         groups=groups,
         dispatches=dispatches,
-        kernels=kernels,
+        kernels=_kernels(material),
         tensors=tuple(t for p in material.parts for t in _tensors(p)),
         memory=asdict(run.program.memory),
         live=_live(live, len(each)),
         rules=_rules(groups),
-        definitions=_cited(material.definitions, kernels),
+        definitions=_cited(material.definitions, groups),
     )
 
 
@@ -157,10 +156,27 @@ def _groups(material: Material) -> Iterable[GroupFacts]:
         root = attempt.root
         if root is not None:
             tried.setdefault(root if root in found else _likeness(root), []).append(attempt)
-    for name, number, item, nodes in items:
+    first: dict[str, tuple[Map | Reduce, ...]] = {}
+    kernels = (d.kernel for part in material.parts for d in part.program.dispatches)
+    for (name, number, item, nodes), kernel in zip(items, kernels, strict=True):
         own = [a for n in nodes for key in (n, _likeness(n)) for a in tried.get(key, ())]
         calls = _calls(item.group.origins[-1].sites, material.definitions)
-        yield replace(_group((name, number), item, nodes, own), calls=calls)
+        statements = _statements(nodes, first.setdefault(kernel, nodes))
+        made = _group((name, number), item, nodes, own)
+        yield replace(made, calls=calls, statements=statements)
+
+
+def _statements(nodes: Sequence[Node], first: Sequence[Node]) -> tuple[Statement, ...]:
+    """A launch's statements, in the order of those of its kernel's first launch: kernels that mean
+    the same are one kernel, wherever they come from."""
+    places: dict[Statement, int] = {}
+    for place, node in enumerate(first):
+        if (statement := _statement(node)) is not None:
+            places.setdefault(statement, place)
+    alike = len(nodes) == len(first)
+    chosen = [nodes[place] for place in places.values()] if alike else nodes
+    found = [s for node in chosen if (s := _statement(node)) is not None]
+    return tuple(found if alike else dict.fromkeys(found))
 
 
 def _calls(sites: Sequence[Span], definitions: Sequence[Defined]) -> tuple[Call, ...]:
@@ -191,7 +207,7 @@ def _group(
         definitions=tuple(dict.fromkeys(o.definition for o in origins if o.definition)),
         scope=item.group.origins[-1].scope,
         calls=(),
-        statements=tuple(dict.fromkeys(s for n in nodes if (s := _statement(n)) is not None)),
+        statements=(),
         verdicts=_verdicts(item, attempts),
     )
 
@@ -314,7 +330,7 @@ def _meanings(part: Part) -> dict[str, Meaning]:
 
 
 def _kernel(kernel: Kernel, text: KernelText, meaning: Meaning) -> KernelFacts:
-    statements = tuple(dict.fromkeys(s for n in meaning.nodes if (s := _statement(n)) is not None))
+    statements = _statements(meaning.nodes, meaning.nodes)
     places = {s: number for number, s in enumerate(statements)}
     links = []
     for line, nodes in zip(
@@ -332,9 +348,9 @@ def _cited_in(line: str, statements: Sequence[Statement]) -> set[int]:
     return {n for n, s in enumerate(statements) if f" {s.file}:{s.line} " in line}
 
 
-def _cited(definitions: Sequence[Defined], kernels: Iterable[KernelFacts]) -> tuple[Defined, ...]:
-    """The definitions in which any kernel's statements stand."""
-    places = {(s.file, s.line) for k in kernels for s in k.statements}
+def _cited(definitions: Sequence[Defined], groups: Iterable[GroupFacts]) -> tuple[Defined, ...]:
+    """The definitions in which any group's statements stand."""
+    places = {(s.file, s.line) for g in groups for s in g.statements}
     return tuple(
         d for d in definitions if any((d.file, n) in places for n in range(d.line, d.end_line + 1))
     )

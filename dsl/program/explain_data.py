@@ -106,8 +106,9 @@ class DispatchFacts:
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """A kernel in one language. `links[i]` are the places in `statements` of the statements that
-    line i of `text` comes from."""
+    """A kernel in one language. `links[i]` are the places in `statements` (those of the kernel's
+    first launch, and in the same order those of every other group that it computes) of the
+    statements that line i of `text` comes from."""
 
     name: str
     language: str

@@ -19,7 +19,14 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from sdlc.program.explain_charts import HUES, arena, live_bytes, time_by_definition
-from sdlc.program.explain_data import Defined, DispatchFacts, Explanation, KernelFacts, Statement
+from sdlc.program.explain_data import (
+    Defined,
+    DispatchFacts,
+    Explanation,
+    GroupFacts,
+    KernelFacts,
+    Statement,
+)
 from sdlc.program.explain_highlight import Highlighter
 from sdlc.program.explain_text import bytes_text, count_text, time_text
 
@@ -64,22 +71,29 @@ class KernelView:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A dispatch of the list; `source` is where it comes from, where that is not its kernel's."""
+
+    group: GroupFacts
+    dispatch: DispatchFacts
+    kernel: str
+    hue: int
+    source: Pane | None
+
+
 def page(made: Explanation) -> str:
     """The page's HTML."""
     hues = _hues(made)
-    views = _kernel_views(made)
-    ids = {view.name: view.id for view in views}
+    highlighter = Highlighter()
+    views = _kernel_views(made, highlighter)
     slowest = max((d.seconds for d in made.dispatches), default=0.0)
-    rows = [
-        (group, dispatch, ids[dispatch.kernel], hues[group.definition])
-        for group, dispatch in zip(made.groups, made.dispatches, strict=True)
-    ]
     return (
-        _environment()
+        _environment(highlighter)
         .get_template("explain.html")
         .render(
             made=made,
-            rows=rows,
+            rows=_rows(made, views, hues, highlighter),
             count=sum(d.part == "run" for d in made.dispatches),
             kernels=views,
             slowest=slowest or 1.0,
@@ -94,7 +108,20 @@ def page(made: Explanation) -> str:
     )
 
 
-def _environment() -> Environment:
+def _rows(
+    made: Explanation, views: Sequence[KernelView], hues: dict[str, int], highlighter: Highlighter
+) -> Iterator[Row]:
+    ids = {view.name: view.id for view in views}
+    statements = {k.name: k.statements for k in made.kernels}
+    for group, dispatch in zip(made.groups, made.dispatches, strict=True):
+        own, shown = group.statements, statements[dispatch.kernel]
+        source = None
+        if own != shown and len(own) == len(shown):
+            source = _source_pane(own, made.definitions, highlighter)
+        yield Row(group, dispatch, ids[dispatch.kernel], hues[group.definition], source)
+
+
+def _environment(highlighter: Highlighter) -> Environment:
     made = Environment(
         loader=FunctionLoader(_file),
         autoescape=True,
@@ -102,7 +129,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    highlighter = Highlighter()
     made.filters.update(
         time=time_text,
         bytes=bytes_text,
@@ -130,7 +156,7 @@ def _hues(made: Explanation) -> dict[str, int]:
 # ---- kernels -------------------------------------------------------------------------------------
 
 
-def _kernel_views(made: Explanation) -> list[KernelView]:
+def _kernel_views(made: Explanation, highlighter: Highlighter) -> list[KernelView]:
     """Every kernel once, in the order of its first launch."""
     texts: dict[str, list[KernelFacts]] = {}
     for kernel in made.kernels:
@@ -138,7 +164,6 @@ def _kernel_views(made: Explanation) -> list[KernelView]:
     launches: dict[str, list[DispatchFacts]] = {}
     for dispatch in made.dispatches:
         launches.setdefault(dispatch.kernel, []).append(dispatch)
-    highlighter = Highlighter()
     return [
         KernelView(
             f"k{number}",

@@ -25,7 +25,14 @@
     if (details.matches(".kernel")) code(details.id);
     unfold(details);
     const place = $(".code-place:empty", details);
-    if (place) place.append(code(place.dataset.k));
+    if (place) {
+      place.append(code(place.dataset.k));
+      const own = $(".own-source", details);
+      if (own) {
+        $(".pane", place).replaceWith(own.firstElementChild);
+        own.remove();
+      }
+    }
     const cursor = $("#cursor");
     if (cursor && details.matches(".dispatch")) {
       const x = details.hasAttribute("data-load") ? -1 : Number(details.id.slice(1)) + 0.5;

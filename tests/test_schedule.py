@@ -24,7 +24,7 @@ from sdlc.proof.tolerance import check, tolerance
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Nest, Refused, Reorder, Tile, apply, initial, settled
+from sdlc.schedule.nest import Bind, Kind, Nest, Refused, Reorder, Tile, apply, complete, initial
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.target import Capabilities, Profile, Target
 
@@ -153,7 +153,7 @@ def nests(draw: st.DrawFn, group: Group) -> Nest:
             continue
         if copies(made) <= 32 and lanes(made) <= 128:
             nest = made
-    return settled(nest)
+    return complete(nest, group)
 
 
 def copies(nest: Nest) -> int:

@@ -9,9 +9,12 @@ Invariant: a read that was in bounds stays in bounds.
 from __future__ import annotations
 
 from collections.abc import Set
+from math import prod
 
-from sdlc.graph.expr import Expr, Read, apply, i32, rebuild, substitute
-from sdlc.graph.node import Map, Node
+import numpy as np
+
+from sdlc.graph.expr import Expr, Index, Literal, Read, Slot, apply, f32, i32, rebuild, substitute
+from sdlc.graph.node import Map, Node, Reduce
 from sdlc.graph.types import DType
 
 
@@ -42,10 +45,16 @@ def read_through(read: Read, node: Map) -> Expr:
         return _as_stored(
             substitute(node.body, dict(zip(node.axes, read.indices, strict=True))), node
         )
-    inside = conjunction(
-        [in_range(i, a.extent) for i, a in zip(read.indices, node.axes, strict=True)]
-    )
-    safe = {a: clamp(i, a.extent) for i, a in zip(read.indices, node.axes, strict=True)}
+    guarded = [
+        (i, a)
+        for i, a in zip(read.indices, node.axes, strict=True)
+        if not (isinstance(i, Index) and i.axis.extent <= a.extent)
+    ]
+    safe = dict(zip(node.axes, read.indices, strict=True))
+    if not guarded:
+        return _as_stored(substitute(node.body, safe), node)
+    inside = conjunction([in_range(i, a.extent) for i, a in guarded])
+    safe |= {a: clamp(i, a.extent) for i, a in guarded}
     return apply("select", inside, _as_stored(substitute(node.body, safe), node), read.fill)
 
 
@@ -56,11 +65,25 @@ def _as_stored(value: Expr, node: Map) -> Expr:
 
 
 def inline(expr: Expr, dissolved: Set[Node]) -> Expr:
-    """`expr` with every read of a `Map` in `dissolved` replaced by the map's body, repeatedly."""
+    """`expr` with every read of a `Map` in `dissolved` replaced by the map's body, repeatedly, and
+    with results of reductions that are known without computing them."""
 
     def change(e: Expr) -> Expr | None:
+        if isinstance(e, Read) and isinstance(e.source, Reduce) and e.fill is None:
+            return known_count(e.source, e.field)
         if isinstance(e, Read) and isinstance(e.source, Map) and e.source in dissolved:
             return inline(read_through(e, e.source), dissolved)
         return None
 
     return rebuild(expr, change)
+
+
+def known_count(node: Reduce, field: int) -> Expr | None:
+    """The value of a field that only counts: the sum of a literal over every point."""
+    lift, of = node.lift[field], node.monoid.fields[field]
+    sides = [Slot(side, field, of.dtype) for side in (0, 1)]
+    adds = node.monoid.combine[field] in (apply("add", *sides), apply("add", *reversed(sides)))
+    if not (adds and isinstance(lift, Literal) and of.dtype is DType.F32 and of.identity == 0):
+        return None
+    total = float(lift.value) * prod(a.extent for a in node.over)
+    return f32(total) if total == float(np.float32(total)) else None

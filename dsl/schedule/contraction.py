@@ -17,7 +17,8 @@ from sdlc.schedule.group import Group, axes_of
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """The factors and the classes of the axes, each in the group's order."""
+    """The factors and the classes of the axes, each in the group's order; `rights` are the right
+    factors of all fields where several sums share the left one."""
 
     left: Expr
     right: Expr
@@ -25,6 +26,12 @@ class Contraction:
     m: tuple[Axis, ...]
     n: tuple[Axis, ...]
     k: tuple[Axis, ...]
+    rights: tuple[Expr, ...]
+
+    @property
+    def fields(self) -> int:
+        """How many sums there are."""
+        return len(self.rights)
 
 
 def contraction(group: Group) -> Contraction | None:
@@ -32,17 +39,18 @@ def contraction(group: Group) -> Contraction | None:
 
     The factor that is known before the run (a weight or constant) is the right one.
     """
-    if group.monoid is None or not group.monoid.is_sum or constant_factor(group) is not None:
+    if group.monoid is None or not group.monoid.is_sums or constant_factor(group) is not None:
         return None
-    lift = group.lift[0]
-    if not (isinstance(lift, Apply) and lift.op == "mul"):
+    factors = [_factors(lift) for lift in group.lift]
+    if factors[0] is None:
         return None
-    left, right = lift.args
-    if is_static(left) and not is_static(right):
-        left, right = right, left
+    left, right = factors[0]
     a, b = axes_of(left), axes_of(right)
     if not reads_of(left) or not reads_of(right):
         return None
+    for other in factors[1:]:
+        if other is None or other[0] is not left or axes_of(other[1]) != b:
+            return None
     return Contraction(
         left,
         right,
@@ -50,7 +58,16 @@ def contraction(group: Group) -> Contraction | None:
         tuple(x for x in group.axes if x in a and x not in b),
         tuple(x for x in group.axes if x in b and x not in a),
         group.over,
+        tuple(f[1] for f in factors if f is not None),
     )
+
+
+def _factors(lift: Expr) -> tuple[Expr, Expr] | None:
+    """The two factors of a product, the one that is known before the run last."""
+    if not (isinstance(lift, Apply) and lift.op == "mul"):
+        return None
+    left, right = lift.args
+    return (right, left) if is_static(left) and not is_static(right) else (left, right)
 
 
 def reads_of(expr: Expr) -> tuple[Read, ...]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sdlc.graph.expr import Axis
+from sdlc.graph.expr import Axis, Expr
+from sdlc.schedule.affine import affine
+from sdlc.schedule.contraction import reads_of
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Step, Tile
 from sdlc.target import Profile
@@ -81,3 +83,19 @@ def vector_width(extent: int, limit: int) -> int:
     while width * 2 <= limit and extent % (width * 2) == 0:
         width *= 2
     return width
+
+
+def flat_strides(expr: Expr, orders: Orders) -> dict[Axis, int]:
+    """How far apart in storage neighbours along each axis are, in the first read that says so."""
+    found: dict[Axis, int] = {}
+    for read in reads_of(expr):
+        order = orders.get((read.source, read.field))
+        if order is None:
+            continue
+        stride = 1
+        for d in reversed(order):
+            form = affine(read.indices[d])
+            for axis, factor in form[0].items() if form is not None else ():
+                found.setdefault(axis, abs(factor) * stride)
+            stride *= read.source.shape[d]
+    return found

@@ -115,7 +115,7 @@ def _wishes(group: Group, lanes: Axis | None) -> Iterable[Wish]:
     form = contraction(group)
     if form is None or lanes is None:
         return
-    for factor in (form.left, form.right):
+    for factor in (form.left, *form.rights):
         for read in reads_of(factor):
             wish = _innermost(read, lanes, form)
             if wish is not None:

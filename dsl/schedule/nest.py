@@ -193,6 +193,17 @@ def schedule(group: Group, steps: tuple[Step, ...]) -> Nest:
     nest = initial(group)
     for step in steps:
         nest = apply(nest, step, group)
+    return complete(nest, group)
+
+
+def complete(nest: Nest, group: Group) -> Nest:
+    """The nest settled, with every inner group that has no stage yet staged where it is needed: in
+    the innermost loop of each work-item. Raises `Refused` where that cannot be."""
+    serial = [lp.name for lp in settled(nest).loops if lp.kind is Kind.SERIAL]
+    at = serial[-1] if serial else ""
+    for part in reversed(group.inner):
+        if all(stage.value != part.name for stage in nest.stages):
+            nest = apply(nest, Stage(part.name, at, Place.PRIVATE), group)
     return settled(nest)
 
 

@@ -18,9 +18,11 @@ from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
+from sdlc.schedule.merge import pair, siblings
 from sdlc.schedule.nest import Nest, Refused, Step, schedule
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.rescale import carry
+from sdlc.schedule.rows import nest_rows
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import steps_for
 from sdlc.schedule.transform import nest_transforms
@@ -68,9 +70,13 @@ def plan(
     """Groups, storage orders and schedules for a target: for each group the point that `choices`
     has for it and that is legal, else the default. `results` are the orders that the graph's
     outputs have in storage where they are not row-major."""
-    groups = fuse(graph, max_reads=max(4, target.caps.max_storage_buffers - 3))
+    max_reads = max(4, target.caps.max_storage_buffers - 3)
+    groups = fuse(graph, max_reads)
     results_of = frozenset(n for _, n, _ in graph.outputs)
     groups = nest_transforms(groups, results_of)
+    groups = pair(groups, results_of, max_reads)
+    groups = siblings(groups, target.caps.max_storage_buffers)
+    groups = nest_rows(groups, results_of, target.profile)
     if target.profile.block:
         groups = carry(groups, results_of, target.profile.block)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})

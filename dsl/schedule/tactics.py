@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import prod
 
-from sdlc.graph.expr import Axis, Expr
+from sdlc.graph.expr import Axis
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction, reads_of
-from sdlc.schedule.draft import Draft, Setting, divisor, share, vector_width
+from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
 from sdlc.schedule.group import Group, axes_of
-from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
+from sdlc.schedule.rows import rows_steps
 from sdlc.schedule.staging import private_steps
 from sdlc.schedule.transform import transform_steps
 from sdlc.target import Profile
@@ -35,6 +35,8 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
     """The default schedule of a group."""
     if constant_factor(group) is not None:
         return transform_steps(group, _stored_axes(group, setting), setting)
+    if group.inner and group.monoid is None:
+        return rows_steps(group, _stored_axes(group, setting), setting)
     if group.inner:
         return private_steps(group, setting)
     form = contraction(group)
@@ -109,6 +111,9 @@ def _contraction_steps(
     axes = _stored_axes(group, setting)
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
     rows, columns = profile.register_tile
+    columns = max(profile.vector, columns // form.fields)
+    if form.fields * columns > profile.register_tile[1]:
+        rows = max(1, rows * profile.register_tile[1] // (form.fields * columns))
     width = vector_width(lanes.extent, profile.vector)
     if width == 1 and lanes.extent > 1:
         width = min(profile.vector, 1 << (lanes.extent - 1).bit_length())
@@ -141,7 +146,7 @@ def _reduced_loops(
     A short axis that slides over a tiled one (a window) is unrolled whole: neighbours share loads,
     and what is known of their sum decides most guards.
     """
-    strides = _flat_strides(form.left, setting.orders)
+    strides = flat_strides(form.left, setting.orders)
     order = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
     yield Reorder(tuple(a.name for a in order))
     tiled = {s.name for s in draft.steps if isinstance(s, Tile) and s.inner.endswith(".tile")}
@@ -166,22 +171,6 @@ def _slides(axis: Axis, tiled: set[str], form: Contraction) -> bool:
     return False
 
 
-def _flat_strides(expr: Expr, orders: Orders) -> dict[Axis, int]:
-    """How far apart in storage neighbours along each axis are, in the first read that says so."""
-    found: dict[Axis, int] = {}
-    for read in reads_of(expr):
-        order = orders.get((read.source, read.field))
-        if order is None:
-            continue
-        stride = 1
-        for d in reversed(order):
-            form = affine(read.indices[d])
-            for axis, factor in form[0].items() if form is not None else ():
-                found.setdefault(axis, abs(factor) * stride)
-            stride *= read.source.shape[d]
-    return found
-
-
 # ---- other reductions
 
 
@@ -189,7 +178,7 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     profile = setting.profile
     axes = _stored_axes(group, setting)
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
-    strides = _flat_strides(group.lift[0], setting.orders)
+    strides = flat_strides(group.lift[0], setting.orders)
     shared = max(group.over, key=lambda a: (strides.get(a) == 1, a.extent), default=None)
     if shared is None or _reduced_points(group) < SHORT_REDUCTION:
         _take_lanes(draft, axes, profile.lanes)

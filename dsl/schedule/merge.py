@@ -1,0 +1,185 @@
+"""Several reductions in one kernel: product monoids over shared loads.
+
+In: groups. Out: groups, some merged. Invariant: every value that is still stored is the same; a
+merged group reads its common factor once for all its fields.
+
+    pair       out[i] = y[i] * f(y[i + n]) where y[j] = sum over k of x[k] * w[j, k]
+               becomes (sum of x[k] * w[i, k], sum of x[k] * w[i + n, k]): no y twice as wide
+    siblings   q[i] = sum of x[k] * a[i, k];  v[i] = sum of x[k] * b[i, k]
+               become one reduction with two fields that stores both
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sdlc.graph.expr import Axis, Expr, Index, Read, Slot, rebuild, substitute
+from sdlc.graph.node import Field, Map, Monoid, Node, Reduce, element_count
+from sdlc.schedule.absorb import arrangement, readers_of
+from sdlc.schedule.affine import affine
+from sdlc.schedule.contraction import contraction
+from sdlc.schedule.group import Group
+
+MOST_FIELDS = 4
+"""At most this many reductions share a kernel: each takes its part of the registers."""
+
+
+def product_monoid(monoids: Iterable[Monoid]) -> Monoid:
+    """The monoid of tuples: every field combines as it did."""
+    fields: list[Field] = []
+    combine: list[Expr] = []
+    for monoid in monoids:
+        first = len(fields)
+        for field in monoid.fields:
+            fields.append(replace(field, name=f"{field.name}{len(fields)}"))
+        for expr in monoid.combine:
+            combine.append(_of_field(expr, first))
+    return Monoid("product", tuple(fields), tuple(combine))
+
+
+def _of_field(expr: Expr, by: int) -> Expr:
+    """The expression with every slot `by` fields further on."""
+
+    def change(e: Expr) -> Expr | None:
+        return Slot(e.side, e.field + by, e.dtype) if isinstance(e, Slot) else None
+
+    return rebuild(expr, change)
+
+
+# ---- pairs ---------------------------------------------------------------------------------------
+
+
+def pair(groups: tuple[Group, ...], kept: frozenset[Node], max_reads: int) -> tuple[Group, ...]:
+    """The groups with every contraction that one map reads in disjoint parts made part of it."""
+    readers = readers_of(groups)
+    made: list[Group | None] = list(groups)
+    producers = {g.stores[0].node: n for n, g in enumerate(groups) if len(g.stores) == 1}
+    for number, group in enumerate(groups):
+        if group.monoid is not None or group.inner or len(group.stores) != 1:
+            continue
+        for source, _ in group.operands:
+            at = producers.get(source)
+            producer = made[at] if at is not None else None
+            if producer is None or source in kept or readers[source] != {number}:
+                continue
+            found = _paired(group, producer)
+            if found is not None and len(found.operands) <= max_reads:
+                assert at is not None
+                made[at], made[number] = None, found
+                break
+    return tuple(g for g in made if g is not None)
+
+
+def _paired(group: Group, producer: Group) -> Group | None:
+    """The map with the reductions that it reads as fields of one."""
+    if producer.inner or producer.monoid is None or contraction(producer) is None:
+        return None
+    node = producer.stores[0].node
+    places = arrangement(producer)
+    reads = [r for r in group.reads if r.source is node]
+    if places is None or not isinstance(node, (Map, Reduce)) or not _disjoint(reads, group):
+        return None
+    monoid = product_monoid([producer.monoid] * len(reads))
+    width = len(producer.monoid.fields)
+    lift: list[Expr] = []
+    values: dict[Read, Expr] = {}
+    for number, read in enumerate(reads):
+        indices = dict(zip(node.axes, read.indices, strict=True))
+        moved = {a: substitute(places[a], indices) for a in producer.axes}
+        lift += [substitute(e, moved) for e in producer.lift]
+        value = _of_field(producer.stores[0].value, number * width)
+        values[read] = substitute(value, moved)
+    store = group.stores[0]
+    body = rebuild(store.value, lambda e: values.get(e) if isinstance(e, Read) else None)
+    return replace(
+        group,
+        over=producer.over,
+        monoid=monoid,
+        lift=tuple(lift),
+        stores=(replace(store, value=body),),
+        origins=tuple(dict.fromkeys((*producer.origins, *group.origins))),
+    )
+
+
+def _disjoint(reads: list[Read], group: Group) -> bool:
+    """Whether the reads together are of each element once: axes of the map, at distinct offsets."""
+    if not 2 <= len(reads) <= MOST_FIELDS or any(r.fill is not None for r in reads):
+        return False
+    if len(reads) * group.points != element_count(reads[0].source):
+        return False
+    forms = [[affine(i) for i in r.indices] for r in reads]
+    if any(f is None for form in forms for f in form):
+        return False
+    terms = {tuple(frozenset(f[0].items()) for f in form if f is not None) for form in forms}
+    offsets = {tuple(f[1] for f in form if f is not None) for form in forms}
+    whole = all(list(f[0].values()) in ([], [1]) for f in forms[0] if f is not None)
+    return len(terms) == 1 and len(offsets) == len(reads) and whole
+
+
+# ---- siblings ------------------------------------------------------------------------------------
+
+
+def siblings(groups: tuple[Group, ...], max_reads: int) -> tuple[Group, ...]:
+    """The groups with contractions of one left factor and equal extents computed together, where
+    none depends on another."""
+    made: list[Group | None] = list(groups)
+    places = {s.node: n for n, g in enumerate(groups) for s in g.stores}
+    for number in range(len(groups)):
+        first = made[number]
+        if first is None or not _may_share(first):
+            continue
+        for later in range(number + 1, len(groups)):
+            other = made[later]
+            if other is None or not _may_share(other) or len(other.lift) > 1:
+                continue
+            if any(places.get(source, -1) >= number for source, _ in other.operands):
+                continue
+            found = _together(first, other)
+            if found is None or len(found.operands) + len(found.stores) > max_reads:
+                continue
+            first, made[later] = found, None
+            if len(first.lift) == MOST_FIELDS:
+                break
+        made[number] = first
+    return tuple(g for g in made if g is not None)
+
+
+def _may_share(group: Group) -> bool:
+    return (
+        not group.inner
+        and len(group.lift) < MOST_FIELDS
+        and len(group.stores) == len(group.lift)
+        and contraction(group) is not None
+    )
+
+
+def _together(first: Group, other: Group) -> Group | None:
+    """Both groups as one, if they have one left factor once `other`'s axes are named alike."""
+    a, b = contraction(first), contraction(other)
+    assert a is not None and b is not None and first.monoid is not None and other.monoid is not None
+    extents = [x.extent for x in (*first.axes, *first.over)]
+    if extents != [x.extent for x in (*other.axes, *other.over)] or not a.m or not a.n:
+        return None
+    names: dict[Axis, Expr] = {
+        y: Index(x)
+        for x, y in zip((*first.axes, *first.over), (*other.axes, *other.over), strict=True)
+    }
+    if substitute(b.left, names) is not a.left or len(a.n) != len(b.n):
+        return None
+    width = len(first.monoid.fields)
+
+    def named(expr: Expr) -> Expr:
+        return substitute(_of_field(expr, width), names)
+
+    stores = tuple(
+        replace(s, value=named(s.value), indices=tuple(substitute(i, names) for i in s.indices))
+        for s in other.stores
+    )
+    return replace(
+        first,
+        monoid=product_monoid((first.monoid, other.monoid)),
+        lift=(*first.lift, *(substitute(e, names) for e in other.lift)),
+        stores=(*first.stores, *stores),
+        origins=tuple(dict.fromkeys((*first.origins, *other.origins))),
+    )

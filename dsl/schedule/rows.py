@@ -1,0 +1,164 @@
+"""A map and the statistics that it needs in one kernel: a work-group for each row.
+
+In: groups, or a group and a setting. Out: groups in which a reduction that one map reads, row by
+row, is computed inside it; steps. Invariant: a row is the points of the map that read one result;
+every row's statistics are computed once, by the work-items that then compute the row.
+
+    out[b, i] = (x[b, i] - mean[b]) * …          row b: all i
+    out[b, c, s] = (x[b, c, s] - mean[b, c / 10]) * …   row (b, c / 10): 10 channels, all s
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal
+from sdlc.graph.node import Node
+from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of
+from sdlc.schedule.contraction import constant_factor, contraction
+from sdlc.schedule.draft import Setting, bind_groups, flat_strides, vector_width
+from sdlc.schedule.group import Group
+from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.staging import NestDraft
+from sdlc.target import Profile
+
+MOST_ROW = 1 << 20
+"""Longer rows are too few to keep a device busy."""
+
+
+def nest_rows(
+    groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile
+) -> tuple[Group, ...]:
+    """The groups with every reduction that one map reads row by row inside that map, unless only
+    vectors share a row and it has no room for them."""
+    readers = readers_of(groups)
+    made: list[Group | None] = list(groups)
+    producers = {s.node: n for n, g in enumerate(groups) for s in g.stores}
+    for number, group in enumerate(groups):
+        if group.monoid is not None or group.inner:
+            continue
+        for source, _ in group.operands:
+            at = producers.get(source)
+            producer = made[at] if at is not None else None
+            if producer is None or source in kept or readers[source] != {number}:
+                continue
+            rows = _rows(group, source) if _is_statistics(producer) else None
+            if rows is not None and _pays(rows, profile):
+                assert at is not None
+                made[at], made[number] = None, _with_statistics(group, producer)
+                break
+    return tuple(g for g in made if g is not None)
+
+
+def _pays(rows: dict[Axis, int], profile: Profile) -> bool:
+    """Whether the parts of axes that a row has can be vectors where no work-items share it."""
+    parts = [size for size in rows.values() if size > 1]
+    few = min(4, profile.vector)
+    return profile.reduction_lanes > 1 or all(vector_width(p, few) == few for p in parts)
+
+
+def _is_statistics(group: Group) -> bool:
+    return (
+        group.monoid is not None
+        and not group.inner
+        and contraction(group) is None
+        and constant_factor(group) is None
+        and len({s.node for s in group.stores}) == 1
+        and 1 < prod(a.extent for a in group.over) <= MOST_ROW
+    )
+
+
+def _with_statistics(group: Group, producer: Group) -> Group:
+    """The map with the reduction inside; a reduction stores all its fields under its own node."""
+    if arrangement(producer) is not None:
+        return absorbed_into(group, producer)
+    inner = replace(producer, name=_other_name(producer.name, group.name))
+    origins = tuple(dict.fromkeys((*producer.origins, *group.origins)))
+    return replace(group, inner=(inner,), origins=origins)
+
+
+def _other_name(name: str, taken: str) -> str:
+    return name if name != taken else f"{name}_inner"
+
+
+def _rows(group: Group, source: Node) -> dict[Axis, int] | None:
+    """The axes that rows run along and how much of each is one row; None if reads differ."""
+    found = {r.indices for r in group.reads if r.source is source}
+    if len(found) != 1:
+        return None
+    sizes: dict[Axis, int] = {}
+    for index in next(iter(found)):
+        step = _step(index)
+        if step is None or step[0] in sizes:
+            return None
+        sizes[step[0]] = step[1]
+    return sizes
+
+
+def _step(index: Expr) -> tuple[Axis, int] | None:
+    """An axis, and how many of its indices share this one."""
+    match index:
+        case Index(axis=axis):
+            return axis, 1
+        case Apply(op="floordiv", args=(Index(axis=axis), Literal(value=int(size)))):
+            return (axis, int(size)) if axis.extent % int(size) == 0 else None
+    return None
+
+
+def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step, ...]:
+    """Rows over work-groups; the elements of one over vectors, work-items and loops."""
+    part = group.inner[-1]
+    sizes = _rows(group, part.stores[0].node)
+    assert sizes is not None
+    draft = NestDraft(group, initial(group))
+    inside: list[str] = []
+    for axis in stored:
+        size = sizes.get(axis, axis.extent)
+        if axis not in sizes and size > 1:
+            inside.append(axis.name)
+        elif size > 1:
+            draft.tile(axis.name, size, Kind.SERIAL, "in")
+            inside.append(f"{axis.name}.in")
+    if inside:
+        extent = draft.nest.loop(inside[-1]).extent
+        draft.tile(inside[-1], vector_width(extent, setting.profile.vector), Kind.VECTOR, "vec")
+    whole = [a.name for a in stored if a not in sizes]
+    wide = sorted(whole, key=lambda n: -draft.nest.loop(n).extent)
+    lanes = _lanes(part, setting)[: len(wide)]
+    for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
+        draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
+    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
+    draft.take(*bind_groups([a for a in stored if a in sizes], left, setting.max_groups))
+    draft.take(Stage(part.name, "", Place.PRIVATE))
+    return (*draft.steps, *_statistics_steps(part, lanes, setting))
+
+
+def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
+    """How many work-items share the reduction along its longest axes: powers of two."""
+    left = setting.profile.reduction_lanes
+    found: list[tuple[Axis, int]] = []
+    for axis in sorted(part.over, key=lambda a: -a.extent)[:3]:
+        ways = min(1 << (axis.extent.bit_length() - 1), 1 << (left.bit_length() - 1))
+        if ways > 1:
+            found.append((axis, ways))
+            left //= ways
+    return found
+
+
+def _statistics_steps(part: Group, lanes: list[tuple[Axis, int]], setting: Setting) -> list[Step]:
+    steps: list[Step] = []
+    for dim, (axis, ways) in enumerate(lanes):
+        name = f"{part.name}/{axis.name}"
+        steps += [Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim)]
+    if not lanes:
+        strides = flat_strides(part.lift[0], setting.orders)
+        axis = max(part.over, key=lambda a: (strides.get(a) == 1, a.extent))
+        width = vector_width(axis.extent, setting.profile.vector)
+        if width > 1:
+            name = f"{part.name}/{axis.name}"
+            steps += [Tile(name, width, f"{name}.vec"), Bind(f"{name}.vec", Kind.VECTOR)]
+    strides = flat_strides(part.lift[0], setting.orders)
+    order = sorted(part.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
+    steps.append(Reorder(tuple(f"{part.name}/{a.name}" for a in order)))
+    return steps

@@ -79,6 +79,7 @@ def device_info(device: Any, id: str) -> DeviceInfo:
         driver=f"{device.platform.name.strip()} {device.driver_version.strip()}",
         memory_bytes=int(device.global_mem_size),
         caps=capabilities(device),
+        vector=int(device.native_vector_width_float),
     )
 
 

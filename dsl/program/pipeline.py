@@ -28,6 +28,7 @@ from sdlc.kernel.verify import verify
 from sdlc.program.execute import check_sizes
 from sdlc.program.memory import LOAD, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
+from sdlc.program.refusal import refusals_located
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.point import NO_CHOICES, Choices
@@ -57,7 +58,8 @@ def compile_graph(
     target cannot bind.
     """
     parts = hoist(rewrite(graph, rules)[0])
-    return compile_hoisted(parts, plan(parts.run, target, choices=choices), target, precision)
+    with refusals_located():
+        return compile_hoisted(parts, plan(parts.run, target, choices=choices), target, precision)
 
 
 def compile_hoisted(

@@ -23,6 +23,13 @@ from sdlc.cli_common import (
     source_options,
     target_option,
 )
+from sdlc.cli_statistics import (
+    checked_place,
+    print_statistics,
+    records,
+    statistics_of,
+    statistics_options,
+)
 
 if TYPE_CHECKING:
     from sdlc.api import Compiled
@@ -44,12 +51,15 @@ if TYPE_CHECKING:
     metavar="DEVICE",
     help="Pack what the load program makes of the weights, computed on this device.",
 )
+@statistics_options
 @json_option
 def compile_command(
     file: Path,
     output: Path | None,
     weights: Path | None,
     prepare: str | None,
+    statistics: bool,
+    compilers: Path | None,
     as_json: bool,
     **what: Any,
 ) -> None:
@@ -70,6 +80,7 @@ def compile_command(
     if output is not None:
         check_place(output)
     request = request_from(file, **what)
+    place = checked_place(request.target.name, compilers) if statistics else None
     packed = None if weights is None else load_weights(weights)
     compiled = request.build()
     if packed is not None and prepare is not None:
@@ -79,10 +90,13 @@ def compile_command(
     write_bundle(compiled.program, texts, caps, directory, packed)
     unused = request.unused_config()
     summary = _summary(compiled, directory, unused, time.perf_counter() - started)
+    rows = statistics_of(compiled, place) if place else ()
     if as_json:
-        print_json(summary)
-    else:
-        print_table(("bundle", str(directory)), _summary_rows(summary))
+        print_json(summary | ({"statistics": records(rows)} if place else {}))
+        return
+    print_table(("bundle", str(directory)), _summary_rows(summary))
+    if place:
+        print_statistics(rows)
 
 
 def _summary(

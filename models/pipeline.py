@@ -35,6 +35,8 @@ from sdlc.program.execute import Executable
 from sdlc.program.load import fitting
 from sdlc.program.pipeline import compile_graph
 from sdlc.program.program import Program
+from sdlc.program.records import choices_of, device_text, records_path
+from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.target import Target
 
 FEEDBACK = MappingProxyType({"latent": "next_latent", "step": "next_step"})
@@ -201,14 +203,19 @@ def networks(folder: ModelFolder, settings: GenerateSettings) -> tuple[Network, 
 
 
 def compile_network(
-    network: Network, folder: ModelFolder, target: Target, precision: DType
+    network: Network,
+    folder: ModelFolder,
+    target: Target,
+    precision: DType,
+    choices: Choices = NO_CHOICES,
 ) -> Program:
-    """The program of one network for a target, its weights' names and shapes checked."""
+    """The program of one network for a target, its weights' names and shapes checked. `choices` are
+    what tuning found for its kernels."""
     library = load(SOURCES / network.source)
     graph = build(library, None, network.sizes, network.config, precision)
     part = folder.path / network.part
     check_weights(graph, load_weights(part), library.sources, str(part))
-    return compile_graph(graph, target, precision, chosen_rules(library))
+    return compile_graph(graph, target, precision, chosen_rules(library), choices)
 
 
 def _compiled(
@@ -216,11 +223,12 @@ def _compiled(
 ) -> Compiled:
     """The program of one network, kept from an earlier picture where nothing has changed since."""
     weights = load_weights(folder.path / network.part)
-    described = (network.source, network.config, network.sizes, precision.value)
+    choices = choices_of(records_path(folder.path), target.name, device_text(device.info))
+    described = (network.source, network.config, network.sizes, precision.value, dict(choices))
     return kept(
         key_of(target, device.info, *described),
         device,
-        lambda: compile_network(network, folder, target, precision),
+        lambda: compile_network(network, folder, target, precision, choices),
         lambda program: deque(fitting(program, weights), 0),
     )
 

@@ -21,6 +21,7 @@ import click
 
 from sdlc import __version__
 from sdlc.cli_bench import bench_command
+from sdlc.cli_cache import cache_command
 from sdlc.cli_check import check_command
 from sdlc.cli_compile import compile_command
 from sdlc.cli_explain import explain_command
@@ -63,6 +64,7 @@ for _command in (
     bench_command,
     tune_command,
     generate_command,
+    cache_command,
     version_command,
 ):
     commands.add_command(_command)

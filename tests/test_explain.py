@@ -116,7 +116,7 @@ def test_rules_say_what_they_did_to_each_group() -> None:
     found = explaining.explain(explaining.Material(parts, compiled.target, (), (), attempts))
     assert [v.name for v in found.groups[0].verdicts if v.fired] == ["alpha"]
     rule = next(r for r in found.rules if r.name == "alpha")
-    assert (rule.fired, rule.missed) == (1, 1)
+    assert (rule.fired, rule.missed, rule.reasons) == (1, 1, (("too <small>", 1),))
     assert "rule alpha did not fire: too <small>" in str(found)
 
 

@@ -242,11 +242,18 @@ def _rules(groups: Iterable[GroupFacts]) -> tuple[RuleFacts, ...]:
     """A rule that fired anywhere in a group counts as fired there."""
     fired: Counter[tuple[str, str]] = Counter()
     missed: Counter[tuple[str, str]] = Counter()
+    reasons: dict[tuple[str, str], Counter[str]] = {}
     for group in groups:
         acted = {(v.kind, v.name) for v in group.verdicts if v.fired}
+        others = [v for v in group.verdicts if (v.kind, v.name) not in acted]
         fired.update(acted)
-        missed.update({(v.kind, v.name) for v in group.verdicts} - acted)
-    return tuple(RuleFacts(*k, fired[k], missed[k]) for k in sorted(fired.keys() | missed.keys()))
+        missed.update({(v.kind, v.name) for v in others})
+        for v in others:
+            reasons.setdefault((v.kind, v.name), Counter())[v.why] += 1
+    return tuple(
+        RuleFacts(*key, fired[key], missed[key], tuple(reasons.get(key, Counter()).most_common()))
+        for key in sorted(fired.keys() | missed.keys())
+    )
 
 
 # ---- dispatches and tensors ----------------------------------------------------------------------

@@ -123,7 +123,8 @@ class OpenCLPrinter(Printer):
 
     def _parameter(self, buffer: Buffer) -> str:
         const = "const " if buffer.access is Access.READ else ""
-        return f"__global {const}{self._element(buffer)} *restrict {self.buffer(buffer)}"
+        alone = "" if buffer.overlaps else "restrict "
+        return f"__global {const}{self._element(buffer)} *{alone}{self.buffer(buffer)}"
 
     def _array(self, array: Buffer) -> str:
         space = "__local " if array.space is Space.LOCAL else ""

@@ -46,6 +46,7 @@ def capabilities(device: Any) -> Capabilities:
         max_storage_buffers=int(device.max_parameter_size) // POINTER_BYTES,
         max_binding=int(device.max_mem_alloc_size),
         offset_alignment=max(64, int(device.mem_base_addr_align) // 8),
+        overlapping_bindings=True,
     )
 
 

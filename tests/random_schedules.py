@@ -90,12 +90,12 @@ def random_steps(draw: st.DrawFn, group: Group) -> Draft:
         draft.take(draw(_step(draft.nest.loops, "", number)))
     for inner in reversed(group.inner):
         draft.take(draw(_staging(draft.nest, inner.name)))
+        if draw(st.booleans()) and draft.take(Spread(inner.name, draw(st.sampled_from((1, 2, 4))))):
+            continue
         for number in range(draw(st.integers(0, 3))):
             staged = next((s for s in draft.nest.stages if s.value == inner.name), None)
             if staged is not None and staged.nest.loops:
                 draft.take(draw(_step(staged.nest.loops, f"{inner.name}/", number)))
-        if draw(st.booleans()):
-            draft.take(Spread(inner.name, draw(st.sampled_from((1, 2, 4)))))
     _shorten(draft)
     return draft
 

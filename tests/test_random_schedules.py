@@ -93,7 +93,7 @@ def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> No
         prove(drawn, (interpreted(),))
         seen.update(kinds_of(drawn.plan))
 
-    for_all(scheduled(target, 2), check, 100, share)
+    for_all(scheduled(target, 2), check, 80, share)
     assert {
         "Tile",
         "Reorder",
@@ -110,7 +110,7 @@ def test_stages_interpreted(for_all: ForAll) -> None:
         seen.update(kinds_of(drawn.plan))
 
     names = ["attention_online", "softmax", "logsumexp"]
-    for_all(scheduled("cpu", 1, names, block=4), check, 60, 0.1)
+    for_all(scheduled("cpu", 1, names, block=4), check, 30, 0.1)
     assert {"Stage", "Spread"} <= seen
 
 

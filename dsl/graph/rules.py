@@ -128,7 +128,8 @@ def select(
     known = [r.name for r in rules]
     for name in (*without, *(only or ())):
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            begun = [other for other in known if name and other.startswith(name)]
+            near = begun or get_close_matches(name, known, n=1, cutoff=0.5)
             advice = f"did you mean `{near[0]}`?" if near else "`sdlc rules` lists them"
             raise failure("E045", f"there is no rule `{name}`", advice)
     return tuple(r for r in rules if r.name not in without and (only is None or r.name in only))

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -56,6 +59,28 @@ class BuildCache:
             self._trim()
         except OSError:
             return
+
+    def sizes(self) -> list[int]:
+        """The bytes of each entry."""
+        return [size for _, size, _ in self._entries()]
+
+    def clear(self, unused_seconds: float = 0.0) -> int:
+        """Removes the entries that are so old; gives their number."""
+        last = time.time() - unused_seconds
+        old = [e for made, _, e in self._entries() if unused_seconds == 0 or made < last]
+        for entry in old:
+            with suppress(OSError):
+                entry.unlink()
+        return len(old)
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """When each entry was made, its bytes and its file."""
+        if self.folder is None:
+            return
+        for entry in self.folder.glob("*.bin"):
+            with suppress(OSError):
+                found = entry.stat()
+                yield found.st_mtime, found.st_size, entry
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

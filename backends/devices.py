@@ -55,11 +55,18 @@ def drivers() -> tuple[Driver, ...]:
 
 
 def target_of(info: DeviceInfo) -> Target:
-    """The target whose programs suit a device: the first of drivers.toml that fits its name."""
+    """The target whose programs suit a device: the first of drivers.toml that fits its name, and
+    the width of its registers where the entry has one."""
     text = files("sdlc.backends").joinpath("drivers.toml").read_text("utf-8")
     names = f"{info.name} {info.vendor}".lower()
     entries = tomllib.loads(text)["target"]
-    fits = (e for e in entries if e["kind"] in ("", info.kind) and e["reports"] in names)
+    fits = (
+        e
+        for e in entries
+        if e["kind"] in ("", info.kind)
+        and e["reports"] in names
+        and e.get("vector", info.vector) == info.vector
+    )
     return load_target(next(fits)["target"])
 
 

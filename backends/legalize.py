@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from sdlc.backends.grids import check_limits, fold_grid, split_groups
 from sdlc.backends.halves import align_halves, widen_half_arithmetic, widen_half_arrays
-from sdlc.backends.quotients import vector_indices
+from sdlc.backends.quotients import split_offsets, vector_indices
 from sdlc.backends.scalars import expand_functions, floor_division, round_through_memory
 from sdlc.backends.vectors import bind_indices, split_vectors, vector_buffers
 from sdlc.kernel.ir import Kernel
@@ -34,6 +34,7 @@ PASSES: tuple[Pass, ...] = (
     align_halves,
     vector_buffers,
     vector_indices,
+    split_offsets,
     bind_indices,
     check_limits,
 )

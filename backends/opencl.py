@@ -22,6 +22,7 @@ from sdlc.backends.printer import (
     Spelling,
     float_literal,
 )
+from sdlc.backends.quotients import constant_apart, divided
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Access,
@@ -46,7 +47,15 @@ SPACES = MappingProxyType(
     {Space.GLOBAL: "__global", Space.LOCAL: "__local", Space.PRIVATE: "__private"}
 )
 
+ADDRESS_BITS = 64
+OFFSETS = (
+    "#define AT(type, base, offset) "
+    "((__global type *)((__global const char *)(base) + (uint)(offset) * (uint)sizeof(type)))"
+)
+"""An offset in 32 bits is added to an address once; constants are added to what that gives."""
+
 RESERVED = """
+AT
 auto break case char const continue default do double else enum extern float for goto if inline int
 long register restrict return short signed sizeof static struct switch typedef union unsigned void
 volatile while bool half uchar ushort uint ulong size_t ptrdiff_t intptr_t uintptr_t true false
@@ -100,6 +109,8 @@ class OpenCLPrinter(Printer):
         if self.caps.f16_arithmetic and self.uses_half():
             self.line("#pragma OPENCL EXTENSION cl_khr_fp16 : enable")
         self.line("#pragma OPENCL FP_CONTRACT OFF")
+        if self._splits_offsets():
+            self.line(OFFSETS)
         group = ", ".join(map(str, kernel.group))
         self.line(f"__kernel __attribute__((reqd_work_group_size({group})))")
         parameters = ", ".join(self._parameter(b) for b in kernel.buffers)
@@ -112,7 +123,8 @@ class OpenCLPrinter(Printer):
 
     def _parameter(self, buffer: Buffer) -> str:
         const = "const " if buffer.access is Access.READ else ""
-        return f"__global {const}{self._element(buffer)} *restrict {self.buffer(buffer)}"
+        alone = "" if buffer.overlaps else "restrict "
+        return f"__global {const}{self._element(buffer)} *{alone}{self.buffer(buffer)}"
 
     def _array(self, array: Buffer) -> str:
         space = "__local " if array.space is Space.LOCAL else ""
@@ -195,15 +207,28 @@ class OpenCLPrinter(Printer):
     def _address(self, buffer: Buffer, index: Expr) -> str:
         return f"{self._pointer(buffer)} + {self.text(index, ADD)}"
 
+    def _element_at(self, buffer: Buffer, index: Expr) -> str:
+        """An element of an array of vectors or scalars."""
+        lanes, name = buffer.lanes, self.buffer(buffer)
+        if buffer.space is not Space.GLOBAL or not self._splits_offsets():
+            return f"{name}[{self.quotient(index, lanes)}]"
+        base, more = constant_apart(index if lanes == 1 else divided(index, lanes))
+        if base is None:
+            return f"{name}[{more}]"
+        const = "const " if buffer.access is Access.READ else ""
+        return f"AT({const}{self._element(buffer)}, {name}, {self.text(base)})[{more}]"
+
+    def _splits_offsets(self) -> bool:
+        return self.caps.integer_bits < ADDRESS_BITS
+
     def load(self, load: Load) -> Spelling:
         buffer, lanes = load.buffer, load.lanes
         half = buffer.dtype is DType.F16
-        name = self.buffer(buffer)
         memory_only = half and not self.caps.f16_arithmetic
         if memory_only and lanes == 1:
             return f"vload_half({self.text(load.index)}, {self._pointer(buffer)})", ATOM
         if lanes == buffer.lanes and not memory_only:
-            made = f"{name}[{self.quotient(load.index, lanes)}]"
+            made = self._element_at(buffer, load.index)
         else:
             function = f"vload_half{lanes}" if memory_only else f"vload{lanes}"
             made = f"{function}(0, {self._address(buffer, load.index)})"
@@ -218,7 +243,7 @@ class OpenCLPrinter(Printer):
         if buffer.dtype is DType.BOOL and lanes > 1:
             text = f"-{self.text(value, ATOM)}"
         if lanes == buffer.lanes and not memory_only:
-            return [f"{self.buffer(buffer)}[{self.quotient(index, lanes)}] = {text};"]
+            return [f"{self._element_at(buffer, index)} = {text};"]
         if memory_only and lanes == 1:
             return [f"vstore_half({text}, {self.text(index)}, {self._pointer(buffer)});"]
         function = f"vstore_half{lanes}" if memory_only else f"vstore{lanes}"

@@ -46,6 +46,7 @@ def capabilities(device: Any) -> Capabilities:
         max_storage_buffers=int(device.max_parameter_size) // POINTER_BYTES,
         max_binding=int(device.max_mem_alloc_size),
         offset_alignment=max(64, int(device.mem_base_addr_align) // 8),
+        overlapping_bindings=True,
     )
 
 
@@ -79,6 +80,7 @@ def device_info(device: Any, id: str) -> DeviceInfo:
         driver=f"{device.platform.name.strip()} {device.driver_version.strip()}",
         memory_bytes=int(device.global_mem_size),
         caps=capabilities(device),
+        vector=int(device.native_vector_width_float),
     )
 
 

@@ -28,6 +28,7 @@ from typing import ClassVar, assert_never
 
 import numpy as np
 
+from sdlc.backends.quotients import divided
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Assign,
@@ -471,30 +472,3 @@ class Printer(ABC):
     def quotient(self, index: Expr, by: int) -> str:
         """`index / by`, where legalisation has proven that there is no remainder."""
         return self.text(index if by == 1 else divided(index, by))
-
-
-def divided(index: Expr, by: int) -> Expr:
-    """An exact quotient, divided term by term where the terms show it."""
-    made = _divided(index, by)
-    return made if made is not None else Call("floordiv", (index, Literal(by, index.type)))
-
-
-def _divided(index: Expr, by: int) -> Expr | None:
-    match index:
-        case Literal() if int(index.value) % by == 0:
-            return Literal(int(index.value) // by, index.type)
-        case Call(op="add" | "sub", args=(left, right)):
-            a, b = _divided(left, by), _divided(right, by)
-            return None if a is None or b is None else Call(index.op, (a, b))
-        case Call(op="mul", args=(left, right)):
-            a, b = _divided(left, by), _divided(right, by)
-            if b is not None:
-                return left if b == Literal(1, index.type) else Call("mul", (left, b))
-            return (
-                None
-                if a is None
-                else (right if a == Literal(1, index.type) else Call("mul", (a, right)))
-            )
-        case Var():
-            return Call("floordiv", (index, Literal(by, index.type)))
-    return None

@@ -12,7 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from sdlc.backends.rewrite import Fresh, definitions, map_expressions, map_statements
+from sdlc.backends.rewrite import (
+    Fresh,
+    Here,
+    definitions,
+    expand,
+    map_expressions,
+    map_statements,
+)
 from sdlc.kernel.ir import (
     I32,
     Call,
@@ -21,6 +28,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    Space,
     Stmt,
     Store,
     Var,
@@ -53,6 +61,33 @@ def vector_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     kernel = map_expressions(kernel, change)
     body = quotients.with_locals(map_statements(kernel.body, visit))
     return replace(kernel, body=_used(body))
+
+
+def split_offsets(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Where sums with an address are dear: an index that is a sum of a constant and of something
+    that may be negative → a local, since the text adds the parts to an address one by one."""
+    if language != "opencl" or caps.integer_bits >= 64:
+        return kernel
+
+    def fitted(index: Expr, here: Here) -> Expr:
+        match index:
+            case Call(op="mul", args=(inner, Literal() as lanes)):
+                return call("mul", fitted(inner, here), lanes)
+            case Call(op="add", args=(base, Literal())) if not here.non_negative(base):
+                return here.bind(index, "at")
+        return index
+
+    def change(e: Expr, here: Here) -> Expr:
+        if isinstance(e, Load) and e.buffer.space is Space.GLOBAL:
+            return Load(e.buffer, fitted(e.index, here), e.lanes)
+        return e
+
+    def store(stmt: Store, here: Here) -> Store:
+        if stmt.buffer.space is not Space.GLOBAL:
+            return stmt
+        return replace(stmt, index=fitted(stmt.index, here))
+
+    return expand(kernel, change, store)
 
 
 @dataclass(slots=True)
@@ -135,3 +170,42 @@ def _used(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
 
 def _integer(stmt: Stmt) -> bool:
     return isinstance(stmt, Let) and stmt.var.type == I32
+
+
+def constant_apart(index: Expr) -> tuple[Expr | None, int]:
+    """An index as a sum of an expression and a number."""
+    match index:
+        case Literal():
+            return None, int(index.value)
+        case Call(op="add", args=(base, Literal() as more)):
+            return base, int(more.value)
+        case Call(op="sub", args=(base, Literal() as less)):
+            return base, -int(less.value)
+    return index, 0
+
+
+def divided(index: Expr, by: int) -> Expr:
+    """An exact quotient, divided term by term where the terms show it."""
+    made = _divided(index, by)
+    return made if made is not None else Call("floordiv", (index, Literal(by, index.type)))
+
+
+def _divided(index: Expr, by: int) -> Expr | None:
+    match index:
+        case Literal() if int(index.value) % by == 0:
+            return Literal(int(index.value) // by, index.type)
+        case Call(op="add" | "sub", args=(left, right)):
+            a, b = _divided(left, by), _divided(right, by)
+            return None if a is None or b is None else Call(index.op, (a, b))
+        case Call(op="mul", args=(left, right)):
+            a, b = _divided(left, by), _divided(right, by)
+            if b is not None:
+                return left if b == Literal(1, index.type) else Call("mul", (left, b))
+            return (
+                None
+                if a is None
+                else (right if a == Literal(1, index.type) else Call("mul", (a, right)))
+            )
+        case Var():
+            return Call("floordiv", (index, Literal(by, index.type)))
+    return None

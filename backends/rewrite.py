@@ -163,9 +163,14 @@ class Here:
         return known is not None and known[0] >= limit
 
 
-def expand(kernel: Kernel, change: Callable[[Expr, Here], Expr]) -> Kernel:
-    """`change(expr, here)` applied to every subexpression of every statement, operands first; it
-    may put locals before the statement (`here.bind`) and add private arrays (`here.arrays`)."""
+def expand(
+    kernel: Kernel,
+    change: Callable[[Expr, Here], Expr],
+    store: Callable[[Store, Here], Store] = lambda stmt, here: stmt,
+) -> Kernel:
+    """`change(expr, here)` applied to every subexpression of every statement, operands first, then
+    `store` to every store; both may put locals before the statement (`here.bind`) and add private
+    arrays (`here.arrays`)."""
     here = Here(Fresh(kernel), work_ranges(kernel))
 
     def visit(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
@@ -175,6 +180,8 @@ def expand(kernel: Kernel, change: Callable[[Expr, Here], Expr]) -> Kernel:
             here.before, here.bound = [], {}
             change_one: Change = lambda e: rebuild(e, lambda x: change(x, here), memo)  # noqa: B023, E731
             stmt = with_expressions(stmt, change_one)
+            if isinstance(stmt, Store):
+                stmt = store(stmt, here)
             made += here.before
             if isinstance(stmt, Let):
                 here.learn(stmt.var, stmt.value)

@@ -40,10 +40,7 @@ def load_target(name: str) -> Target:
 def parse_target(name: str, text: str) -> Target:
     """A target from the text of its table. Raises SdlError (D011) for anything unknown, missing or
     without a source."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _broken(name, str(error)) from error
+    table = whole_table(name, text)
     _check_keys(name, "", table, {"title", *TABLES, "sources"}, {"title", *TABLES, "sources"})
     caps, profile, peak = (_record(name, t, table[t]) for t in TABLES)
     sources = table["sources"]
@@ -54,6 +51,23 @@ def parse_target(name: str, text: str) -> Target:
     if unused:
         raise _broken(name, f"sources for fields that are not there: {', '.join(unused)}")
     return Target(name, table["title"], caps, profile, peak, tuple(sources.items()))
+
+
+def whole_table(name: str, text: str) -> dict[str, Any]:
+    """The table of a target, with what it leaves to its `base`."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _broken(name, str(error)) from error
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    place = files(FOLDER).joinpath(f"{base}.toml")
+    if not isinstance(base, str) or base == name or not place.is_file():
+        raise _broken(name, f"there is no base `{base}`")
+    under = whole_table(base, place.read_text("utf-8"))
+    tables = {t: {**under[t], **table.get(t, {})} for t in (*TABLES, "sources")}
+    return {**under, **table, **tables}
 
 
 def numbers(table: dict[str, Any]) -> list[str]:

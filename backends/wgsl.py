@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from sdlc.backends.printer import ATOM, COMPARE, UNARY, Printer, Spelling, divided, float_literal
+from sdlc.backends.printer import ATOM, COMPARE, UNARY, Printer, Spelling, float_literal
+from sdlc.backends.quotients import divided
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Buffer, Call, Cast, Expr, Load, Space, Type, WorkId
 

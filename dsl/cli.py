@@ -21,11 +21,13 @@ import click
 
 from sdlc import __version__
 from sdlc.cli_bench import bench_command
+from sdlc.cli_cache import cache_command
 from sdlc.cli_check import check_command
 from sdlc.cli_compile import compile_command
 from sdlc.cli_explain import explain_command
 from sdlc.cli_generate import generate_command
 from sdlc.cli_report import devices_command, doctor_command, targets_command, version_command
+from sdlc.cli_rules import rules_command
 from sdlc.cli_run import run_command
 from sdlc.cli_source import fmt_command
 from sdlc.cli_tune import tune_command
@@ -58,9 +60,11 @@ for _command in (
     targets_command,
     doctor_command,
     explain_command,
+    rules_command,
     bench_command,
     tune_command,
     generate_command,
+    cache_command,
     version_command,
 ):
     commands.add_command(_command)

@@ -77,6 +77,20 @@ def source_options(command: Command) -> Command:
             help="Storage type of floats.",
         ),
         click.option(
+            "--records",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            metavar="FILE.jsonl",
+            help="What `sdlc tune` found (default: FILE.sdl.tuning.jsonl, where it is there).",
+        ),
+    ):
+        command = option(command)
+    return rule_options(command)
+
+
+def rule_options(command: Command) -> Command:
+    """The options that choose the rules: `--without --only`."""
+    for option in (
+        click.option(
             "--without",
             multiple=True,
             metavar="RULE[,RULE]",
@@ -87,12 +101,6 @@ def source_options(command: Command) -> Command:
             multiple=True,
             metavar="RULE[,RULE]",
             help="Rules to apply, instead of the default ones. May be repeated.",
-        ),
-        click.option(
-            "--records",
-            type=click.Path(path_type=Path, exists=True, dir_okay=False),
-            metavar="FILE.jsonl",
-            help="What `sdlc tune` found (default: FILE.sdl.tuning.jsonl, where it is there).",
         ),
     ):
         command = option(command)

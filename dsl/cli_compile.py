@@ -8,6 +8,10 @@ In: a file, sizes, configuration and a target. Out: a folder (docs/bundle.md). E
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +27,20 @@ from sdlc.cli_common import (
     source_options,
     target_option,
 )
+from sdlc.cli_kept import about, key_for, no_cache_option
+from sdlc.cli_statistics import (
+    checked_place,
+    print_statistics,
+    records,
+    statistics_of,
+    statistics_options,
+)
 
 if TYPE_CHECKING:
     from sdlc.api import Compiled
+    from sdlc.graph.types import Array
     from sdlc.program.program import Program
+    from sdlc.program.store import Store
 
 
 @click.command("compile", cls=ManyValues)
@@ -44,12 +58,17 @@ if TYPE_CHECKING:
     metavar="DEVICE",
     help="Pack what the load program makes of the weights, computed on this device.",
 )
+@statistics_options
+@no_cache_option
 @json_option
 def compile_command(
     file: Path,
     output: Path | None,
     weights: Path | None,
     prepare: str | None,
+    statistics: bool,
+    compilers: Path | None,
+    no_cache: bool,
     as_json: bool,
     **what: Any,
 ) -> None:
@@ -62,36 +81,99 @@ def compile_command(
           --set b=2 h=64 w=64 t=77 --precision f16 -o unet-adreno
     """
     from sdlc.api import load_weights
-    from sdlc.backends.devices import open_device
-    from sdlc.program.bundle import check_place, write_bundle
-    from sdlc.program.load import prepared
+    from sdlc.models.cache import program_store
+    from sdlc.program.bundle import check_place
 
     started = time.perf_counter()
     if output is not None:
         check_place(output)
-    request = request_from(file, **what)
+    place = checked_place(what["target"], compilers) if statistics else None
     packed = None if weights is None else load_weights(weights)
-    compiled = request.build()
-    if packed is not None and prepare is not None:
-        packed = prepared(compiled.program, open_device(prepare), packed)
-    directory = output or Path(f"{compiled.program.name}-{compiled.target.name}")
-    texts, caps = compiled.texts(), compiled.target.caps
-    write_bundle(compiled.program, texts, caps, directory, packed)
-    unused = request.unused_config()
-    summary = _summary(compiled, directory, unused, time.perf_counter() - started)
+    store = None if no_cache else program_store()
+    key = None if store is None else key_for(file, what)
+    summary, compiled = None, None
+    if store is not None and key is not None and prepare is None and place is None:
+        summary = _again(store, key, output, packed)
+    if summary is None:
+        summary, compiled = _anew(file, what, output, (packed, prepare), (store, key))
+    summary["seconds"] = round(time.perf_counter() - started, 3)
+    rows = statistics_of(compiled, place) if place and compiled else ()
     if as_json:
-        print_json(summary)
-    else:
-        print_table(("bundle", str(directory)), _summary_rows(summary))
+        print_json(summary | ({"statistics": records(rows)} if place else {}))
+        return
+    print_table(("bundle", summary["bundle"]), _summary_rows(summary))
+    if place:
+        print_statistics(rows)
 
 
-def _summary(
-    compiled: Compiled, directory: Path, unused: tuple[str, ...], seconds: float
-) -> dict[str, Any]:
+def _again(
+    store: Store, key: str, output: Path | None, weights: Mapping[str, Array] | None
+) -> dict[str, Any] | None:
+    """Writes the bundle that an earlier call made; None where there is none that will do."""
+    from sdlc.language.diagnostics import SdlError
+    from sdlc.program.bundle import copy_bundle
+
+    found = store.get(key)
+    if found is None or "summary" not in found.about:
+        return None
+    directory = output or Path(found.about["folder"])
+    with suppress(SdlError):  # of a place or weights: what is compiled anew says the same and more
+        copy_bundle(found.place, directory, weights)
+        _warn(found.about["warnings"])
+        return {"bundle": str(directory), **found.about["summary"], "cached": True}
+    return None
+
+
+def _warn(messages: list[str]) -> list[str]:
+    for message in messages:
+        warnings.warn(message, stacklevel=3)
+    return messages
+
+
+def _anew(
+    file: Path,
+    what: Mapping[str, Any],
+    output: Path | None,
+    weights: tuple[Mapping[str, Array] | None, str | None],
+    kept: tuple[Store | None, str | None],
+) -> tuple[dict[str, Any], Compiled]:
+    """Compiles and writes a bundle, with `weights` that a device may prepare; keeps it (without
+    weights) where it can be."""
+    from sdlc.language.diagnostics import SdlError
+    from sdlc.program.bundle import write_bundle
+
+    request = request_from(file, **what)
+    with warnings.catch_warnings(record=True) as warned:
+        compiled = request.build()
+    said = _warn([str(w.message) for w in warned])
+    program, target = compiled.program, compiled.target
+    write = partial(write_bundle, program, compiled.texts(), target.caps)
+    folder = f"{program.name}-{target.name}"
+    directory = output or Path(folder)
+    packed, prepare = weights
+    if packed is not None and prepare is not None:
+        packed = _prepared(program, prepare, packed)
+    write(directory, packed)
+    summary = _summary(compiled, request.unused_config())
+    store, key = kept
+    if store is not None and key is not None:
+        described = {"folder": folder, "summary": summary, "warnings": said}
+        with suppress(SdlError, OSError):  # a cache that cannot be written keeps nothing
+            store.put(key, write, {**about("compile", file, what), **described})
+    return {"bundle": str(directory), **summary, "cached": False}, compiled
+
+
+def _prepared(program: Program, device: str, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+    from sdlc.backends.devices import open_device
+    from sdlc.program.load import prepared
+
+    return prepared(program, open_device(device), weights)
+
+
+def _summary(compiled: Compiled, unused: tuple[str, ...]) -> dict[str, Any]:
     program = compiled.program
     memory = program.memory
     return {
-        "bundle": str(directory),
         "name": program.name,
         "target": program.target,
         "precision": program.precision.value,
@@ -108,7 +190,6 @@ def _summary(
             "weights": memory.weights,
         },
         "load": None if program.load is None else _load_summary(program.load),
-        "seconds": round(seconds, 3),
     }
 
 
@@ -135,7 +216,10 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("weights", memory["weights"]),
         *([("loading", _load_text(summary["load"]))] if summary["load"] else []),
         ("work", f"{summary['flop'] / 1e9:.3g} GFLOP"),
-        ("compiled in", f"{summary['seconds']:.2f} s"),
+        (
+            "compiled in",
+            f"{summary['seconds']:.2f} s{' (kept before)' if summary['cached'] else ''}",
+        ),
     ]
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdlc.cli_common import json_option, print_json
+from sdlc.cli_common import json_option, parse_names, print_json, rule_options
 
 if TYPE_CHECKING:
     from sdlc.graph.types import Array
@@ -83,6 +83,7 @@ def parse_size(
     metavar="N",
     help="Also write a picture of every N-th step, as FILE-step-N.png.",
 )
+@rule_options
 @json_option
 def generate_command(
     prompt: str, output: Path, preview: int | None, precision: str, as_json: bool, **settings: Any
@@ -101,6 +102,8 @@ def generate_command(
     files = numbered(output, settings["batch"])
     for file in files:
         check_writable(file)
+    settings["without"] = parse_names(settings["without"])
+    settings["only"] = parse_names(settings["only"]) if settings["only"] else None
     wanted = GenerateSettings(
         prompt=prompt, precision=DType(precision), preview=preview or 0, **settings
     )

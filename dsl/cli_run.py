@@ -8,6 +8,7 @@ In: a bundle's folder or an `.sdl` file, `.npy` files. Out: an `.npz` file and a
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +27,14 @@ from sdlc.cli_common import (
     source_options,
     write_whole,
 )
+from sdlc.cli_kept import about, key_for, no_cache_option
 
 if TYPE_CHECKING:
+    from sdlc.api import Request
     from sdlc.graph.types import Array
+    from sdlc.program.device import Device
     from sdlc.program.execute import Executable
+    from sdlc.program.program import Program
 
 Outputs = dict[str, "Array"]
 
@@ -50,6 +55,7 @@ Outputs = dict[str, "Array"]
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write outputs to a .npz.")
 @click.option("--target", metavar="NAME", help="For a .sdl file (default: the device's own).")
 @source_options
+@no_cache_option
 @json_option
 def run_command(
     program: Path,
@@ -85,13 +91,13 @@ def _executable(
     device: str | None,
     weights: Path | None,
     target: str | None,
+    no_cache: bool,
     **source: Any,
 ) -> Executable:
     """Whatever can be wrong with the files is said before a device is opened."""
     from sdlc.api import load_weights
     from sdlc.backends.devices import open_device
     from sdlc.program.bundle import read_bundle
-    from sdlc.program.execute import Executable
     from sdlc.program.records import device_text
 
     held = None if weights is None else load_weights(weights)
@@ -104,7 +110,42 @@ def _executable(
 
         request = replace(request, target=target_of(opened.info))
     request = replace(request, device=device_text(opened.info))
-    return Executable(request.build_for(arrays).program, opened, held or {})
+    key = None if no_cache else key_for(program, source, _shapes(arrays))
+    described = about("run", program, {**source, "target": request.target.name})
+    return _built(request, arrays, opened, held or {}, (key, described))
+
+
+def _built(
+    request: Request,
+    arrays: Mapping[str, Array],
+    device: Device,
+    weights: Mapping[str, Array],
+    cached: tuple[str | None, Mapping[str, Any]],
+) -> Executable:
+    """The program for the shapes of `arrays`, as an earlier call has kept it where it did."""
+    from sdlc.models.cache import kept, key_of
+    from sdlc.program.execute import Executable
+    from sdlc.program.load import fitting
+
+    def make() -> Program:
+        return request.build_for(arrays).program
+
+    key, described = cached
+    if key is None:
+        return Executable(make(), device, weights)
+    request.choices()  # warns of tuning records that are not used, also where nothing is compiled
+    program, texts = kept(
+        key_of(request.target, device.info, key),
+        device,
+        make,
+        lambda program: deque(fitting(program, weights), 0),
+        described,
+    )
+    return Executable(program, device, weights, texts)
+
+
+def _shapes(arrays: Mapping[str, Array]) -> list[tuple[str, tuple[int, ...]]]:
+    return sorted((name, array.shape) for name, array in arrays.items())
 
 
 def read_input(name: str, value: str) -> Array:

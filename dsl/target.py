@@ -17,7 +17,9 @@ class Capabilities:
     `f16_arithmetic`: the f16 type itself exists in the language; `vector_widths` are lanes;
     `max_storage_buffers` counts bindings of one kernel; `max_groups` is per grid dimension;
     `offset_alignment` is that of a binding within a buffer; `functions` are the scalar operators
-    with a built-in (others are expanded); `max_binding` bounds one bound range.
+    with a built-in (others are expanded); `max_binding` bounds one bound range; `integer_bits` are
+    those that one instruction adds: below 64, sums with an address are dear;
+    `overlapping_bindings`: one launch may read and write the same bytes through two bindings.
     """
 
     languages: tuple[str, ...]
@@ -33,6 +35,8 @@ class Capabilities:
     offset_alignment: int = 256
     subgroup_size: int = 0
     missing_functions: tuple[str, ...] = ()
+    integer_bits: int = 64
+    overlapping_bindings: bool = False
 
 
 @dataclass(frozen=True, slots=True)

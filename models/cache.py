@@ -2,7 +2,8 @@
 
 In: everything that a program depends on. Out: the program and its texts for the device, from the
 user's cache or made anew. Invariant: a key changes whenever the compiler, the library, a network,
-its configuration, the target or the device does; an entry that is damaged is made again.
+its configuration, the target or the device does; an entry that is damaged is made again
+(`program.store`).
 
     program, texts = kept(key_of(target, device.info, …), device, make, fits)
 """
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import sdlc.backends
 import sdlc.models
@@ -25,11 +26,14 @@ from sdlc.language.diagnostics import SdlError
 from sdlc.program.bundle import read_bundle, write_bundle
 from sdlc.program.device import Device, DeviceInfo, KernelText
 from sdlc.program.program import Program
+from sdlc.program.store import Store, remove
 from sdlc.target import Target
 
 MOST = 48
 """Programs that are kept; the oldest go first."""
 SOURCES = (".py", ".sdl", ".toml", ".lark")
+
+NOTHING: Mapping[str, object] = MappingProxyType({})
 
 Compiled = tuple[Program, tuple[KernelText, ...]]
 
@@ -51,67 +55,62 @@ def _sources() -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
-def key_of(target: Target, info: DeviceInfo, *parts: object) -> str:
-    """A name for what `parts` (which JSON can hold) compile to, for a target on a device."""
+def digest_of(*parts: object) -> str:
+    """A name for what this compiler makes of `parts`, which JSON can hold."""
     described = json.dumps(parts, sort_keys=True, default=str)
-    text = "\n".join((compiler_digest(), repr(target), repr(info), described))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{compiler_digest()}\n{described}".encode()).hexdigest()[:32]
+
+
+def key_of(target: Target, info: DeviceInfo, *parts: object) -> str:
+    """A name for what `parts` compile to, for a target on a device."""
+    return digest_of(repr(target), repr(info), *parts)
+
+
+def program_store() -> Store | None:
+    """The user's cache of programs; None where there can be none."""
+    try:
+        return Store(cache_folder("programs"), MOST)
+    except OSError:
+        return None
 
 
 def kept(
-    key: str, device: Device, make: Callable[[], Program], fits: Callable[[Program], object]
+    key: str,
+    device: Device,
+    make: Callable[[], Program],
+    fits: Callable[[Program], object],
+    about: Mapping[str, object] = NOTHING,
 ) -> Compiled:
-    """The program `key` and its texts for `device`; what `make` gives is kept where it can be.
+    """The program `key` and its texts for `device`; what `make` gives is kept where it can be, with
+    what is to be said `about` it.
 
     `fits` raises SdlError where a kept program is not for the weights at hand: `make` says why.
     """
-    place = _place(key)
-    found = None if place is None else _read(place, device)
+    store = program_store()
+    found = None if store is None else _read(store, key, device)
     if found is not None:
         try:
             fits(found[0])
             return found
         except SdlError:
-            place = None  # the entry is sound, and stays for the weights that fit it
+            store = None  # the entry is sound, and stays for the weights that fit it
     program = make()
     texts = tuple(device.text(kernel) for kernel in program.all_kernels)
-    if place is not None:
+    if store is not None:
         with suppress(SdlError, OSError):  # a cache that cannot be written keeps nothing
-            write_bundle(program, texts, device.info.caps, place)
-            _trim(place.parent)
+            caps = device.info.caps
+            store.put(key, lambda place: write_bundle(program, texts, caps, place), about)
     return program, texts
 
 
-def _place(key: str) -> Path | None:
-    try:
-        return cache_folder("programs") / key
-    except OSError:
-        return None
-
-
-def _read(place: Path, device: Device) -> Compiled | None:
+def _read(store: Store, key: str, device: Device) -> Compiled | None:
     """What was kept; None where there is nothing, or nothing sound (which is removed)."""
-    if not place.exists():
+    entry = store.get(key)
+    if entry is None:
         return None
     try:
-        bundle = read_bundle(place)
-        texts = bundle.texts_for(device.info.caps)
+        bundle = read_bundle(entry.place)
+        return bundle.program, bundle.texts_for(device.info.caps)
     except (SdlError, OSError):
-        _remove(place)
+        remove(entry.place)
         return None
-    with suppress(OSError):
-        place.touch()
-    return bundle.program, texts
-
-
-def _remove(place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    with suppress(OSError):
-        place.unlink(missing_ok=True)
-
-
-def _trim(folder: Path) -> None:
-    """Removes the programs that were used longest ago."""
-    entries = sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in entries[MOST:]:
-        _remove(old)

@@ -35,6 +35,8 @@ from sdlc.program.execute import Executable
 from sdlc.program.load import fitting
 from sdlc.program.pipeline import compile_graph
 from sdlc.program.program import Program
+from sdlc.program.records import choices_of, device_text, records_path
+from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.target import Target
 
 FEEDBACK = MappingProxyType({"latent": "next_latent", "step": "next_step"})
@@ -45,7 +47,9 @@ MAX_BATCH = 64
 @dataclass(frozen=True, slots=True)
 class GenerateSettings:
     """What to draw and how. `size` is (width, height) in pixels, None for the model's own; picture
-    i of a batch has the noise of seed + i; `preview` n > 0 decodes the latents every n steps."""
+    i of a batch has the noise of seed + i; `preview` n > 0 decodes the latents every n steps. The
+    networks are rewritten by the rules in `only`, None for the default ones, less those in
+    `without`."""
 
     prompt: str
     negative: str = ""
@@ -58,6 +62,8 @@ class GenerateSettings:
     batch: int = 1
     precision: DType = DType.F32
     preview: int = 0
+    without: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +95,15 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A file of `models/stable_diffusion`, the part whose weights it takes, and its sizes."""
+    """A file of `models/stable_diffusion`, the part whose weights it takes, its sizes, and the
+    rules that rewrite it (as in `GenerateSettings`)."""
 
     source: str
     part: str
     config: Mapping[str, object]
     sizes: Mapping[str, int]
+    without: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -193,22 +202,29 @@ def networks(folder: ModelFolder, settings: GenerateSettings) -> tuple[Network, 
     assert isinstance(d, int)
     step = {**picture, "t": folder.tokens, "d": d, "n": settings.steps}
     sampling = {**folder.unet, **folder.scheduler}
+    rules = settings.without, settings.only
     return (
-        Network("text_encoder.sdl", "text_encoder", folder.text_encoder, texts),
-        Network("sampler.sdl", "unet", sampling, step),
-        Network("vae_decoder.sdl", "vae", folder.vae, picture),
+        Network("text_encoder.sdl", "text_encoder", folder.text_encoder, texts, *rules),
+        Network("sampler.sdl", "unet", sampling, step, *rules),
+        Network("vae_decoder.sdl", "vae", folder.vae, picture, *rules),
     )
 
 
 def compile_network(
-    network: Network, folder: ModelFolder, target: Target, precision: DType
+    network: Network,
+    folder: ModelFolder,
+    target: Target,
+    precision: DType,
+    choices: Choices = NO_CHOICES,
 ) -> Program:
-    """The program of one network for a target, its weights' names and shapes checked."""
+    """The program of one network for a target, its weights' names and shapes checked. `choices` are
+    what tuning found for its kernels."""
     library = load(SOURCES / network.source)
     graph = build(library, None, network.sizes, network.config, precision)
     part = folder.path / network.part
     check_weights(graph, load_weights(part), library.sources, str(part))
-    return compile_graph(graph, target, precision, chosen_rules(library))
+    rules = chosen_rules(library, network.without, network.only)
+    return compile_graph(graph, target, precision, rules, choices)
 
 
 def _compiled(
@@ -216,11 +232,13 @@ def _compiled(
 ) -> Compiled:
     """The program of one network, kept from an earlier picture where nothing has changed since."""
     weights = load_weights(folder.path / network.part)
-    described = (network.source, network.config, network.sizes, precision.value)
+    choices = choices_of(records_path(folder.path), target.name, device_text(device.info))
+    rules = network.without, network.only
+    described = (network.source, network.config, network.sizes, precision.value, dict(choices))
     return kept(
-        key_of(target, device.info, *described),
+        key_of(target, device.info, *described, *rules),
         device,
-        lambda: compile_network(network, folder, target, precision),
+        lambda: compile_network(network, folder, target, precision, choices),
         lambda program: deque(fitting(program, weights), 0),
     )
 

@@ -18,13 +18,14 @@ import numpy as np
 from sdlc.api import make_request
 from sdlc.backends.devices import open_device
 from sdlc.backends.target import load_target
-from sdlc.backends.tune import Effort, inputs_of, prepared, time_all
+from sdlc.backends.tune import Effort, Workbench, time_all
+from sdlc.graph.hoist import hoist
+from sdlc.graph.rules import rewrite
 from sdlc.program.device import Device
 from sdlc.program.isolated import Isolation
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.cost import estimate
 from sdlc.schedule.digest import label_of
-from sdlc.schedule.layout import vector_axis
 from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.point import DEFAULT
 from sdlc.schedule.space import Candidate, Situation, candidates
@@ -68,9 +69,9 @@ def compared(
 ) -> Iterator[tuple[Candidate, float]]:
     """Every candidate with its seconds, by the time of all threads: others disturb it least."""
     programs = [isolation.program(each.kernel) for each in found]
-    inputs = inputs_of(programs[0])
-    executables = [prepared(device, program, inputs) for program in programs]
-    times = [t.thread_seconds for t in time_all(executables, Effort(rounds=7))]
+    bench = Workbench(device, programs[0])
+    made = [bench.add(program) for program in programs]
+    times = [t.thread_seconds for t in time_all(bench, made, Effort(rounds=7))]
     yield from zip(found, times, strict=True)
 
 
@@ -92,18 +93,21 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=16)
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--precision", default="f32")
+    parser.add_argument("--best", action="store_true", help="the best points, not a spread")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     target, device = load_target(args.target), open_device(args.device)
     file = ROOT / "models" / "stable_diffusion" / "unet.sdl"
-    graph = make_request(file, target, None, SIZES, (CONFIG, args.precision)).graph()
+    request = make_request(file, target, None, SIZES, (CONFIG, args.precision))
+    graph = hoist(rewrite(request.graph(), request.rules)[0]).run
     made = plan(graph, target)
     isolation = Isolation.of(graph, made, target)
     rows = []
     for kernel in chosen(made, args.groups, target):
-        lanes = vector_axis(kernel.group, target.profile.vector)
-        found = candidates(kernel.group, lanes, Situation(target, made.orders))
-        pairs = list(compared(kernel, sample(found, args.points), isolation, device))
+        found = candidates(kernel.group, kernel.lanes, Situation(target, made.orders))
+        taken = list(found[: args.points]) if args.best else sample(found, args.points)
+        taken += [c for c in found if c.point == DEFAULT and c not in taken]
+        pairs = list(compared(kernel, taken, isolation, device))
         rows.append(report(label_of(kernel.group), pairs))
         for each, seconds in sorted(pairs, key=lambda p: p[1]) if args.verbose else ():
             print(f"       {1e3 * seconds:9.3f} ms  {each.estimate}  {each.point}", flush=True)

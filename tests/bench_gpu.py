@@ -35,7 +35,8 @@ from bench_devices import measure
 from sdlc.api import make_request
 from sdlc.backends.devices import find_devices, open_device, target_of
 from sdlc.cli_bench import PROFILE_COLUMNS, profile_rows
-from sdlc.cli_common import print_table
+from sdlc.cli_bench_run import with_rules
+from sdlc.cli_common import parse_names, print_table
 from sdlc.graph.types import DType
 from sdlc.models.folder import SOURCES
 from sdlc.program.execute import Executable
@@ -90,6 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", default=sys.executable, help="a Python with torch, or `none`")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too (minutes)")
     parser.add_argument("--no-picture", action="store_true", help="only the UNet")
+    parser.add_argument("--only", help="rules of the UNet: NAME[,NAME] (default: the compiler's)")
     parser.add_argument("--small", action="store_true", help="a rehearsal with a small UNet")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
     parser.add_argument("--limit", type=float, default=540, help="seconds for all (default 540)")
@@ -168,6 +170,8 @@ def make_case(args: argparse.Namespace, targets: set[str], report: Report) -> Ca
     for target in targets:
         begin = time.perf_counter()
         request = make_request(SOURCES / "unet.sdl", target, None, sizes, (config, "f16"))
+        if args.only is not None:
+            request = with_rules(request, parse_names([args.only]))
         programs[target] = program = request.build().program
         seconds = time.perf_counter() - begin
         report.add(
@@ -180,6 +184,7 @@ def make_case(args: argparse.Namespace, targets: set[str], report: Report) -> Ca
             "gflop": program.flop / 1e9,
             "arena_bytes": memory.arena,
             "weight_bytes": memory.weights,
+            "rules": [rule.name for rule in request.rules],
         }
     begin = time.perf_counter()
     weights = {n: np.ascontiguousarray(a) for n, a in RandomWeights(program).items()}

@@ -7,7 +7,8 @@ the same ones each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--examples", type=int, default=None, help="random programs a stage, freshly drawn"
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs that tests keep are not put among the user's; what drivers built is shared."""
+    from sdlc.models import cache
+
+    usual, place = cache.cache_folder, tmp_path_factory.mktemp("programs")
+
+    def folder(name: str) -> Path:
+        return place if name == "programs" else usual(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "cache_folder", folder)
+        yield
 
 
 @pytest.fixture

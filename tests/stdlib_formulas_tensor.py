@@ -155,11 +155,14 @@ def _(draw: Draw) -> Given:
     return draw.call({"q": q, "k": k, "v": v}, softmax(scores) @ v)
 
 
-@formula("attention_online")
-def _(draw: Draw) -> Given:
+def _attention_of_scores(draw: Draw) -> Given:
     batch, s, t, f = draw.batch(), draw.size(), draw.size(), draw.size()
     x, v = draw.array(*batch, s, t), draw.array(*batch, t, f)
     return draw.call({"x": x, "v": v}, softmax(x) @ v)
+
+
+FORMULAS["attention_online"] = _attention_of_scores
+FORMULAS["attention_split"] = _attention_of_scores
 
 
 @formula("split_heads")

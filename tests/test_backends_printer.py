@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,7 +27,20 @@ from sdlc.backends.target import load_target
 from sdlc.backends.wgsl import WgslPrinter
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import DType
-from sdlc.kernel.ir import Expr, Kernel, Literal, Load, Store, Type, call, f32
+from sdlc.kernel.ir import (
+    I32,
+    Expr,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Store,
+    Type,
+    Var,
+    call,
+    f32,
+    i32,
+)
 from sdlc.language.diagnostics import SdlError
 from sdlc.target import Capabilities
 
@@ -134,6 +149,22 @@ def test_half_arithmetic_is_in_the_type_where_there_is_one() -> None:
     assert "convert_half" not in text(kernel, CL) and "float4 part =" in text(kernel, CL)
     assert "var part: vec4<f16> = vec4<f16>(0.0h);" in text(kernel, WGSL)
     assert "var part: vec4<f32> = vec4<f32>(0.0f);" in text(kernel, WGSL_WORDS)
+
+
+def test_offsets_are_added_in_32_bits_where_addresses_are_dear() -> None:
+    caps = replace(CL_HALF, integer_bits=32)
+    x, out, at = read("x", 256), write("out", 256), Var("at", I32)
+    body = (
+        Let(at, mul(LX, 4)),
+        Store(out, at, call("add", Load(x, add(at, 160)), Load(x, i32(3)))),
+        Store(out, add(at, 1), Load(x, add(call("sub", at, i32(2)), 2))),
+    )
+    made = text(one_dimensional("k", (x, out), body), caps)
+    assert "#define AT(type, base, offset)" in made
+    assert "AT(float, out, at)[0] = AT(const float, x, at)[160] + x[3];" in made
+    # at - 2 may be negative: it is not added to an address by itself.
+    assert "const int at_2 = at - 2 + 2;" in made and "AT(const float, x, at_2)[0]" in made
+    assert "AT(" not in text(one_dimensional("k", (x, out), body), CL_HALF)
 
 
 def test_wgsl_bindings_are_in_order_and_read_write() -> None:

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from sdlc.backends.devices import drivers
+from sdlc.backends.devices import drivers, target_of
 from sdlc.backends.legalize import PASSES
-from sdlc.backends.target import FOLDER, load_target, numbers, parse_target, target_names
+from sdlc.backends.target import (
+    FOLDER,
+    load_target,
+    numbers,
+    parse_target,
+    target_names,
+    whole_table,
+)
 from sdlc.language.diagnostics import SdlError
+from sdlc.program.device import DeviceInfo
 from sdlc.target import Capabilities, Peak, Profile
 
 DOCS = (Path(__file__).resolve().parent.parent / "docs" / "targets.md").read_text()
@@ -26,8 +34,8 @@ def text(name: str) -> str:
     return files(FOLDER).joinpath(f"{name}.toml").read_text("utf-8")
 
 
-def test_the_seven_targets() -> None:
-    expected = ("adreno", "apple", "cpu", "llvmpipe", "mali", "nvidia", "swiftshader")
+def test_the_targets() -> None:
+    expected = ("adreno", "apple", "cpu", "cpu-avx2", "llvmpipe", "mali", "nvidia", "swiftshader")
     assert target_names() == expected
     languages = {name: load_target(name).caps.languages for name in expected}
     assert languages["adreno"] == languages["mali"] == languages["nvidia"] == ("opencl", "wgsl")
@@ -38,9 +46,7 @@ def test_the_seven_targets() -> None:
 
 @pytest.mark.parametrize("name", target_names())
 def test_every_number_has_a_source(name: str) -> None:
-    import tomllib
-
-    table = tomllib.loads(text(name))
+    table = whole_table(name, text(name))
     sources = dict(load_target(name).sources)
     for field in numbers(table):
         assert KINDS.match(sources[field]) or DOCUMENT.search(sources[field]), (field, name)
@@ -77,6 +83,25 @@ def test_a_broken_target_is_refused(old: str, new: str, message: str) -> None:
     assert broken != text("cpu")
     with pytest.raises(SdlError, match=rf"D011.*{message}"):
         parse_target("cpu", broken)
+
+
+def test_a_target_may_name_another_and_hold_what_differs() -> None:
+    narrow, wide = load_target("cpu-avx2"), load_target("cpu")
+    assert narrow.caps == wide.caps and narrow.profile.vector == 8 and narrow.peak.simd == 8
+    assert narrow.profile.flop == wide.profile.flop
+    with pytest.raises(SdlError, match=r"D011.*there is no base `moon`"):
+        parse_target("x", 'title = "x"\nbase = "moon"\n')
+    with pytest.raises(SdlError, match=r"D011.*no source for profile.lanes|D011.*has no field"):
+        parse_target("x", 'title = "x"\nbase = "cpu"\n[profile]\nwings = 2\n')
+
+
+@pytest.mark.parametrize(
+    ("lanes", "target"), [(8, "cpu-avx2"), (16, "cpu"), (4, "cpu"), (1, "cpu")]
+)
+def test_the_width_of_registers_chooses_the_target(lanes: int, target: str) -> None:
+    caps = load_target("cpu").caps
+    info = DeviceInfo("cpu", "opencl", "A CPU", "Maker", "driver", 1 << 30, caps, lanes)
+    assert target_of(info).name == target
 
 
 def test_an_unknown_target_is_refused() -> None:

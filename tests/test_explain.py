@@ -77,7 +77,7 @@ def test_lines_lead_to_the_statements_that_they_compute(made: Explanation, langu
     }
     sums = [found for line, found in linked.items() if line.startswith("total") and "=" in line]
     assert sums and all(found == {"y"} for found in sums)
-    stores = [found for line, found in linked.items() if re.match(r"out\w*\[", line)]
+    stores = [found for line, found in linked.items() if re.match(r"(AT\(\w+, )?out\b", line)]
     assert stores and all(found == {"out"} for found in stores)
     lines = {s.name: s.line for s in kernel.statements}
     assert PROGRAM.splitlines()[lines["y"] - 1].strip().startswith("y[b, i] = sum")
@@ -116,7 +116,7 @@ def test_rules_say_what_they_did_to_each_group() -> None:
     found = explaining.explain(explaining.Material(parts, compiled.target, (), (), attempts))
     assert [v.name for v in found.groups[0].verdicts if v.fired] == ["alpha"]
     rule = next(r for r in found.rules if r.name == "alpha")
-    assert (rule.fired, rule.missed) == (1, 1)
+    assert (rule.fired, rule.missed, rule.reasons) == (1, 1, (("too <small>", 1),))
     assert "rule alpha did not fire: too <small>" in str(found)
 
 
@@ -260,3 +260,25 @@ def test_command_writes_the_page(tmp_path: Path) -> None:
     )
     record = json.loads(done.stdout)
     assert "memory" in record and "kernels" not in record and record["target"] == "mali"
+
+
+# ---- schedules that cannot be applied -----------------------------------------------------------
+
+
+def test_refused_steps_are_located(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that is not legal prints the line, the step, the reason and the nest as it was."""
+    from sdlc.language.diagnostics import SdlError
+    from sdlc.schedule.nest import Bind, Kind
+
+    monkeypatch.setattr("sdlc.schedule.plan.steps_for", lambda *_: (Bind("j", Kind.VECTOR),))
+    source = ROOT / "stdlib" / "matmul.sdl"
+    request = make_request(
+        source, "cpu", "matmul", {"b": (), "m": 3, "k": 7, "n": 5}, (None, "f32")
+    )
+    with pytest.raises(SdlError) as raised:
+        request.build()
+    text = str(raised.value)
+    assert "error[N001]: the schedule of `matmul out` cannot be applied" in text
+    assert "= step: bind j to vector (a vector has 2, 4, 8 or 16 lanes)" in text
+    assert "stdlib/matmul.sdl:6:3" in text and "^^^" in text
+    assert "   = nest: for i < 3\n             for j < 5\n" in text

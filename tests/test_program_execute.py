@@ -176,13 +176,13 @@ def test_weights_are_split_at_the_binding_limit() -> None:
 
 def test_a_program_is_placed_anew_for_a_coarser_alignment() -> None:
     program = affine()
-    moved = relocate(program, 256)
-    assert moved.tensors["t"].offset == 0 and relocate(moved, 256) is moved
+    caps = replace(HOST_CAPABILITIES, offset_alignment=256)
+    moved = relocate(program, caps)
+    assert moved.tensors["t"].offset == 0 and relocate(moved, caps) is moved
     lives = lifetimes_of(moved.tensors, moved.dispatches)
     assert conflicts(lives, {"t": moved.tensors["t"].offset}) == []
     inputs, weights, expected = affine_arrays()
-    coarse = InterpreterDevice(replace(HOST_CAPABILITIES, offset_alignment=256))
-    result = Executable(program, coarse, weights).run(inputs)
+    result = Executable(program, InterpreterDevice(caps), weights).run(inputs)
     np.testing.assert_allclose(result["out"], expected, rtol=1e-6)
 
 

@@ -7,7 +7,6 @@ side is put among axes that the rule does not mention, behind a map that compute
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +22,8 @@ from sdlc.language.diagnostics import SdlError
 from sdlc.language.elaborate import build
 from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
-from sdlc.proof.tolerance import Allowed, Numerics, check, mode_of, tolerance
+from sdlc.proof.equations import by_norm
+from sdlc.proof.tolerance import Numerics, check, mode_of, tolerance
 
 LIBRARY = load(None, "fn unused(x) = x")
 RULES = load_rules(LIBRARY)
@@ -60,14 +60,8 @@ def agree(before: Graph, after: Graph, rule: Rule, seed: int) -> None:
     numerics = Numerics[rule.numerics.name]
     allowed = tolerance(before, inputs, {})
     if numerics is Numerics.BILINEAR:
-        allowed = {name: normwise(limit) for name, limit in allowed.items()}
+        allowed = {name: by_norm(limit) for name, limit in allowed.items()}
     check(allowed, got, numerics, rule.name)
-
-
-def normwise(limit: Allowed) -> Allowed:
-    """A bilinear algorithm adds and subtracts the elements of a tile: each has the error of the
-    largest (Higham 2002, chapter 23: bounds by norm, none by element)."""
-    return replace(limit, error=np.full_like(limit.error, limit.error.max()))
 
 
 seeds = st.integers(0, 2**32 - 1)

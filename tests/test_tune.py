@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -13,17 +14,26 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import sdlc
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from sdlc.backends.target import load_target
 from sdlc.backends.tune import Effort
 from sdlc.backends.tuner import Settings, Work, tune
+from sdlc.cli import status_of
 from sdlc.graph.node import Graph
 from sdlc.kernel.ir import Kernel
 from sdlc.program.interpreted import InterpreterDevice, run_interpreted
 from sdlc.program.isolated import Isolation
 from sdlc.program.pipeline import compile_plan
 from sdlc.program.profile_data import RandomWeights, random_inputs
-from sdlc.program.records import NO_RECORDS, Record, append_record, read_records, records_path
+from sdlc.program.records import (
+    NO_RECORDS,
+    Record,
+    TuningWarning,
+    append_record,
+    read_records,
+    records_path,
+)
 from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.digest import digest_of, label_of
 from sdlc.schedule.fits import misfit
@@ -277,3 +287,55 @@ def test_a_wrong_kernel_is_left_out() -> None:
     outcome = tune(work, InterpreterDevice(change=spoiled), work.jobs[0], Settings(1, EFFORT))
     assert outcome.record is None
     assert all("wrong result" in reason for reason in outcome.refused) and outcome.refused
+
+
+# ---- the command and the compiler
+
+
+SOFTMAX = """
+op twice(x: T[b, n]) -> T[b, n] {
+  out[i, j] = 2 * exp(x[i, j])
+}
+"""
+
+
+def test_the_command_records_and_the_compiler_consults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    file = tmp_path / "a.sdl"
+    file.write_text(SOFTMAX)
+    sizes = ["--set", "b=4", "n=64"]
+    command = ["tune", str(file), *sizes, "--top", "1", "--device", "cpu", "--target", "cpu"]
+    assert status_of([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["measured"]) == 1 and told["known"] == 0
+    assert Path(told["records"]) == file.with_name("a.sdl.tuning.jsonl")
+    assert status_of([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["known"] == 1
+    path = file.with_name("a.sdl.tuning.jsonl")
+    values = json.loads(path.read_text()) | {"point": {"vector": 4}}
+    path.write_text(json.dumps(values) + "\n")
+    size = {"b": 4, "n": 64}
+    program = sdlc.compile(file, sizes=size)
+    assert "tuned: vector 4" in str(program.explain())
+    assert not recwarn.list
+    path.write_text(json.dumps(values | {"compiler": "0+0"}) + "\n")
+    with pytest.warns(TuningWarning, match="1 of another compiler") as said:
+        program = sdlc.compile(file, sizes=size)
+    assert len(said) == 1 and "tuned" not in str(program.explain())
+    path.write_text(json.dumps(values | {"point": {"wings": 4}}) + "\n")
+    program = sdlc.compile(file, sizes=size)
+    assert "tuning record not used (wings 4): a profile has no field" in str(program.explain())
+
+
+def test_a_budget_that_is_spent_leaves_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.sdl"
+    file.write_text(SOFTMAX)
+    command = ["tune", str(file), "--set", "b=4", "n=64", "--budget", "1e-9", "--device", "cpu"]
+    assert status_of([*command, "-o", str(tmp_path / "r.jsonl")]) == 0
+    assert "0 measured, 1 left: call again" in capsys.readouterr().out
+    assert not (tmp_path / "r.jsonl").exists()
+    assert status_of([*command, "-o", str(tmp_path / "no" / "r.jsonl")]) == 1
+    assert "X003" in capsys.readouterr().err

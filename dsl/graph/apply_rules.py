@@ -49,8 +49,12 @@ class _Lifting:
         self.made: dict[str, tuple[Node, tuple[Axis, ...]]] = {}
 
     def origin(self, node: Node) -> Origin:
-        at = self.match.root.origin
-        return replace(at, name=node.origin.name, definition=node.origin.definition)
+        """Where the right side stands, as called from what it replaces."""
+        at, own = self.match.root.origin, node.origin
+        if own.span is None:
+            return replace(at, name=own.name, definition=own.definition)
+        calls = (*own.sites, *((at.span,) if at.span else ()), *at.sites)
+        return replace(own, scope=at.scope, sites=calls)
 
     def renamed(self, axes: tuple[Axis, ...], taken: tuple[Axis, ...]) -> tuple[Axis, ...]:
         """`axes` with names that none of `taken` has."""

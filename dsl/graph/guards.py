@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from sdlc.graph.match import Match
 from sdlc.graph.match_show import node_name
-from sdlc.graph.node import Graph, Node, sources
+from sdlc.graph.node import Graph, Input, Node, sources
 from sdlc.graph.types import DType
 
 Sources = Mapping[Node, tuple[Node, ...]]
@@ -65,11 +65,16 @@ def _single_use(match: Match, around: Surroundings) -> str:
     covered = {*match.inside, match.root}
     for node in _ordered(match.inside):
         if node in around.results:
-            return f"`{node_name(node)}` is a result of the program"
+            return f"{_described(node)} is a result of the program"
         other = [r for r in around.readers.get(node, ()) if r not in covered]
         if other:
-            return f"`{node_name(node)}` is also read by `{node_name(other[0])}`"
+            return f"{_described(node)} is also read by {_described(other[0])}"
     return ""
+
+
+def _described(node: Node) -> str:
+    definition = "" if isinstance(node, Input) else node.origin.definition
+    return f"`{node_name(node)}`{f' of {definition}' if definition else ''}"
 
 
 def _ordered(nodes: Iterable[Node]) -> list[Node]:

@@ -18,7 +18,7 @@ from sdlc.graph.expr import Expr, Read, rebuild
 from sdlc.graph.guards import Sources, Surroundings, surroundings
 from sdlc.graph.node import Graph, Map, Node, Reduce, expressions, sources
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.types import DType
+from sdlc.graph.types import DType, Span
 from sdlc.language.diagnostics import failure
 
 ROUNDS = 16
@@ -57,7 +57,7 @@ class Rule:
     A mechanism of the schedule has neither: the schedule asks by name whether it is selected.
     `equation` is the text of a rule that is one; `examples` are sizes of its instances. `worth`
     says why an instance does not pay, as far as its equation knows; `sides` are both sides of the
-    equation as programs.
+    equation as programs, `span` is where it stands.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Rule:
     examples: tuple[Sizes, ...] = ()
     worth: Callable[[Sizes], str] | None = None
     sides: Callable[[Sizes, DType], tuple[Graph, Graph]] | None = None
+    span: Span | None = None
 
     @property
     def kind(self) -> str:
@@ -127,7 +128,8 @@ def select(
     known = [r.name for r in rules]
     for name in (*without, *(only or ())):
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            begun = [other for other in known if name and other.startswith(name)]
+            near = begun or get_close_matches(name, known, n=1, cutoff=0.5)
             advice = f"did you mean `{near[0]}`?" if near else "`sdlc rules` lists them"
             raise failure("E045", f"there is no rule `{name}`", advice)
     return tuple(r for r in rules if r.name not in without and (only is None or r.name in only))

@@ -68,7 +68,8 @@ class Access(Enum):
 class Buffer(metaclass=Interned):
     """An array of `size` scalars of `dtype`. Global buffers are the kernel's parameters. With
     `lanes` above 1, every access has that many lanes, at a multiple of them: the text may declare
-    an array of vectors. Indices and `size` count scalars all the same."""
+    an array of vectors. Indices and `size` count scalars all the same. One that `overlaps` may be
+    bound to the bytes of another one of the kernel."""
 
     name: str
     dtype: DType
@@ -76,6 +77,7 @@ class Buffer(metaclass=Interned):
     space: Space = Space.GLOBAL
     access: Access = Access.READ
     lanes: int = 1
+    overlaps: bool = False
 
 
 _set = object.__setattr__

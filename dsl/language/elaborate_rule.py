@@ -80,8 +80,9 @@ def load_rules(library: Library) -> tuple[Rule, ...]:
 
 def _definitions(library: Library, own: bool) -> Iterator[RuleDefinition]:
     """The rules of the program's own files, or those of the standard library."""
+    prelude = {id(module) for module in library.prelude.modules}
     for module in library.modules:
-        if (module.file not in library.prelude.files) is own:
+        if (id(module) not in prelude) is own:
             yield from module.rules
 
 
@@ -110,6 +111,7 @@ def _rule(library: Library, definition: RuleDefinition) -> Rule:
         tuple(equation.example(e) for e in definition.examples),
         equation.worth,
         equation.sides,
+        definition.equation,
     )
 
 

@@ -263,6 +263,26 @@ _DEFINITIONS = (
         point=-1,
     ),
     Mistake(
+        "E019",
+        "a rule has no result type",
+        "its sides say what it gives: `rule name(x: T[n]) { left => right … }`",
+        found="ARROW",
+        test=lambda here: here.starts("RULE") and here.opener is None,
+    ),
+    Mistake(
+        "E019",
+        "a rule begins with its equation",
+        "write `left => right`, and what is to be said of it below",
+        accepted="IMPLIES",
+        found="ARROW NAME EQUAL _NL",
+    ),
+    Mistake(
+        "E019",
+        "an equation stands in a rule",
+        "write `rule name(x: T[n]) { left => right … }` at the top of the file",
+        found="IMPLIES",
+    ),
+    Mistake(
         "E016",
         "this field has no identity",
         "write `name: f32 = value`, with the value that changes nothing: 0 for a sum",

@@ -110,7 +110,20 @@ def _without(text: str, position: int) -> str:
     header = {"KIND": "op a()->f[]", "IF": "if a", "FOR": "if a"}.get(region.first.type, "")
     if header and position <= region.brace and len(header) <= region.brace - start:
         return blank(text, start, region.brace, keep=header)
-    return blank(text, start, region.end)
+    keep = _EQUATION if _is_equation(region, regions) else ""
+    return blank(text, start, region.end, keep if len(keep) <= region.end - start else "")
+
+
+_EQUATION = "a=>a"
+
+
+def _is_equation(region: _Region, regions: list[_Region]) -> bool:
+    """Whether it stands first in a rule's braces, where something has to stand."""
+    start = region.first.start_pos or 0
+    rules = (r for r in regions if r.first.type == "RULE" and 0 <= r.brace < start <= r.end)
+    return any(
+        not any(r.brace < (other.first.start_pos or 0) < start for other in regions) for r in rules
+    )
 
 
 def _regions(stream: tuple[Token, ...]) -> list[_Region]:

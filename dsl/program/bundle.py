@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -106,12 +106,50 @@ def write_bundle(
     given, are packed into the bundle as the kernels want them. Replaces an older bundle. Raises
     SdlError: B001 `directory` is something else or cannot be written; P001, P002 for the weights.
     """
+
+    def fill(part: Path) -> None:
+        _write_all(program, texts, caps, part, _fitted(program, weights))
+
+    return _appears(directory, fill)
+
+
+def copy_bundle(source: Path, directory: Path, weights: Mapping[str, Array] | None = None) -> Path:
+    """Writes what `write_bundle` would write for the program of the bundle `source`, which has no
+    weights. Raises SdlError: what `write_bundle` raises, and what `read_bundle` says of `source`.
+    """
+
+    def fill(part: Path) -> None:
+        manifest = _copy_files(source, part)
+        if weights is not None:
+            program = read_bundle(source).program
+            _write_packed(part, program, _fitted(program, weights), manifest)
+
+    return _appears(directory, fill)
+
+
+def _fitted(program: Program, weights: Mapping[str, Array] | None) -> dict[str, Array] | None:
+    return None if weights is None else {t.weight: a for t, a in fitting(program, weights)}
+
+
+def _copy_files(source: Path, part: Path) -> Manifest:
+    """Copies what the manifest names, and gives the manifest."""
+    manifest = _manifest(source)
+    (part / "kernels").mkdir(parents=True)
+    records = [*manifest["kernels"], manifest, manifest.get("load", {})]
+    named = [r["file"] for r in records if "file" in r]
+    named += [r[kind]["file"] for r in records for kind in ("constants", "weights") if kind in r]
+    for name in (*named, MANIFEST):
+        shutil.copyfile(source / name, part / name)
+    return manifest
+
+
+def _appears(directory: Path, fill: Callable[[Path], object]) -> Path:
+    """A folder that `fill` writes, under its name only when it is complete."""
     check_place(directory)
     directory = directory.resolve()
-    packed = None if weights is None else {t.weight: a for t, a in fitting(program, weights)}
     part = directory.parent / f".{directory.name}.{os.getpid()}.part"
     try:
-        _write_all(program, texts, caps, part, packed)
+        fill(part)
         _exchange(part, directory)
     except OSError as error:
         message = f"cannot write the bundle `{directory}`: {error.strerror or error}"
@@ -162,6 +200,13 @@ def _write_all(
         for name, text in zip(file_names(texts), texts, strict=True)
     ]
     manifest = manifest_of(program, texts, files, caps, version("sdlc"))
+    _write_packed(part, program, weights, manifest)
+
+
+def _write_packed(
+    part: Path, program: Program, weights: Mapping[str, Array] | None, manifest: Manifest
+) -> None:
+    """Writes constants, weights and the manifest, which then names them."""
     _write_data(part, "", program, weights, manifest)
     if program.load is not None:
         raw = None if is_prepared(program, weights or {}) else weights

@@ -17,7 +17,7 @@ from sdlc.graph.hoist import MARK
 from sdlc.graph.types import DType, Origin, Span
 from sdlc.program.bundle_schema import FORMAT, VERSION
 from sdlc.program.device import KernelText
-from sdlc.program.memory import LOAD, RUN, align, conflicts, lifetimes_of
+from sdlc.program.memory import LOAD, RUN, align, conflicts, has_overlaps, lifetimes_of
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.program.values import stored_shape
 from sdlc.schedule.storage import Block
@@ -98,6 +98,8 @@ def _tensor_record(tensor: Tensor) -> Manifest:
     }
     if tensor.block is not None:
         made["block"] = {"axis": tensor.block.axis, "size": tensor.block.size}
+    if tensor.in_place_of:
+        made["in_place_of"] = tensor.in_place_of
     if tensor.weight:
         made["weight"] = tensor.weight
     if tensor.origin and tensor.origin.definition:
@@ -147,6 +149,7 @@ def _requires(program: Program, texts: Sequence[KernelText], caps: Capabilities)
         "storage_buffers": max((len(t.parameters) for t in texts), default=0),
         "binding_bytes": max((t.nbytes for t in program.all_tensors), default=0),
         "offset_alignment": caps.offset_alignment,
+        "overlapping_bindings": has_overlaps(program),
     }
 
 
@@ -205,6 +208,7 @@ def _tensor(record: Manifest) -> Tensor:
         weight=record.get("weight", ""),
         origin=origin,
         block=Block(**record["block"]) if "block" in record else None,
+        in_place_of=record.get("in_place_of", ""),
     )
 
 
@@ -329,7 +333,7 @@ def _arena_faults(manifest: Manifest, roles: Set[TensorRole]) -> Iterator[str]:
         if tensor.offset + tensor.nbytes > align(arena, 4):
             yield f"tensor {life.name!r} ends beyond the arena of {arena} bytes"
     offsets = {life.name: program.tensors[life.name].offset for life in lives}
-    for a, b in conflicts(lives, offsets):
+    for a, b in conflicts(lives, offsets, program.tensors):
         yield f"tensors {a!r} and {b!r} are live at the same time and overlap in the arena"
 
 
@@ -349,6 +353,6 @@ def lacks(requires: Mapping[str, Any], caps: Capabilities) -> Iterator[tuple[str
     for what, needed, had in limits:
         if needed > had:
             yield what, f"needs {needed:,}, the device has {had:,}"
-    for flag in ("f16_storage", "f16_arithmetic"):
+    for flag in ("f16_storage", "f16_arithmetic", "overlapping_bindings"):
         if requires[flag] and not getattr(caps, flag):
             yield flag.replace("_", " "), "needed, but not supported by the device"

@@ -60,7 +60,7 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 _TENSOR = _record(
     "A stored value.",
-    optional=("block", "weight", "definition", "source"),
+    optional=("block", "in_place_of", "weight", "definition", "source"),
     name=_text("Unique in the bundle; never a path."),
     role=_one_of(
         "Where it lives: a memory of its own (input, output), a memory of weights, or the arena.",
@@ -84,6 +84,10 @@ _TENSOR = _record(
         "the place of a weight or constant."
     ),
     nbytes=_integer("Bytes to reserve: at least those of all elements."),
+    in_place_of=_text(
+        "The temporary whose place it may take: the dispatch that writes it is the last to read "
+        "that one, each element only for the element that replaces it."
+    ),
     weight=_text(
         "A weight's name in the model's weight files (its scope path), or, beginning with `~`, the "
         "output of `load` that it is."
@@ -133,6 +137,7 @@ _REQUIRES = _record(
     storage_buffers=_integer("Buffers bound by one kernel."),
     binding_bytes=_integer("Bytes of the largest bound tensor."),
     offset_alignment=_integer("All offsets in the arena are multiples of this.", 1),
+    overlapping_bindings=_flag("Launches read and write the same bytes through two bindings."),
 )
 
 _MEMORY = _record(

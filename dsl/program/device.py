@@ -16,7 +16,8 @@ from sdlc.target import Capabilities
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """`id` is what `--device` takes (`cpu`, `opencl:0`); `kind` is `opencl` or `webgpu`."""
+    """`id` is what `--device` takes (`cpu`, `opencl:0`); `kind` is `opencl` or `webgpu`; `vector`
+    f32 lanes are one register, where the driver says so."""
 
     id: str
     kind: str
@@ -25,6 +26,7 @@ class DeviceInfo:
     driver: str
     memory_bytes: int
     caps: Capabilities
+    vector: int = 0
 
 
 @dataclass(frozen=True, slots=True)

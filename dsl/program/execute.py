@@ -63,7 +63,7 @@ class Executable:
         check_sizes(program.all_tensors, info.caps.max_binding, f"the device `{info.name}`")
         if texts is None:
             texts = [device.text(kernel) for kernel in program.all_kernels]
-        program = relocate(program, device.info.caps.offset_alignment)
+        program = relocate(program, device.info.caps)
         self.program = program
         self.device = device
         self._feedback = dict(feedback)

@@ -127,12 +127,13 @@ def parts_of(
 
 
 def definitions_of(library: Library) -> tuple[Defined, ...]:
-    """Every definition of a program and of the standard library, with its text."""
-    return tuple(
+    """Every definition of a program and of the standard library, with its text, each once."""
+    found = (
         Defined(m.file, d.name, d.span.line, _last_line(d.span), _lines(m, d.span))
         for m in library.modules
         for d in m.definitions
     )
+    return tuple(dict.fromkeys(found))
 
 
 def _lines(module: Module, span: Span) -> str:
@@ -181,11 +182,16 @@ def _statements(nodes: Sequence[Node], first: Sequence[Node]) -> tuple[Statement
 
 def _calls(sites: Sequence[Span], definitions: Sequence[Defined]) -> tuple[Call, ...]:
     return tuple(
-        Call(s.file, s.line, d.name, d.text.splitlines()[s.line - d.line].strip())
+        Call(s.file, s.line, d.name, _call_text(d.text.splitlines(), s, d.line))
         for s in sites
         for d in definitions
         if d.file == s.file and d.line <= s.line <= d.end_line
     )
+
+
+def _call_text(lines: Sequence[str], site: Span, first: int) -> str:
+    """The lines that a call takes, as one."""
+    return " ".join(line.strip() for line in lines[site.line - first : site.end_line - first + 1])
 
 
 def _likeness(node: Node) -> object:
@@ -236,11 +242,18 @@ def _rules(groups: Iterable[GroupFacts]) -> tuple[RuleFacts, ...]:
     """A rule that fired anywhere in a group counts as fired there."""
     fired: Counter[tuple[str, str]] = Counter()
     missed: Counter[tuple[str, str]] = Counter()
+    reasons: dict[tuple[str, str], Counter[str]] = {}
     for group in groups:
         acted = {(v.kind, v.name) for v in group.verdicts if v.fired}
+        others = [v for v in group.verdicts if (v.kind, v.name) not in acted]
         fired.update(acted)
-        missed.update({(v.kind, v.name) for v in group.verdicts} - acted)
-    return tuple(RuleFacts(*k, fired[k], missed[k]) for k in sorted(fired.keys() | missed.keys()))
+        missed.update({(v.kind, v.name) for v in others})
+        for v in others:
+            reasons.setdefault((v.kind, v.name), Counter())[v.why] += 1
+    return tuple(
+        RuleFacts(*key, fired[key], missed[key], tuple(reasons.get(key, Counter()).most_common()))
+        for key in sorted(fired.keys() | missed.keys())
+    )
 
 
 # ---- dispatches and tensors ----------------------------------------------------------------------

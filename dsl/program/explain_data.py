@@ -136,12 +136,14 @@ class TensorFacts:
 
 @dataclass(frozen=True, slots=True)
 class RuleFacts:
-    """How many groups a rule or a step of the schedule changed, and how many it did not."""
+    """How many groups a rule or a step of the schedule changed, and how many it did not; `reasons`
+    are why not, in how many groups, the commonest first."""
 
     kind: str
     name: str
     fired: int
     missed: int
+    reasons: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

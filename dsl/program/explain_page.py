@@ -194,19 +194,17 @@ def _source_pane(
     """The definitions that statements stand in, long ones in part."""
     listings: list[Listing] = []
     for d in definitions:
-        own = {
-            line: number
-            for number, s in enumerate(statements)
-            if s.file == d.file
-            for line in range(s.line, s.end_line + 1)
-            if d.line <= line <= d.end_line
-        }
+        own: dict[int, list[int]] = {}
+        for number, s in enumerate(statements):
+            for line in range(max(s.line, d.line), min(s.end_line, d.end_line) + 1):
+                if s.file == d.file:
+                    own.setdefault(line, []).append(number)
         if own:
             listings += _excerpts(d, own, highlighter)
     return Pane(".sdl", tuple(listings))
 
 
-def _excerpts(d: Defined, own: dict[int, int], highlighter: Highlighter) -> Iterator[Listing]:
+def _excerpts(d: Defined, own: dict[int, list[int]], highlighter: Highlighter) -> Iterator[Listing]:
     html = highlighter.lines(d.text, "sdl")
     caption = f"{d.file}:{d.line} {d.name}"
     shown: list[Line] = []
@@ -214,7 +212,7 @@ def _excerpts(d: Defined, own: dict[int, int], highlighter: Highlighter) -> Iter
     for number, text in enumerate(html, d.line):
         near = any(abs(number - line) <= AROUND for line in own)
         if len(html) <= LONG or number == d.line or near:
-            shown.append(_line(number, text, (own[number],) if number in own else ()))
+            shown.append(_line(number, text, own.get(number, ())))
         elif shown:
             yield Listing(caption, tuple(shown), skipped)
             caption, shown, skipped = "", [], True

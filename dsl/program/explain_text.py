@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WIDEST = 72
 CURVE = 64
+MOST_REASONS = 8
 LEVELS = "▁▂▃▄▅▆▇█"
 MEANING = MappingProxyType(
     {
@@ -108,8 +109,13 @@ def cost_text(dispatch: DispatchFacts) -> str:
 
 
 def _rules(made: Explanation) -> list[str]:
-    rows = [(f"{r.kind} {r.name}", f"fired in {r.fired}", f"not in {r.missed}") for r in made.rules]
-    return _columns(rows) or ["no rule and no step of a schedule reported anything"]
+    lines = []
+    for r in made.rules:
+        lines.append(f"{r.kind} {r.name}: fired in {r.fired} groups, not in {r.missed}")
+        lines += [f"  {count:4}  {why}" for why, count in r.reasons[:MOST_REASONS]]
+        if more := len(r.reasons) - MOST_REASONS:
+            lines += [f"        and {more} more reasons"] if more > 0 else []
+    return lines or ["no rule and no step of a schedule reported anything"]
 
 
 # ---- dispatches, tensors -------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from sdlc.graph.types import Array
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import Access, Kernel
+from sdlc.kernel.overlay import overlaid
 from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch, Timing
 from sdlc.program.execute import Executable
 from sdlc.program.program import Program
@@ -29,7 +30,9 @@ from sdlc.target import Capabilities
 
 Bytes = npt.NDArray[np.uint8]
 Change = Callable[[Kernel], Kernel]
-HOST_CAPABILITIES = Capabilities(("interpreter",), max_binding=2**40, offset_alignment=4)
+HOST_CAPABILITIES = Capabilities(
+    ("interpreter",), max_binding=2**40, offset_alignment=4, overlapping_bindings=True
+)
 
 
 def unchanged(kernel: Kernel) -> Kernel:
@@ -70,7 +73,7 @@ class InterpreterDevice:
         return bytes(memory[offset : offset + nbytes].tobytes())
 
     def record(self, built: Mapping[str, Any], launches: Sequence[Launch]) -> Any:
-        return [_Call(built[each.kernel], each.bindings) for each in launches]
+        return [_call(built[each.kernel], each.bindings) for each in launches]
 
     def submit(self, recording: Any) -> None:
         for each in recording:
@@ -86,6 +89,21 @@ class InterpreterDevice:
 
     def finish(self) -> None:
         pass
+
+
+def _call(kernel: Kernel, bindings: tuple[Binding, ...]) -> _Call:
+    """A launch; buffers that are bound to the same bytes are one."""
+    places: dict[tuple[int, int], str] = {}
+    kept = []
+    pairs = sorted(zip(kernel.buffers, bindings, strict=True), key=lambda p: p[0].access.value)
+    for buffer, place in pairs:
+        where = (id(place.memory), place.offset)
+        if buffer.access is not Access.READ and where in places:
+            kernel = overlaid(kernel, places[where], buffer.name)
+        places[where] = buffer.name
+        kept.append((buffer.name, place))
+    by_name = dict(kept)
+    return _Call(kernel, tuple(by_name[b.name] for b in kernel.buffers))
 
 
 @dataclass(frozen=True, slots=True)

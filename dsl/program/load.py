@@ -108,7 +108,7 @@ def prepared(program: Program, device: Device, weights: Mapping[str, Array]) -> 
     them on `device`. An executable that is given these runs no load program."""
     if program.load is None:
         return {tensor.weight: array for tensor, array in fitting(program, weights)}
-    program = relocate(program, device.info.caps.offset_alignment)
+    program = relocate(program, device.info.caps)
     texts = [device.text(kernel) for kernel in program.all_kernels]
     places = load_weights(program, Kernels.built(device, texts), weights)
     made = {}

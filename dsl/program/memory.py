@@ -1,8 +1,8 @@
 """The arena planner: where each temporary lives.
 
 In: lifetimes (first and last dispatch, bytes) and an alignment. Out: `MemoryPlan`, an offset for
-each. Invariant: tensors whose lifetimes overlap do not overlap in the arena; every offset is a
-multiple of the alignment; lower bound <= arena <= naive.
+each. Invariant: tensors whose lifetimes overlap do not overlap in the arena, unless one is written
+in place of the other; every offset is a multiple of the alignment; lower bound <= arena <= naive.
 
     plan = plan_memory((Lifetime("a", 0, 1, 32), Lifetime("b", 1, 2, 8)), alignment=16)
     plan.offsets == {"a": 0, "b": 32} and plan.arena == 48
@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
+from sdlc.target import Capabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class MemoryPlan:
 
 
 Offsets = dict[str, int]
+NONE: Mapping[str, Tensor] = MappingProxyType({})
 Strategy = Callable[[Sequence[Lifetime]], Offsets]
 
 
@@ -117,8 +120,11 @@ def arena_size(lifetimes: Sequence[Lifetime], offsets: Offsets) -> int:
     return max((offsets[t.name] + t.nbytes for t in lifetimes), default=0)
 
 
-def conflicts(lifetimes: Sequence[Lifetime], offsets: Offsets) -> list[tuple[str, str]]:
-    """Pairs of tensors that are live at the same time and share bytes: none, in a legal plan."""
+def conflicts(
+    lifetimes: Sequence[Lifetime], offsets: Offsets, tensors: Mapping[str, Tensor] = NONE
+) -> list[tuple[str, str]]:
+    """Pairs of tensors that are live at the same time and share bytes: none, in a legal plan, but
+    for one of `tensors` that takes the place of another as its life ends."""
     placed = sorted((t for t in lifetimes if t.nbytes), key=lambda t: offsets[t.name])
     found = []
     for i, a in enumerate(placed):
@@ -126,9 +132,34 @@ def conflicts(lifetimes: Sequence[Lifetime], offsets: Offsets) -> list[tuple[str
         for b in placed[i + 1 :]:
             if offsets[b.name] >= end:
                 break
-            if a.overlaps(b):
+            if a.overlaps(b) and not (
+                _takes(a, b, offsets, tensors) or _takes(b, a, offsets, tensors)
+            ):
                 found.append((a.name, b.name))
     return found
+
+
+def _takes(
+    after: Lifetime, before: Lifetime, offsets: Offsets, tensors: Mapping[str, Tensor]
+) -> bool:
+    """Whether one is written exactly where the other was, by the last dispatch to read that."""
+    own = tensors.get(after.name)
+    if own is None or own.in_place_of != before.name or after.first != before.last:
+        return False
+    return offsets[after.name] == offsets[before.name] and after.nbytes == before.nbytes
+
+
+def joined(lifetimes: Sequence[Lifetime], tensors: Mapping[str, Tensor]) -> dict[str, Lifetime]:
+    """The lifetime that each tensor has a place in: its own, or one from the first to the last of
+    those that take each other's place."""
+    known = {t.name: t for t in lifetimes}
+    made: dict[str, Lifetime] = {}
+    first: dict[str, str] = {}
+    for life in sorted(lifetimes, key=lambda t: t.first):
+        before = tensors[life.name].in_place_of
+        root = first[life.name] = first.get(before, life.name) if before in known else life.name
+        made[root] = replace(made.get(root, life), last=life.last)
+    return {name: made[root] for name, root in first.items()}
 
 
 RUN: Set[TensorRole] = frozenset({TensorRole.TEMPORARY})
@@ -152,24 +183,42 @@ def lifetimes_of(
     return tuple(Lifetime(n, first[n], last[n], tensors[n].nbytes) for n in first)
 
 
-def allocate(program: Program, alignment: int, roles: Set[TensorRole] = RUN) -> Program:
-    """`program` with the tensors of these roles placed in one arena, and its memory report."""
-    plan = plan_memory(lifetimes_of(program.tensors, program.dispatches, roles), alignment)
-    moved = {n: replace(program.tensors[n], offset=at) for n, at in plan.offsets.items()}
+def allocate(
+    program: Program, alignment: int, roles: Set[TensorRole] = RUN, overlapping: bool = False
+) -> Program:
+    """`program` with the tensors of these roles placed in one arena, and its memory report.
+    `overlapping`: tensors may take the place of those that they are made from."""
+    lives = lifetimes_of(program.tensors, program.dispatches, roles)
+    shared = joined(lives, program.tensors) if overlapping else {t.name: t for t in lives}
+    plan = plan_memory(tuple(dict.fromkeys(shared.values())), alignment)
+    plan = replace(plan, naive=sum(align(t.nbytes, alignment) for t in lives))
+    moved = {
+        name: replace(program.tensors[name], offset=plan.offsets[life.name])
+        for name, life in shared.items()
+    }
     tensors = {**program.tensors, **moved}
     static = (TensorRole.WEIGHT, TensorRole.CONSTANT)
     weights = sum(align(t.nbytes, 4) for t in tensors.values() if t.role in static)
     return replace(program, tensors=tensors, memory=plan.report(weights))
 
 
-def relocate(program: Program, alignment: int, roles: Set[TensorRole] = RUN) -> Program:
-    """`program` with offsets that a device with this alignment accepts: itself where they do. So
-    for its load program."""
+def relocate(program: Program, caps: Capabilities, roles: Set[TensorRole] = RUN) -> Program:
+    """`program` with offsets that a device with `caps` accepts: itself where they are. So for its
+    load program."""
     if program.load is not None:
-        program = replace(program, load=relocate(program.load, alignment, LOAD))
-    if all(t.offset % alignment == 0 for t in program.tensors.values()):
+        program = replace(program, load=relocate(program.load, caps, LOAD))
+    allowed, alignment = caps.overlapping_bindings, caps.offset_alignment
+    aligned = all(t.offset % alignment == 0 for t in program.tensors.values())
+    if aligned and (allowed or not has_overlaps(program)):
         return program
-    return allocate(program, alignment, roles)
+    return allocate(program, alignment, roles, allowed)
+
+
+def has_overlaps(program: Program) -> bool:
+    """Whether a tensor is laid out in the place of one that it is made from."""
+    tensors = program.tensors
+    taken = ((t, tensors.get(t.in_place_of)) for t in tensors.values() if t.in_place_of)
+    return any(before is not None and t.offset == before.offset for t, before in taken)
 
 
 def _check(lifetimes: Sequence[Lifetime], alignment: int) -> None:

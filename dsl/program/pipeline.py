@@ -26,8 +26,10 @@ from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
 from sdlc.program.execute import check_sizes
+from sdlc.program.inplace import in_place
 from sdlc.program.memory import LOAD, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
+from sdlc.program.refusal import refusals_located
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.point import NO_CHOICES, Choices
@@ -57,7 +59,8 @@ def compile_graph(
     target cannot bind.
     """
     parts = hoist(rewrite(graph, rules)[0])
-    return compile_hoisted(parts, plan(parts.run, target, choices=choices), target, precision)
+    with refusals_located():
+        return compile_hoisted(parts, plan(parts.run, target, choices=choices), target, precision)
 
 
 def compile_hoisted(
@@ -100,7 +103,10 @@ def compile_plan(
         constants=_constants(graph, names),
         flop=sum(k.group.flop for k in scheduled.kernels),
     )
-    return allocate(program, target.caps.offset_alignment)
+    if target.caps.overlapping_bindings:
+        program = in_place(program, scheduled, names)
+    overlapping = target.caps.overlapping_bindings
+    return allocate(program, target.caps.offset_alignment, overlapping=overlapping)
 
 
 def _with_load(program: Program, load: Program, target: Target) -> Program:
@@ -115,7 +121,9 @@ def _with_load(program: Program, load: Program, target: Target) -> Program:
     kernels = {names[n]: replace(k, name=names[n]) for n, k in load.kernels.items()}
     dispatches = tuple(replace(d, kernel=names[d.kernel]) for d in load.dispatches)
     load = replace(load, kernels=kernels, dispatches=dispatches)
-    return replace(program, load=allocate(load, target.caps.offset_alignment, LOAD))
+    caps = target.caps
+    load = allocate(load, caps.offset_alignment, LOAD, caps.overlapping_bindings)
+    return replace(program, load=load)
 
 
 def tensors_of(graph: Graph, scheduled: Plan) -> tuple[dict[Value, str], dict[str, Tensor]]:

@@ -32,7 +32,9 @@ class Tensor:
     bytes of a temporary, or of a load program's weight, else 0. `weight` is a weight's scope path,
     or the name of the load program's output that it is.
     Where `block` is given, its axis is split in storage and the last block is padded: with zeros in
-    weights and constants, with anything in temporaries.
+    weights and constants, with anything in temporaries. `in_place_of` is the temporary whose place
+    this one may take: the dispatch that writes it is the last to read that one, each element only
+    for the element that replaces it.
     `origin` is where it was declared, for messages."""
 
     name: str
@@ -45,6 +47,7 @@ class Tensor:
     weight: str = ""
     origin: Origin | None = None
     block: Block | None = None
+    in_place_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import sdlc
 from sdlc.program.device import DeviceInfo
 from sdlc.schedule.point import NO_CHOICES, Choices, Point
 
@@ -35,9 +35,9 @@ def compiler_version() -> str:
     """The version and a digest of what decides a kernel: records of another are stale."""
     digest = hashlib.sha256()
     for room in ROOMS:
-        for path in sorted((Path(sdlc.__path__[0]) / room).glob("*.py")):
+        for path in sorted((Path(__file__).parents[1] / room).glob("*.py")):
             digest.update(path.name.encode() + b"\n" + path.read_bytes())
-    return f"{sdlc.__version__}+{digest.hexdigest()[:8]}"
+    return f"{version('sdlc')}+{digest.hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ of them, as `lower` does it: unrolled copies and vector lanes that agree share o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Read, children, walk
@@ -18,7 +18,7 @@ from sdlc.graph.node import Node
 from sdlc.graph.scalar import SCALARS
 from sdlc.schedule.affine import affine
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Kind, Loop, Nest
+from sdlc.schedule.nest import Kind, Loop, Nest, Place, Staged
 from sdlc.target import Peak
 
 Orders = Mapping[tuple[Node, int], tuple[int, ...]]
@@ -29,8 +29,9 @@ GUARD = 3
 LOOP = 2
 """Operations of a serial loop's step: a counter and a branch."""
 
-SPILL = 2
-"""Loads and stores of a value that has no register, each time that it is updated."""
+SPILL = 8
+"""Operations that a value without a register costs in each step: a store, a load, and the wait
+between them."""
 
 BARRIER = 32
 """Operations that a step of a reduction over work-items costs: store, wait, load."""
@@ -90,30 +91,67 @@ class _Item:
 
 
 def issue_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Issue:
-    """The instructions of one work-item of a scheduled group."""
+    """The instructions of one work-item of a scheduled group, its stages included."""
+    own = _issue_of_part(group, nest, orders, peak)
+    parts = {g.name: g for g in group.inner}
+    lanes = prod(lp.extent for lp in nest.loops if lp.kind is Kind.LANE)
+    slots, loads, registers = own.slots, own.loads, own.registers
+    busiest = own
+    for stage in nest.stages:
+        part = _issue_of_part(parts[stage.value], stage.nest, orders, peak)
+        times = float(_fills(nest, stage))
+        if stage.spread:
+            times /= lanes
+        slots += times * part.slots
+        loads += times * part.loads
+        if stage.place is Place.LOCAL:
+            slots += times * BARRIER * peak.simd
+        registers = max(registers, part.registers)
+        busiest = max(busiest, replace(part, slots=times * part.slots), key=lambda x: x.slots)
+    return Issue(slots, loads, registers, busiest.independent)
+
+
+def _fills(nest: Nest, stage: Staged) -> int:
+    """How often one work-item, or its group, computes a stage."""
+    serial = [lp for lp in nest.loops if lp.kind is Kind.SERIAL]
+    names = [lp.name for lp in serial]
+    depth = names.index(stage.at) + 1 if stage.at in names else 0
+    return prod(lp.extent for lp in serial[:depth])
+
+
+def _issue_of_part(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Issue:
+    """The group's own instructions, or those of one filling of a stage."""
     item = _item(nest, peak.simd)
     depends = _dependences(group.expressions)
-    lifted = list(walk(*group.lift))
-    stored = [e for e in walk(*(s.value for s in group.stores)) if e not in set(lifted)]
-    slots, loads = 0.0, 0.0
-    for e in (*lifted, *stored):
-        axes = depends[e]
-        if isinstance(e, Read):
-            loads += _load(e, axes, item, orders)
-            slots += GUARD * item.evaluations(axes) * peak.simd if e.fill is not None else 0
-        elif isinstance(e, Apply) and e.dtype.is_float:
-            slots += SCALARS[e.op].cost * item.evaluations(axes) * item.width(axes)
+    slots, loads = _evaluating(group, item, depends, orders)
     slots += _combining(group, nest, item, depends)
     loads += _storing(group, item, orders)
-    slots += (
-        LOOP
-        * item.simd
-        * sum(prod(lp.extent for lp in item.serial[: i + 1]) for i in range(len(item.serial)))
-    )
+    steps = sum(prod(lp.extent for lp in item.serial[: i + 1]) for i in range(len(item.serial)))
+    slots += LOOP * item.simd * steps
     sums, registers = _registers(group, item, depends)
     over = max(0, registers - peak.registers)
     slots += SPILL * over * prod(lp.extent for lp in item.serial)
     return Issue(slots, loads, registers, sums)
+
+
+def _evaluating(
+    group: Group, item: _Item, depends: Mapping[Expr, frozenset[Axis]], orders: Orders
+) -> tuple[float, float]:
+    """Operations and loads of the lifts and of the stored values."""
+    slots, loads = 0.0, 0.0
+    for e in walk(*group.expressions):
+        axes = depends[e]
+        if isinstance(e, Read):
+            loads += _load(e, axes, item, orders)
+            slots += GUARD * item.evaluations(axes) * item.simd if e.fill is not None else 0
+        elif isinstance(e, Apply) and e.dtype.is_float:
+            slots += _slots(e.op) * item.evaluations(axes) * item.width(axes)
+    return slots, loads
+
+
+def _slots(op: str) -> float:
+    """Multiply-adds that take as long as an operation: one, or, for functions, half their FLOP."""
+    return max(1.0, SCALARS[op].cost / 2) if SCALARS[op].cost else 0.0
 
 
 def _item(nest: Nest, simd: int) -> _Item:
@@ -206,7 +244,7 @@ def _combining(
     if group.monoid is None:
         return 0
     each = sum(
-        SCALARS[e.op].cost
+        _slots(e.op)
         for e in walk(*group.monoid.combine)
         if isinstance(e, Apply) and e.dtype.is_float
     )
@@ -250,7 +288,7 @@ def _registers(
         for e in walk(*(group.lift or group.expressions))
         if isinstance(e, Read)
     ]
-    # The smallest operand is loaded one value at a time.
-    smallest = min(operands, default=0)
-    kept = sum(operands) - smallest + (item.simd if operands else 0)
+    # Of the largest operand one value at a time is enough, and one register is for addresses.
+    largest = max(operands, default=0)
+    kept = sum(operands) - largest + 2 * (item.simd if operands else 0)
     return sums, sums * fields + kept

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Axis, Index, Read, walk
+from sdlc.graph.expr import Axis, Expr, Index, Read, walk
 from sdlc.graph.node import Node
 from sdlc.schedule.affine import affine
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Kind, Loop, Nest
+from sdlc.schedule.nest import Kind, Nest, Place
+from sdlc.schedule.region import axis_forms
 from sdlc.target import Peak
 
 Orders = Mapping[tuple[Node, int], tuple[int, ...]]
@@ -47,47 +48,62 @@ class Traffic:
         return max((m / s for m, s in zip(self.missed, speeds, strict=True)), default=0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """One index: its coefficients (None: not affine), the axes that it depends on, its extent."""
+Steps = tuple[tuple[str, int], ...]
+"""How far one iteration of each loop, by key, moves an index."""
 
-    terms: tuple[tuple[Axis, int], ...] | None
-    axes: frozenset[Axis]
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A loop as the traffic sees it: its key (`stage/loop` within a stage) and its extent."""
+
+    key: str
+    extent: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """One index of a stored value: how the loops move it (None: not told), which move it, and its
+    extent in storage."""
+
+    steps: Steps | None
+    loops: frozenset[str]
     limit: int
 
-    def extent(self, loops: Sequence[Loop]) -> int:
+    def extent(self, inside: Sequence[_Run]) -> int:
         """Distinct values over some loops."""
-        own = [lp for lp in loops if lp.axis in self.axes]
-        count = prod(lp.extent for lp in own)
-        if self.terms is not None:
-            factors = dict(self.terms)
-            span = sum(abs(factors.get(lp.axis, 0)) * lp.stride * (lp.extent - 1) for lp in own)
+        own = [run for run in inside if run.key in self.loops]
+        count = prod(run.extent for run in own)
+        if self.steps is not None:
+            moved = dict(self.steps)
+            span = sum(abs(moved.get(run.key, 0)) * (run.extent - 1) for run in own)
             count = min(count, 1 + span)
         return min(count, self.limit)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """One value that is read or written: its index expressions by storage order, and its size."""
+    """One value that is read or written: its indices by storage order, the size of an element, and
+    the loops around the place where that happens."""
 
     value: tuple[Node, int]
-    indices: tuple[_Place, ...]
+    indices: tuple[_Index, ...]
     itemsize: int
     written: bool
+    around: frozenset[str]
 
-    def footprint(self, loops: Sequence[Loop]) -> float:
+    def footprint(self, inside: Sequence[_Run]) -> float:
         """Bytes that it touches over some loops, in whole lines."""
-        places = [place.extent(loops) for place in self.indices]
+        places = [index.extent(inside) for index in self.indices]
         if not places:
             return float(LINE)
         inner = max(places[-1] * self.itemsize, LINE)
-        whole = prod(place.limit for place in self.indices) * self.itemsize
+        whole = prod(index.limit for index in self.indices) * self.itemsize
         return float(max(LINE, min(inner * prod(places[:-1]), whole)))
 
 
 def traffic_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Traffic:
     """The bytes of one launch that miss each cache."""
-    streams = _streams(group, orders)
+    streams = _streams(group, nest, orders)
     loops = _from_the_innermost(nest)
     found = [_traffic(streams, loops, size) for size in peak.cache_bytes]
     missed = tuple(sum(each.values()) for each in found)
@@ -97,38 +113,81 @@ def traffic_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Traffic:
     return Traffic(missed, int(read), int(written))
 
 
-def _streams(group: Group, orders: Orders) -> tuple[_Stream, ...]:
-    reads = [e for e in walk(*group.expressions) if isinstance(e, Read)]
-    streams = [_stream(r, orders, False) for r in reads]
-    stores = (Read(s.node, s.indices, s.field) for s in group.stores)
-    return tuple(dict.fromkeys((*streams, *(_stream(r, orders, True) for r in stores))))
+def _streams(group: Group, nest: Nest, orders: Orders) -> tuple[_Stream, ...]:
+    """What the kernel reads and writes outside itself, in its own part and in its stages."""
+    forms = axis_forms(group, nest)
+    parts = {"": group, **{g.name: g for g in group.inner}}
+    found: list[_Stream] = []
+    for name, axes in forms.items():
+        part, around = parts[name], _around(nest, name)
+        reads = (r for r in part.reads if (r.source, r.field) not in group.held)
+        found += [_stream(r, axes, orders, around, False) for r in reads]
+        if not name:
+            stores = (Read(s.node, s.indices, s.field) for s in part.stores)
+            found += [_stream(r, axes, orders, around, True) for r in stores]
+    return tuple(dict.fromkeys(found))
 
 
-def _stream(read: Read, orders: Orders, written: bool) -> _Stream:
+def _around(nest: Nest, name: str) -> frozenset[str]:
+    """The loops around the body of a part: all of its own, and for a stage those of the nest that
+    are outside its place or that its region moves with."""
+    if not name:
+        return frozenset(lp.name for lp in nest.loops)
+    stage = next(s for s in nest.stages if s.value == name)
+    serial = [lp.name for lp in nest.loops if lp.kind is Kind.SERIAL]
+    outside = set(serial[: serial.index(stage.at) + 1] if stage.at in serial else ())
+    outside |= {lp.name for lp in nest.loops if lp.kind is Kind.GROUP}
+    if stage.place is Place.PRIVATE:
+        outside |= {lp.name for lp in nest.loops if lp.kind is Kind.LANE}
+    return frozenset((*outside, *(f"{name}/{lp.name}" for lp in stage.nest.loops)))
+
+
+def _stream(
+    read: Read,
+    axes: Mapping[Axis, tuple[Mapping[str, int], int]],
+    orders: Orders,
+    around: frozenset[str],
+    written: bool,
+) -> _Stream:
     value = (read.source, read.field)
     order = orders.get(value, tuple(range(len(read.indices))))
-    indices = []
-    for d in order:
-        form = affine(read.indices[d])
-        axes = frozenset(e.axis for e in walk(read.indices[d]) if isinstance(e, Index))
-        terms = None if form is None else tuple(form[0].items())
-        indices.append(_Place(terms, axes, read.source.shape[d]))
-    return _Stream(value, tuple(indices), read.source.dtypes[read.field].itemsize, written)
+    indices = tuple(_index(read.indices[d], axes, read.source.shape[d]) for d in order)
+    itemsize = read.source.dtypes[read.field].itemsize
+    return _Stream(value, indices, itemsize, written, around)
 
 
-def _from_the_innermost(nest: Nest) -> tuple[Loop, ...]:
+def _index(expr: Expr, axes: Mapping[Axis, tuple[Mapping[str, int], int]], limit: int) -> _Index:
+    used = [e.axis for e in walk(expr) if isinstance(e, Index) and e.axis in axes]
+    loops = frozenset(key for axis in used for key in axes[axis][0])
+    form = affine(expr)
+    if form is None:
+        return _Index(None, loops, limit)
+    steps: dict[str, int] = {}
+    for axis, factor in form[0].items():
+        for key, step in axes[axis][0].items() if axis in axes else ():
+            steps[key] = steps.get(key, 0) + factor * step
+    return _Index(tuple(sorted(steps.items())), loops, limit)
+
+
+def _from_the_innermost(nest: Nest) -> tuple[_Run, ...]:
     """The loops in the order in which a core runs through them, the fastest first.
 
-    Vectors and copies, then the lanes of a work-group, loops, and work-groups, whose dimension 0
-    runs fastest."""
+    Those of stages, vectors and copies, then the lanes of a work-group, loops, and work-groups,
+    whose dimension 0 runs fastest."""
+    staged = [
+        _Run(f"{s.value}/{lp.name}", lp.extent)
+        for s in nest.stages
+        for lp in reversed(s.nest.loops)
+    ]
     inside = (Kind.VECTOR, Kind.UNROLL, Kind.LANE, Kind.SERIAL)
     made = [lp for kind in inside for lp in reversed(nest.loops) if lp.kind is kind]
     groups = [lp for lp in reversed(nest.loops) if lp.kind is Kind.GROUP]
-    return (*made, *sorted(groups, key=lambda lp: lp.dim))
+    ordered = (*made, *sorted(groups, key=lambda lp: lp.dim))
+    return (*staged, *(_Run(lp.name, lp.extent) for lp in ordered))
 
 
 def _traffic(
-    streams: Sequence[_Stream], loops: Sequence[Loop], capacity: int
+    streams: Sequence[_Stream], loops: Sequence[_Run], capacity: int
 ) -> dict[_Stream, float]:
     """Bytes of every stream that miss a cache of this size."""
     touched = {s: s.footprint(()) for s in streams}
@@ -137,7 +196,8 @@ def _traffic(
         fits = sum(touched.values()) <= capacity
         after = {s: s.footprint(loops[: i + 1]) for s in streams}
         for s in streams:
-            moved[s] *= after[s] / touched[s] if fits else loop.extent
+            if loop.key in s.around:
+                moved[s] *= after[s] / touched[s] if fits else loop.extent
         touched = after
     merged: dict[tuple[tuple[Node, int], bool], _Stream] = {}
     for s in streams:

@@ -107,11 +107,13 @@ Step = Tile | Reorder | Bind | Stage | Spread
 
 
 class Refused(Exception):
-    """A step that is not legal here, with the reason and the nest as it was."""
+    """A step that is not legal here, with the reason, the nest as it was and what it computes."""
 
-    def __init__(self, step: Step, reason: str, nest: Nest) -> None:
-        super().__init__(f"{step}: {reason}\n{nest}")
-        self.step, self.reason, self.nest = step, reason, nest
+    def __init__(self, step: Step, reason: str, nest: Nest, group: Group | None = None) -> None:
+        from sdlc.schedule.show import show_step
+
+        super().__init__(f"{show_step(step)}: {reason}\n{nest}")
+        self.step, self.reason, self.nest, self.group = step, reason, nest, group
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ def apply(nest: Nest, step: Step, group: Group | None = None) -> Nest:
     """One step; raises `Refused`. `group` is what the nest computes: stages need it."""
 
     def refuse(reason: str) -> Refused:
-        return Refused(step, reason, nest)
+        return Refused(step, reason, nest, group)
 
     match step:
         case Stage():

@@ -1,6 +1,7 @@
-"""Readable text of groups.
+"""Readable text of groups and of the steps of schedules.
 
 In: a group. Out: a few lines. Example: `matmul_nt out: total = sum over k of x[m, k] * w[n, k]`.
+In: a step. Out: one line. Example: `tile x by 4 into x.in`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from sdlc.graph.expr import Read, walk
 from sdlc.graph.node import Node
 from sdlc.graph.show import show_expr
 from sdlc.schedule.group import Group
+from sdlc.schedule.nest import Bind, Kind, Reorder, Spread, Stage, Step, Tile
 
 
 def show_group(group: Group) -> str:
@@ -27,6 +29,24 @@ def show_group(group: Group) -> str:
         lines.append(f"  {names[store.node]}{field}[{indices}] = {value}")
     head = f"{group.origins[0].definition} {group.name}".strip()
     return "\n".join([f"{head}:", *lines])
+
+
+def show_step(step: Step) -> str:
+    """A step of a schedule, as people say it."""
+    match step:
+        case Tile():
+            return f"tile {step.name} by {step.size} into {step.inner}"
+        case Reorder():
+            return f"order {', '.join(step.names)}"
+        case Bind():
+            numbered = step.kind in (Kind.GROUP, Kind.LANE)
+            return f"bind {step.name} to {step.kind.value}{step.dim if numbered else ''}"
+        case Stage():
+            where = f"at {step.at}" if step.at else "outermost"
+            pad = f", rows padded by {step.pad}" if step.pad else ""
+            return f"stage {step.value} {where} in {step.place.value}{pad}"
+        case Spread():
+            return f"spread {step.value} by {step.width}"
 
 
 def _field(group: Group, number: int) -> str:

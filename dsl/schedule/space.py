@@ -23,13 +23,13 @@ from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.draft import Setting
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders
-from sdlc.schedule.nest import Step
+from sdlc.schedule.nest import Refused, Step
 from sdlc.schedule.plan import Scheduled, at_point, scheduled
 from sdlc.schedule.point import DEFAULT, Point, point_of
 from sdlc.schedule.tactics import steps_for
 from sdlc.target import Target
 
-KEPT = 32
+KEPT = 24
 """Points whose finer settings are tried as well: the best by estimate."""
 
 
@@ -98,10 +98,9 @@ def _unroll(target: Target) -> tuple[int, ...]:
     return tuple(sorted({1, 2, 4, 8, target.profile.unroll}))
 
 
-COARSE: Mapping[str, Callable[[Target], tuple[Any, ...]]] = MappingProxyType(
-    {"vector": _vectors, "lanes": _lanes, "register_tile": _tiles}
-)
-FINE: Mapping[str, Callable[[Target], tuple[Any, ...]]] = MappingProxyType(
+Table = Mapping[str, Callable[[Target], tuple[Any, ...]]]
+COARSE: Table = MappingProxyType({"vector": _vectors, "lanes": _lanes, "register_tile": _tiles})
+FINE: Table = MappingProxyType(
     {"unroll": _unroll, "reduction_lanes": _reduction_lanes, "points": _points, "flop": _flop}
 )
 """Candidate values by profile field. Coarse fields decide most; fine ones are tried for the best
@@ -120,10 +119,11 @@ def candidates(group: Group, lanes: Axis | None, situation: Situation) -> tuple[
     """The group's distinct points that fit the target, the smallest estimate first."""
     found = _Found(group, lanes, situation)
     found.add(DEFAULT)
-    for point in _combinations(DEFAULT, COARSE, situation.target):
+    for point in _combinations(DEFAULT, found.moving(COARSE), situation.target):
         found.add(point)
+    fine = found.moving(FINE)
     for each in found.ranked()[:KEPT]:
-        for point in _combinations(each.point, FINE, situation.target):
+        for point in _combinations(each.point, fine, situation.target):
             found.add(point)
     return found.ranked()
 
@@ -149,15 +149,35 @@ class _Found:
         self._group, self._lanes, self._situation = group, lanes, situation
         self._made: dict[tuple[Step, ...], Candidate | str] = {}
 
+    def moving(self, table: Table) -> dict[str, tuple[Any, ...]]:
+        """The fields of a table whose values, each alone, make other steps than the default."""
+        target = self._situation.target
+        every = {name: values(target) for name, values in table.items()}
+        default = self._steps(DEFAULT)
+        return {
+            name: values
+            for name, values in every.items()
+            if any(self._steps(point_of({name: v}, target.profile)) != default for v in values)
+        }
+
     def add(self, point: Point) -> None:
-        setting = self._situation.setting
-        profile = point.applied(setting.profile)
-        steps = steps_for(self._group, self._lanes, replace(setting, profile=profile))
+        steps = self._steps(point)
+        if steps is None:
+            return
         known = self._made.get(steps)
         if known is None:
             self._made[steps] = candidate(self._group, self._lanes, self._situation, point)
         elif isinstance(known, Candidate) and len(point.overrides) < len(known.point.overrides):
             self._made[steps] = replace(known, point=point)
+
+    def _steps(self, point: Point) -> tuple[Step, ...] | None:
+        """The tactic's steps, or None where it cannot make any."""
+        setting = self._situation.setting
+        profile = point.applied(setting.profile)
+        try:
+            return steps_for(self._group, self._lanes, replace(setting, profile=profile))
+        except Refused:
+            return None
 
     def ranked(self) -> tuple[Candidate, ...]:
         found = [c for c in self._made.values() if isinstance(c, Candidate)]
@@ -165,12 +185,10 @@ class _Found:
 
 
 def _combinations(
-    start: Point, table: Mapping[str, Callable[[Target], tuple[Any, ...]]], target: Target
+    start: Point, values: Mapping[str, tuple[Any, ...]], target: Target
 ) -> Iterator[Point]:
-    """`start` with every combination of the table's values; what the profile says anyway is left
-    out."""
-    values = [[(name, v) for v in of(target)] for name, of in table.items()]
-    for chosen in product(*values):
+    """`start` with every combination of the values; what the profile says anyway is left out."""
+    for chosen in product(*([(name, v) for v in of] for name, of in values.items())):
         yield point_of({**dict(start.overrides), **dict(chosen)}, target.profile)
 
 

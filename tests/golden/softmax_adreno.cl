@@ -7,6 +7,7 @@
 //         for j < 2 step 64  (reduced, guarded)
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #pragma OPENCL FP_CONTRACT OFF
+#define AT(type, base, offset) ((__global type *)((__global const char *)(base) + (uint)(offset) * (uint)sizeof(type)))
 __kernel __attribute__((reqd_work_group_size(64, 2, 1)))
 void softmax_s(__global const half *restrict x, __global float *restrict s_m, __global float *restrict s_l) {
   __local float shared_m[128];
@@ -20,7 +21,7 @@ void softmax_s(__global const half *restrict x, __global float *restrict s_m, __
   for (int j = 0; j < 2; ++j) {
     const int at = j * 64 + lane_x;
     const bool inside = at < 77;
-    const float value = inside ? (float)x[at1 + min(at, 76)] : -0x1.fffffep+127f;
+    const float value = inside ? (float)AT(const half, x, at1 + min(at, 76))[0] : -0x1.fffffep+127f;
     const float value1 = max(total_m, value);
     const float next1 = fma(inside ? 1.0f : 0.0f, exp(value - value1), total_l * exp(total_m - value1));
     total_m = value1;
@@ -81,8 +82,8 @@ void softmax_s(__global const half *restrict x, __global float *restrict s_m, __
   const int at8 = group_x * 2 + lane_y;
   const int at9 = lane_y * 64;
   const bool inside1 = lane_x == 0;
-  if (inside1) { s_m[at8] = shared_m[at9]; }
-  if (inside1) { s_l[at8] = shared_l[at9]; }
+  if (inside1) { AT(float, s_m, at8)[0] = shared_m[at9]; }
+  if (inside1) { AT(float, s_l, at8)[0] = shared_l[at9]; }
 }
 
 // stdlib/softmax.sdl:5 softmax
@@ -93,10 +94,11 @@ void softmax_s(__global const half *restrict x, __global float *restrict s_m, __
 //       lane0 i.lane < 77
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #pragma OPENCL FP_CONTRACT OFF
+#define AT(type, base, offset) ((__global type *)((__global const char *)(base) + (uint)(offset) * (uint)sizeof(type)))
 __kernel __attribute__((reqd_work_group_size(77, 1, 1)))
 void softmax_out(__global const half *restrict x, __global const float *restrict s_m, __global const float *restrict s_l, __global half *restrict out) {
   const int group_x = (int)get_group_id(0);
   const int lane_x = (int)get_local_id(0);
   const int at = group_x * 77 + lane_x;
-  out[at] = (half)(exp((float)x[at] - s_m[group_x]) / s_l[group_x]);
+  AT(half, out, at)[0] = (half)(exp((float)AT(const half, x, at)[0] - AT(const float, s_m, group_x)[0]) / AT(const float, s_l, group_x)[0]);
 }

@@ -1,0 +1,175 @@
+"""Random schedules of random programs.
+
+In: a program's plan. Out: Hypothesis strategies of legal nests, and programs that are scheduled by
+them. Invariant: only steps that `apply` takes are taken, in the order in which they are recorded;
+nothing here knows which nests are good.
+
+    draw(scheduled_cases(target))      a case, its graph and a program with a nest of its own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import hypothesis.strategies as st
+
+from sdlc.graph.node import Graph
+from sdlc.graph.types import DType
+from sdlc.program.pipeline import compile_plan
+from sdlc.program.program import Program
+from sdlc.schedule.fits import misfit
+from sdlc.schedule.group import Group
+from sdlc.schedule.nest import (
+    Bind,
+    Kind,
+    Loop,
+    Nest,
+    Place,
+    Refused,
+    Reorder,
+    Spread,
+    Stage,
+    Step,
+    Tile,
+    apply,
+    initial,
+    schedule,
+    settled,
+)
+from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.target import Target
+
+MOST_STEPS, MOST_COPIES, MOST_LANES, MOST_ITERATIONS = 9, 32, 128, 64
+INSIDE = (Kind.SERIAL, Kind.UNROLL, Kind.VECTOR)
+"""How the loops of a stage may run: its work-items are shared out by `Spread`."""
+TILES = (1, 2, 3, 4, 5, 8, 16)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A nest on its way. `taken` are the legal steps, `refused` how many were not."""
+
+    group: Group
+    nest: Nest
+    taken: list[Step]
+    refused: int = 0
+
+    def take(self, step: Step) -> bool:
+        """Whether the step is legal, and leaves a kernel of bearable size."""
+        before = str(self.nest)
+        try:
+            made = apply(self.nest, step, self.group)
+        except Refused as problem:
+            assert problem.reason and str(problem.nest) in str(problem)
+            assert str(self.nest) == before, "a refused step changed the nest"
+            self.refused += 1
+            return False
+        if not bearable(made):
+            return False
+        self.nest = made
+        self.taken.append(step)
+        return True
+
+
+def bearable(nest: Nest) -> bool:
+    """Whether a kernel of this nest is small enough to be checked often."""
+    loops = [lp for n in (nest, *(s.nest for s in nest.stages)) for lp in n.loops]
+    copies = prod(lp.extent for lp in nest.loops if lp.kind is Kind.UNROLL)
+    inside = prod(lp.extent for lp in loops if lp.kind in (Kind.UNROLL, Kind.VECTOR))
+    lanes = prod(nest.size(Kind.LANE, d) for d in range(3))
+    return copies <= MOST_COPIES and inside <= 16 * MOST_COPIES and lanes <= MOST_LANES
+
+
+@st.composite
+def random_steps(draw: st.DrawFn, group: Group) -> Draft:
+    """Legal steps for a group, whatever they are good for: outer loops, stages, their loops."""
+    draft = Draft(group, initial(group), [])
+    for number in range(draw(st.integers(0, MOST_STEPS)) if draft.nest.loops else 0):
+        draft.take(draw(_step(draft.nest.loops, "", number)))
+    for inner in reversed(group.inner):
+        draft.take(draw(_staging(draft.nest, inner.name)))
+        if draw(st.booleans()) and draft.take(Spread(inner.name, draw(st.sampled_from((1, 2, 4))))):
+            continue
+        for number in range(draw(st.integers(0, 3))):
+            staged = next((s for s in draft.nest.stages if s.value == inner.name), None)
+            if staged is not None and staged.nest.loops:
+                draft.take(draw(_step(staged.nest.loops, f"{inner.name}/", number)))
+    _shorten(draft)
+    return draft
+
+
+def _shorten(draft: Draft) -> None:
+    """Long serial loops over results become work-groups, which are interpreted side by side."""
+    staged = {s.at for s in draft.nest.stages}
+    for loop in sorted(draft.nest.loops, key=lambda lp: -lp.extent):
+        serial = [lp.extent for lp in draft.nest.loops if lp.kind is Kind.SERIAL]
+        if prod(serial) <= MOST_ITERATIONS:
+            return
+        if loop.kind is Kind.SERIAL and loop.name not in staged:
+            draft.take(Bind(loop.name, Kind.GROUP, 0))
+
+
+def _step(loops: Sequence[Loop], prefix: str, number: int) -> st.SearchStrategy[Step]:
+    names = [lp.name for lp in loops]
+    some = st.sampled_from(names)
+    tiles = st.builds(
+        lambda name, size: Tile(prefix + name, size, f"{prefix}{name}.{number}"),
+        some,
+        st.sampled_from(TILES),
+    )
+    kinds = INSIDE if prefix else tuple(Kind)
+    binds = st.builds(
+        lambda name, kind, dim: Bind(prefix + name, kind, dim),
+        some,
+        st.sampled_from(kinds),
+        st.integers(0, 2),
+    )
+    orders = st.permutations(names).map(lambda n: Reorder(tuple(prefix + each for each in n)))
+    return st.one_of(tiles, binds, orders)
+
+
+def _staging(nest: Nest, value: str) -> st.SearchStrategy[Step]:
+    """A stage at, or outside of, the place of what was staged before: that reads it."""
+    serial = ["", *(lp.name for lp in settled(nest).loops if lp.kind is Kind.SERIAL)]
+    deepest = serial.index(nest.stages[0].at) if nest.stages else len(serial) - 1
+    return st.builds(
+        lambda at, place, pad: Stage(value, at, place, pad),
+        st.sampled_from(serial[: deepest + 1]),
+        st.sampled_from(tuple(Place)),
+        st.integers(0, 2),
+    )
+
+
+@st.composite
+def random_schedule(draw: st.DrawFn, item: Scheduled, made: Plan, target: Target) -> Scheduled:
+    """A kernel with a nest of its own, or its default one where that cannot be staged or does not
+    fit the target."""
+    draft = draw(random_steps(item.group))
+    staged = {s.value for s in draft.nest.stages}
+    if staged != {g.name for g in item.group.inner}:
+        return item
+    nest = settled(draft.nest)
+    if misfit(item.group, nest, made.orders, target) is not None:
+        return item
+    steps = tuple(draft.taken)
+    assert schedule(item.group, steps) == nest, "steps do not replay"
+    return replace(item, steps=steps, nest=nest)
+
+
+@st.composite
+def random_plan(draw: st.DrawFn, graph: Graph, target: Target) -> Plan:
+    made = plan(graph, target)
+    kernels = tuple(draw(random_schedule(item, made, target)) for item in made.kernels)
+    return replace(made, kernels=kernels)
+
+
+def program_of(graph: Graph, made: Plan, target: Target, precision: DType) -> Program:
+    return compile_plan(graph, made, target, precision)
+
+
+def kinds_of(made: Plan) -> set[str]:
+    """The kinds of steps that a plan's kernels took."""
+    steps = (s for item in made.kernels for s in item.steps)
+    return {f"Bind {s.kind.value}" if isinstance(s, Bind) else type(s).__name__ for s in steps}

@@ -1,0 +1,232 @@
+"""Results in the place of an operand: where it is done, where not, and that nobody can tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ForAll
+from graphs import SUM, axes, read, weight
+from graphs import given as given_input
+from sdlc.api import target_texts
+from sdlc.backends.target import load_target
+from sdlc.graph.expr import ZERO, Expr, Index, Read, apply, i32
+from sdlc.graph.node import Graph, Map, Node, Reduce
+from sdlc.graph.types import Array, DType, Origin
+from sdlc.kernel import ir as k
+from sdlc.kernel.interpret import Trap, interpret
+from sdlc.kernel.overlay import overlaid, overlapping
+from sdlc.kernel.verify import KernelError, verify
+from sdlc.language.diagnostics import SdlError
+from sdlc.program.bundle import read_bundle, write_bundle
+from sdlc.program.execute import Executable
+from sdlc.program.interpreted import HOST_CAPABILITIES, InterpreterDevice, run_interpreted
+from sdlc.program.memory import allocate, conflicts, has_overlaps, lifetimes_of
+from sdlc.program.pipeline import compile_graph
+from sdlc.program.program import Program
+from sdlc.proof.tolerance import Numerics, check, tolerance
+from stages import device
+from strategies import Case, build_graph, cases, weights_of
+
+F = DType.F32
+N = 16
+TARGET = load_target("cpu")
+APART = InterpreterDevice(replace(HOST_CAPABILITIES, overlapping_bindings=False))
+A, B, C = axes(i=N, j=N, k=N)
+
+
+def product(x: Node, name: str, left: Callable[[Node], Expr] | None = None) -> Reduce:
+    """x times a weight of its own."""
+    found = read(x, A, C) if left is None else left(x)
+    lift = apply("mul", found, read(weight(f"{name}.w", N, N), C, B))
+    return Reduce((A, B), (C,), SUM, (lift,), (F,), Origin(name, "test"))
+
+
+def added(a: Node, b: Expr, name: str) -> Map:
+    return Map((A, B), apply("add", read(a, A, B), b), F, Origin(name, "test"))
+
+
+def residual(b: Callable[[Node], Expr] = lambda h: read(h, A, B), last: bool = True) -> Graph:
+    """h = x w; y = h v + b(h); out = y u (and h once more if not `last`)"""
+    x = given_input("x", N, N)
+    h = product(x, "h")
+    y = added(product(h, "p"), b(h), "y")
+    out: Node = product(y, "q")
+    if not last:
+        out = added(out, read(h, A, B), "out")
+    return Graph("residual", (("out", out, 0),), (x,))
+
+
+def taken(program: Program) -> dict[str, str]:
+    return {t.name: t.in_place_of for t in program.tensors.values() if t.in_place_of}
+
+
+def arrays_of(graph: Graph) -> tuple[dict[str, Array], dict[str, Array]]:
+    rng = np.random.default_rng(0)
+    return {
+        i.name: rng.standard_normal(i.shape).astype(i.dtype.numpy) for i in graph.inputs
+    }, weights_of(graph)
+
+
+def assert_right(graph: Graph, program: Program) -> None:
+    inputs, weights = arrays_of(graph)
+    allowed = tolerance(graph, inputs, weights)
+    check(allowed, run_interpreted(program, inputs, weights), Numerics.REASSOCIATED, "in place")
+    apart = Executable(program, APART, weights).run(inputs)
+    check(allowed, apart, Numerics.REASSOCIATED, "apart")
+
+
+# ---- where it is done ----------------------------------------------------------------------------
+
+
+def chain(length: int) -> Graph:
+    """A residual network: y + (y t) p, `length` times."""
+    x = given_input("x", N, N)
+    found: Node = product(x, "h")
+    for step in range(length):
+        inner = product(found, f"t{step}")
+        found = added(product(inner, f"p{step}"), read(found, A, B), f"y{step}")
+    return Graph("chain", (("out", product(found, "out"), 0),), (x,))
+
+
+def test_a_sum_is_written_over_its_term() -> None:
+    graph = chain(3)
+    program = compile_graph(graph, TARGET)
+    assert taken(program) == {"y0": "h", "y1": "y0", "y2": "y1"}
+    assert len({program.tensors[n].offset for n in ("h", "y0", "y1", "y2")}) == 1
+    size = N * N * 4
+    assert (program.memory.arena, program.memory.lower_bound) == (2 * size, 2 * size)
+    assert program.memory.naive == 7 * size
+    assert allocate(program, TARGET.caps.offset_alignment).memory.arena == 3 * size
+    assert_right(graph, program)
+
+
+@pytest.mark.parametrize(
+    ("graph", "why"),
+    [
+        (residual(), "another loop of the kernel reads all of it"),
+        (residual(lambda h: read(h, B, A)), "it is read at other places"),
+        (
+            residual(lambda h: Read(h, (apply("sub", Index(A), i32(1)), Index(B)), 0, ZERO)),
+            "it is read beside what is written",
+        ),
+        (residual(last=False), "it is read later"),
+    ],
+)
+def test_a_value_that_is_needed_elsewhere_stays(graph: Graph, why: str) -> None:
+    program = compile_graph(graph, TARGET)
+    assert taken(program) == {}, why
+    assert_right(graph, program)
+
+
+def test_inputs_results_and_weights_stay() -> None:
+    x = given_input("x", N, N)
+    y = added(product(x, "p"), read(x, A, B), "y")
+    graph = Graph(
+        "ends", (("y", y, 0), ("out", added(product(y, "q"), read(y, A, B), "o"), 0)), (x,)
+    )
+    assert taken(compile_graph(graph, TARGET)) == {}
+
+
+def test_other_targets_keep_bindings_apart() -> None:
+    for name in ("nvidia", "adreno", "llvmpipe"):
+        program = compile_graph(chain(2), load_target(name))
+        assert taken(program) == {} and not has_overlaps(program)
+
+
+def test_random_programs_never_overlap_otherwise(for_all: ForAll) -> None:
+    def legal(case: Case) -> None:
+        program = compile_graph(build_graph(case), TARGET)
+        lives = lifetimes_of(program.tensors, program.dispatches)
+        offsets = {life.name: program.tensors[life.name].offset for life in lives}
+        assert conflicts(lives, offsets, program.tensors) == []
+        assert program.memory.lower_bound <= program.memory.arena <= program.memory.naive
+        apart = allocate(program, TARGET.caps.offset_alignment)
+        offsets = {life.name: apart.tensors[life.name].offset for life in lives}
+        assert conflicts(lives, offsets) == []
+
+    for_all(cases(), legal, 60, 0.2)
+
+
+# ---- what proves it ------------------------------------------------------------------------------
+
+LANE = k.WorkId("lane", 0)
+
+
+def kernel(value: Callable[[k.Buffer], k.Expr]) -> k.Kernel:
+    """out[lane] = value(x) in one work-group."""
+    x, out = k.Buffer("x", F, N), k.Buffer("out", F, N, access=k.Access.WRITE)
+    body = (k.Store(out, LANE, value(x)),)
+    return k.Kernel("each", (x, out), (), body, (1, 1, 1), (N, 1, 1))
+
+
+def test_one_buffer_in_both_roles_is_proven_or_refused() -> None:
+    own = kernel(lambda x: k.call("add", k.Load(x, LANE), k.f32(1)))
+    verify(overlaid(own, "x", "out"))
+    turned = kernel(lambda x: k.Load(x, k.call("sub", k.i32(N - 1), LANE)))
+    verify(turned)
+    with pytest.raises(KernelError):
+        verify(overlaid(turned, "x", "out"))
+    data = np.arange(N, dtype=np.float32)
+    made = interpret(overlaid(own, "x", "out"), {"out": data})["out"]
+    np.testing.assert_array_equal(made, data + 1)
+    with pytest.raises(Trap):
+        interpret(overlaid(turned, "x", "out"), {"out": data})
+
+
+def test_overlapping_buffers_are_printed_without_restrict() -> None:
+    program = compile_graph(chain(1), TARGET)
+    texts = {t.name: t.text for t in target_texts(program, TARGET, ("opencl",))}
+    dispatch = next(d for d in program.dispatches if "y0" in dict(d.bindings).values())
+    assert dict(dispatch.bindings)["y0"] == "y0"
+    head = next(line for line in texts[dispatch.kernel].splitlines() if line.startswith("void"))
+    parameters = head[head.index("(") :].strip("(){ ").split(", ")
+    restricted = ["restrict" in parameter for parameter in parameters]
+    assert restricted == [b not in ("h", "y0") for b, _ in dispatch.bindings]
+    marked = overlapping(program.kernels[dispatch.kernel], dispatch.bindings[0][0])
+    assert sum(b.overlaps for b in marked.buffers) == 3
+
+
+@pytest.mark.parametrize("selector", ["cpu", "pocl"])
+def test_devices_write_in_place(selector: str) -> None:
+    graph = chain(3)
+    inputs, weights = arrays_of(graph)
+    executable = Executable(compile_graph(graph, TARGET), device(selector), weights)
+    assert has_overlaps(executable.program)
+    for _ in range(2):
+        check(tolerance(graph, inputs, weights), executable.run(inputs), Numerics.REASSOCIATED)
+
+
+# ---- in bundles ----------------------------------------------------------------------------------
+
+
+def written(tmp_path: Path, graph: Graph) -> Path:
+    program = compile_graph(graph, TARGET)
+    texts = target_texts(program, TARGET)
+    return write_bundle(program, texts, TARGET.caps, tmp_path / "b")
+
+
+def test_a_bundle_says_that_bindings_overlap(tmp_path: Path) -> None:
+    directory = written(tmp_path, chain(2))
+    bundle = read_bundle(directory)
+    assert taken(bundle.program) == {"y0": "h", "y1": "y0"}
+    with pytest.raises(SdlError, match="overlapping bindings"):
+        bundle.texts_for(replace(TARGET.caps, overlapping_bindings=False))
+    plain = read_bundle(written(tmp_path / "other", residual(last=False)))
+    assert plain.texts_for(replace(TARGET.caps, overlapping_bindings=False))
+
+
+def test_an_overlap_without_leave_is_refused(tmp_path: Path) -> None:
+    directory = written(tmp_path, chain(2))
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for tensor in manifest["tensors"]:
+        tensor.pop("in_place_of", None)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(SdlError, match="overlap in the arena"):
+        read_bundle(directory)

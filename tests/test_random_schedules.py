@@ -1,0 +1,131 @@
+"""Any legal schedule of any program computes what the program means.
+
+`python -m pytest tests/test_random_schedules.py --examples 10000` draws ten thousand, interpreted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import reject
+
+from conftest import ForAll
+from random_schedules import kinds_of, program_of, random_plan
+from sdlc.backends.target import load_target
+from sdlc.graph.node import Graph
+from sdlc.graph.rules import Rule, always, rewrite
+from sdlc.graph.show import show_graph
+from sdlc.language.elaborate_rule import load_rules
+from sdlc.language.library import load
+from sdlc.proof.sample import work
+from sdlc.proof.stages import Arrays, Route, Stage, Subject, fault_of, interpreted, limits, on
+from sdlc.schedule.plan import Plan
+from sdlc.target import Target
+from stages import device, legalised
+from strategies import Case, build_graph, cases, weights_of
+
+MOST_POINTS = 1 << 15
+"""Interpreting a schedule is slow: larger programs are not drawn."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A program with its schedule. `repr` is what a failure shows."""
+
+    case: Case
+    graph: Graph
+    plan: Plan
+    target: Target
+
+    def __repr__(self) -> str:
+        shown = (f"{k.group}\n{k.steps}\n{k.nest}" for k in self.plan.kernels)
+        return "\n\n".join([repr(self.case), show_graph(self.graph), *shown])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints."""
+        printer.text(repr(self))
+
+
+@cache
+def every_rule() -> tuple[Rule, ...]:
+    return load_rules(load(None, "op none(x: T[n]) -> T[n] { out[i] = x[i] }"))
+
+
+@st.composite
+def scheduled(
+    draw: st.DrawFn, target: str, calls: int, only: Sequence[str] = (), block: int | None = None
+) -> Drawn:
+    """A program, by the rules or without them, and a schedule of it. `block`: the profile's."""
+    case = draw(cases(calls, only=only))
+    graph = build_graph(case)
+    if draw(st.booleans()):
+        graph = rewrite(graph, every_rule(), always)[0]
+    if work(graph) > MOST_POINTS:
+        reject()
+    loaded = load_target(target)
+    if block is not None:
+        loaded = replace(loaded, profile=replace(loaded.profile, block=block))
+    return Drawn(case, graph, draw(random_plan(graph, loaded)), loaded)
+
+
+def prove(drawn: Drawn, stages: tuple[Stage, ...], language: str = "numpy") -> None:
+    graph, precision = drawn.graph, drawn.case.precision
+    program = program_of(graph, drawn.plan, drawn.target, precision)
+    subject = Subject("drawn", graph, graph, program)
+    arrays = Arrays(drawn.case.inputs, weights_of(graph))
+    allowed = limits(subject, arrays, Route((*stages, interpreted()), language))
+    for stage in stages:
+        fault = fault_of(stage, subject, arrays, allowed)
+        assert fault is None, f"{stage.name}: {fault.problem}\n{drawn!r}"
+
+
+@pytest.mark.parametrize(("target", "share"), [("cpu", 0.4), ("adreno", 0.3), ("nvidia", 0.3)])
+def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> None:
+    """Between them the targets take `--examples` cases."""
+    seen: set[str] = set()
+
+    def check(drawn: Drawn) -> None:
+        prove(drawn, (interpreted(),))
+        seen.update(kinds_of(drawn.plan))
+
+    for_all(scheduled(target, 2), check, 80, share)
+    assert {
+        "Tile",
+        "Reorder",
+        *(f"Bind {k}" for k in ("group", "lane", "unroll", "vector")),
+    } <= seen
+
+
+def test_stages_interpreted(for_all: ForAll) -> None:
+    """Programs whose kernels hold values of their own."""
+    seen: set[str] = set()
+
+    def check(drawn: Drawn) -> None:
+        prove(drawn, (interpreted(),))
+        seen.update(kinds_of(drawn.plan))
+
+    names = ["attention_online", "softmax", "logsumexp"]
+    for_all(scheduled("cpu", 1, names, block=4), check, 30, 0.1)
+    assert {"Stage", "Spread"} <= seen
+
+
+@pytest.mark.parametrize(("target", "language"), [("mali", "opencl"), ("apple", "wgsl")])
+def test_schedules_legalised(target: str, language: str, for_all: ForAll) -> None:
+    stage = legalised(target, language)
+    for_all(scheduled(target, 2), lambda d: prove(d, (stage,), language), 20, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("target", "language", "selector"),
+    [("cpu", "opencl", "cpu"), ("adreno", "opencl", "pocl"), ("llvmpipe", "wgsl", "llvmpipe")],
+)
+def test_schedules_on_devices(target: str, language: str, selector: str, for_all: ForAll) -> None:
+    def check(drawn: Drawn) -> None:
+        prove(drawn, (on(device(selector)),), language)
+
+    for_all(scheduled(target, 2), check, 6, 0.01)

@@ -1,0 +1,130 @@
+"""Rules in files: what is said of wrong ones, and the command that lists and checks them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sdlc.cli import commands
+from sdlc.graph.rules import always, rewrite
+from sdlc.graph.types import DType
+from sdlc.language.diagnostics import SdlError
+from sdlc.language.elaborate import build
+from sdlc.language.elaborate_rule import chosen_rules, load_rules
+from sdlc.language.library import load
+from sdlc.proof.equations import check_equation
+
+GOOD = """rule good(x: T[s, t], v: T[t, f]) "The right one." where single_use, t > 1 "one key" {
+  matmul(softmax(x), v) => attention_online(x, v)
+  numerics rescaled
+  worth s > 2 "few queries"
+  example s = 3, t = 2, f = 2
+}
+"""
+
+
+def rule_text(header: str = "", equation: str = "relu(x) => relu(x)", clauses: str = "") -> str:
+    example = "" if "example" in clauses or "no clause" in clauses else "example n = 3"
+    body = "\n".join(["  " + equation, "  " + clauses.replace("no clause", ""), "  " + example])
+    return f'rule r(x: T[n]) "A rule." {header} {{\n{body}\n}}\n'
+
+
+def said(text: str) -> str:
+    """What a user reads where the rules of a file are loaded and checked."""
+    with pytest.raises(SdlError) as error:
+        library = load(None, text)
+        for rule in load_rules(library):
+            if rule.name == "r":
+                check_equation(rule, library.sources)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (rule_text("where singel_use"), "did you mean `single_use`?"),
+        (rule_text(clauses="numerics rescale"), "did you mean `rescaled`?"),
+        (rule_text(clauses="no clause"), "the rule `r` has no example"),
+        (rule_text(clauses="exampel n = 3"), "a rule has no `exampel`"),
+        (rule_text(clauses="numeric exact"), "a rule has no `numeric`"),
+        (rule_text(equation="relu(x) => reluu(x)"), "did you mean `relu`?"),
+        (rule_text(equation="relu(x) => reduce_sum(x)"), "[1] on the left, [] on the right"),
+        (rule_text(equation="relu(x) -> relu(x)"), "a rule begins with its equation"),
+        (rule_text(equation="relu(x) => { y = relu(x) }"), "end it with `return expression`"),
+        (rule_text() + rule_text(), "the rule `r` is defined twice"),
+        (
+            "rule halo(x: T[n]) { relu(x) => relu(x); example n = 1 }",
+            "the rule `halo` is defined twice",
+        ),
+    ],
+)
+def test_wrong_rules_are_explained(text: str, expected: str) -> None:
+    assert expected in said(text)
+
+
+def test_a_wrong_equation_has_a_counter_example() -> None:
+    message = said(rule_text(equation="silu(x) => relu(x)"))
+    assert message.splitlines()[0] == "error[E048]: the sides of `r` differ"
+    assert "= with: n = 1" in message and "= x: [" in message
+    assert "at [0]:" in message and "on the left" in message and "on the right" in message
+    assert "silu(x) => relu(x)" in message and "^^^" in message
+
+
+def test_a_counter_example_is_shrunk() -> None:
+    equation = """{
+    out[i] = x[i] + (sum over j < n of if j > 1 then x[j] else 0)
+    return out
+  } => { return relu(relu(x)) + x - relu(x) }"""
+    message = said(rule_text(equation=equation))
+    assert "= with: n = 3" in message and "= x: [0., 0., 1.]" in message.replace("-1.", "1.")
+
+
+def test_conditions_and_worth() -> None:
+    library = load(None, GOOD)
+    rules = chosen_rules(library, only=["good"])
+    text = "op f(x: T[b, s, t], v: T[b, t, e]) -> T[b, s, e] { return matmul(softmax(x), v) }"
+    program = load(None, text)
+
+    def why(s: int, t: int) -> str:
+        graph = build(program, "f", {"b": 2, "s": s, "t": t, "e": 3}, {}, DType.F32)
+        return ", ".join(rewrite(graph, rules)[1].refusals("good"))
+
+    assert why(3, 4) == ""
+    assert why(3, 1) == "one key (t = 1)"
+    assert why(2, 4) == "few queries (s = 2)"
+    graph = build(program, "f", {"b": 2, "s": 2, "t": 4, "e": 3}, {}, DType.F32)
+    assert rewrite(graph, rules, always)[1].fired("good") == 1
+    assert check_equation(rules[0], library.sources) > 10
+
+
+def test_own_rules_come_before_the_librarys() -> None:
+    text = GOOD.replace("rule good", "rule flash_attention")
+    (rule,) = chosen_rules(load(None, text), only=["flash_attention"])
+    assert rule.doc == "The right one."
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(commands, [str(a) for a in arguments], catch_exceptions=False)
+    return done.output
+
+
+def test_rules_are_listed() -> None:
+    listed = json.loads(run("rules", "--json"))
+    assert {r["name"] for r in listed} >= {"flash_attention", "winograd_4", "halo"}
+    assert all(r["doc"] and r["numerics"] for r in listed)
+    assert "conv2d(x, k) => winograd_conv2d(x, k; m = 4)" in run("rules", "winograd_4")
+    assert "bilinear" in run("rules")
+
+
+def test_rules_of_a_file_are_checked(tmp_path: Path) -> None:
+    file = tmp_path / "mine.sdl"
+    file.write_text(GOOD)
+    assert "good: its sides are equal" in run("rules", "--check", file)
+    file.write_text("op nothing(x: T[n]) -> T[n] { return x }\n")
+    assert "has no rules" in run("rules", "--check", file)

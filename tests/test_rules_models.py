@@ -1,0 +1,112 @@
+"""Rules on the networks of Stable Diffusion: where they fire, where not and why, and that the
+networks compute the same."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rule_programs import values_for
+from sdlc.graph.node import Graph, Input, Reduce, Role, topological
+from sdlc.graph.reference import Mode, evaluate
+from sdlc.graph.rules import RewriteReport, rewrite, select
+from sdlc.graph.types import Array, DType
+from sdlc.language.elaborate import build
+from sdlc.language.elaborate_rule import load_rules
+from sdlc.language.library import load
+
+MODELS = Path(__file__).resolve().parent.parent / "models" / "stable_diffusion"
+LIBRARY = load(MODELS / "unet.sdl")
+RULES = load_rules(LIBRARY)
+SMALL = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 12,
+    "norm_num_groups": 4,
+}
+
+
+@cache
+def stable_diffusion() -> Graph:
+    """The UNet of Stable Diffusion 1.4 at 512 × 512, both halves of a guided step."""
+    sizes = {"b": 2, "c": 4, "h": 64, "w": 64, "t": 77, "d": 768}
+    return build(LIBRARY, None, sizes, {"cross_attention_dim": 768}, DType.F16)
+
+
+def applied(*names: str) -> tuple[Graph, RewriteReport]:
+    return rewrite(stable_diffusion(), select(RULES, only=names))
+
+
+def test_every_attention_is_found() -> None:
+    """Heads lie side by side in the last axis, keys are 77 or as many as pixels."""
+    graph, report = applied("flash_attention")
+    assert report.fired("flash_attention") == 32
+    states = [n for n in topological(graph) if isinstance(n, Reduce) and len(n.dtypes) == 3]
+    found = [n for n in states if n.monoid.name == "attention_state"]
+    assert {n.over[0].extent for n in found} == {64, 77, 256, 1024, 4096}
+    assert {len(n.axes) for n in found} == {4}
+
+
+def test_winograd_is_for_large_pictures() -> None:
+    """22 convolutions at 64 × 64 and 32 × 32, as in the paper's table; why the others are not."""
+    graph, report = applied("winograd_4")
+    assert report.fired("winograd_4") == 22
+    reasons = " ".join(report.refusals("winograd_4"))
+    for why in ("fewer than 64 channels (c = 4, o = 320)", "the extent of `i` is 1, not 3"):
+        assert why in reasons
+    assert "the index `row * 2 + i - 1` is not `row + i - 1`" in reasons
+    weights = [n for n in topological(graph) if n.origin.definition == "winograd_weights2d"]
+    assert weights and all(len(n.shape) == 4 for n in weights)  # no ambient axis: made at load
+
+
+def test_convolutions_have_no_guard_left() -> None:
+    _, report = applied("halo")
+    assert report.fired("halo") == 51
+    assert list(report.refusals("halo")) == [
+        "`latent` is no map, so a padded copy would be one more kernel"
+    ]
+
+
+def test_a_large_network_is_rewritten_quickly() -> None:
+    stable_diffusion()
+    begin = time.process_time()
+    rewrite(stable_diffusion(), RULES)
+    assert time.process_time() - begin < 3  # 0.7 s on an idle core
+
+
+def test_names_and_places_stay() -> None:
+    graph, report = applied("flash_attention", "halo")
+    before = stable_diffusion()
+    assert graph.inputs == before.inputs
+    assert [o[0] for o in graph.outputs] == [o[0] for o in before.outputs]
+    found = next(a for a in report.attempts if a.fired)
+    assert found.root.origin.scope.startswith("down_blocks.0.") and found.root.origin.span
+
+
+# ---- values --------------------------------------------------------------------------------------
+
+
+def weights_of(graph: Graph) -> dict[str, Array]:
+    generator = np.random.default_rng(0)
+    nodes = [n for n in topological(graph) if isinstance(n, Input) and n.role is Role.WEIGHT]
+    return {n.name: generator.normal(0, 0.2, n.shape).astype(n.dtype.numpy) for n in nodes}
+
+
+@pytest.mark.parametrize("only", [None, ["halo"], ["flash_attention"], ["winograd_2"]])
+def test_a_network_computes_the_same(only: list[str] | None) -> None:
+    """In f64: only the rounding of Winograd's constants remains."""
+    sizes = {"b": 1, "c": 4, "h": 6, "w": 10, "t": 5, "d": 12}
+    graph = build(LIBRARY, None, sizes, SMALL, DType.F32)
+    after, report = rewrite(graph, select(RULES, only=only), lambda rule, match: "")
+    assert sum(a.fired for a in report.attempts) > 2
+    inputs, weights = values_for(graph, 0), weights_of(graph)
+    wanted = evaluate(graph, inputs, weights, Mode.F64)["out"]
+    got = evaluate(after, inputs, weights, Mode.F64)["out"]
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())

@@ -1,20 +1,27 @@
 // stdlib/norm.sdl:25 layer_normalize
+// stdlib/norm.sdl:26 layer_normalize
 // grid 16 × 1 × 1, group 1 × 1 × 1
 //
 //   group0 b < 16
-//     for i < 6 step 16  (reduced)
-//       vector i.vec < 16  (reduced)
+//     for i < 6 step 16
+//       vector i.vec < 16
+//   stage stats outermost in private: 1
+//     for b < 1
+//       for i < 6 step 16  (reduced)
+//         vector i.vec < 16  (reduced)
 #pragma OPENCL FP_CONTRACT OFF
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void layer_normalize_stats(__global const float16 *restrict x, __global float *restrict stats_n, __global float *restrict stats_mean, __global float *restrict stats_m2) {
+void layer_normalize_out(__global const float16 *restrict x, __global const float16 *restrict scale, __global const float16 *restrict shift, __global float16 *restrict out) {
+  float stats_kept[1];
+  float stats_kept1[1];
   const int group_x = (int)get_group_id(0);
+  const int at_by16 = group_x * 6;
   float16 total_n = (float16)(0.0f);
   float16 total_mean = (float16)(0.0f);
   float16 total_m2 = (float16)(0.0f);
-  const int at_by16 = group_x * 6;
-  for (int i = 0; i < 6; ++i) {
+  for (int stats_i = 0; stats_i < 6; ++stats_i) {  // i
     const float16 value = total_n + 1.0f;
-    const float16 value1 = x[i + at_by16] - total_mean;
+    const float16 value1 = x[stats_i + at_by16] - total_mean;
     const float16 value2 = 1.0f / max(value, (float16)(1.0f));
     const float16 next1 = fma(value1, value2, total_mean);
     const float16 next2 = fma(value1 * value1 * total_n, value2, total_m2);
@@ -42,30 +49,10 @@ void layer_normalize_stats(__global const float16 *restrict x, __global float *r
   const float value14 = value9.s1 / max(value12, 1.0f);
   const float total10 = fma(value13, value14, total7.s0);
   const float total11 = fma(value13 * value13 * value9.s0, value14, total8.s0 + total8.s1);
-  stats_n[group_x] = value12;
-  stats_mean[group_x] = total10;
-  stats_m2[group_x] = total11;
-}
-
-// stdlib/norm.sdl:26 layer_normalize
-// grid 32 × 1 × 1, group 1 × 1 × 1
-//
-//   group0 b < 16
-//     group0 i < 2 step 48
-//       for i.loop < 3 step 16
-//         vector i.vec < 16
-#pragma OPENCL FP_CONTRACT OFF
-__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void layer_normalize_out(__global const float16 *restrict x, __global const float *restrict stats_mean, __global const float *restrict stats_m2, __global const float *restrict stats_n, __global const float16 *restrict scale, __global const float16 *restrict shift, __global float16 *restrict out) {
-  const int group_x = (int)get_group_id(0);
-  const int at_by16 = group_x * 3;
-  const int at3 = group_x / 2;
-  const float stats_mean_at = stats_mean[at3];
-  const float value = rsqrt(stats_m2[at3] / stats_n[at3] + 1e-05f);
-  const int at4_by16 = group_x % 2 * 3;
-  for (int i_loop = 0; i_loop < 3; ++i_loop) {  // i
-    const int at2_by16 = at_by16 + i_loop;
-    const int at5_by16 = i_loop + at4_by16;
-    out[at2_by16] = (x[at2_by16] - stats_mean_at) * value * scale[at5_by16] + shift[at5_by16];
+  stats_kept[0] = total10;
+  stats_kept1[0] = total11;
+  for (int i = 0; i < 6; ++i) {
+    const int at2_by16 = at_by16 + i;
+    out[at2_by16] = (x[at2_by16] - stats_kept[0]) * rsqrt(stats_kept1[0] / 96.0f + 1e-05f) * scale[i] + shift[i];
   }
 }

@@ -47,10 +47,12 @@ class Profile:
     and columns (scalars) of a contraction's result that one work-item keeps in registers;
     `reduction_lanes` work-items that share one reduction (1: vector lanes share it instead);
     `block` elements of a reduced axis that are folded at a time where a state is rescaled (0: one
-    by one); `unroll` copies of a contraction's innermost reduced loop; `points` elements and `flop`
-    operations that one work-item computes at least, in loops, where there is enough work; `gather`
-    lanes of one load that replaces scalar loads of neighbours; `partial_sums` products that may be
-    summed in f16 before they are added to an f32 accumulator, where factors are f16 (0: none).
+    by one); `slice` elements of K that a work-group fetches to local memory at a time (0: operands
+    are read from memory); `groups` work-groups that keep the device busy; `unroll` copies of a
+    contraction's innermost reduced loop; `points` elements and `flop` operations that one work-item
+    computes at least, in loops, where there is enough work; `gather` lanes of one load that
+    replaces scalar loads of neighbours; `partial_sums` products that may be summed in f16 before
+    they are added to an f32 accumulator, where factors are f16 (0: none).
     """
 
     vector: int = 4
@@ -59,6 +61,8 @@ class Profile:
     reduction_lanes: int = 64
     unroll: int = 1
     block: int = 0
+    slice: int = 0
+    groups: int = 32
     points: int = 1
     flop: int = 0
     gather: int = 1

@@ -270,7 +270,7 @@ def test_refused_steps_are_located(monkeypatch: pytest.MonkeyPatch) -> None:
     from sdlc.language.diagnostics import SdlError
     from sdlc.schedule.nest import Bind, Kind
 
-    monkeypatch.setattr("sdlc.schedule.plan.steps_for", lambda *_: (Bind("j", Kind.VECTOR),))
+    monkeypatch.setattr("sdlc.schedule.tactics.steps_for", lambda *_: (Bind("j", Kind.VECTOR),))
     source = ROOT / "stdlib" / "matmul.sdl"
     request = make_request(
         source, "cpu", "matmul", {"b": (), "m": 3, "k": 7, "n": 5}, (None, "f32")

@@ -2,7 +2,7 @@
 
 In: a kernel and the lanes of a memory access. Out: the kernel in which scalar loads of consecutive
 elements in one body, the first at a multiple of `lanes`, are lanes of one load. Invariant: the same
-cells are read, all of them in bounds already, from buffers that the kernel only reads.
+cells are read, all of them in bounds already, from buffers that the body only reads.
 
     a = x[4 * p];  b = x[4 * p + 1];  …        →        x_four = x[4 * p … 4 * p + 3]
                                                         a = x_four.0;  b = x_four.1;  …
@@ -21,6 +21,7 @@ from sdlc.kernel.ir import (
     I32,
     Access,
     Assign,
+    Barrier,
     Buffer,
     Declare,
     Expr,
@@ -94,13 +95,14 @@ class _Gathering:
         body = tuple(
             replace(s, body=self.body(s.body)) if isinstance(s, (For, If)) else s for s in body
         )
-        whole = self._whole(body)
+        still = _still(body)
+        whole = self._whole(body, still)
         if not whole:
             return body
         self.found = True
         made: list[Stmt] = []
         for stmt in body:
-            for load in _loads(stmt):
+            for load in _loads(stmt, still):
                 if load in whole and self.places[load][0] not in self.vectors:
                     made.append(self._vector(load))
             made.append(self._changed(stmt))
@@ -108,11 +110,11 @@ class _Gathering:
         self.made.clear()
         return tuple(made)
 
-    def _whole(self, body: tuple[Stmt, ...]) -> set[Load]:
+    def _whole(self, body: tuple[Stmt, ...], still: frozenset[str]) -> set[Load]:
         """The loads of vectors all of whose lanes the body loads."""
         found: dict[Place, dict[int, Load]] = defaultdict(dict)
         for stmt in body:
-            for load in _loads(stmt):
+            for load in _loads(stmt, still):
                 if load not in self.places:
                     self.places[load] = self._place(load)
                 place, lane = self.places[load]
@@ -164,12 +166,26 @@ class _Gathering:
         return with_operands(e, tuple(self._visit(p) for p in parts)) if parts else e
 
 
-def _loads(stmt: Stmt) -> Iterator[Load]:
-    """Scalar loads of buffers that the kernel only reads, in a statement without a body."""
+def _still(body: tuple[Stmt, ...]) -> frozenset[str]:
+    """The local and private arrays that are read here and do not change here."""
+    if any(isinstance(s, Barrier) for s in statements(body)):
+        return frozenset()
+    written = {s.buffer.name for s in statements(body) if isinstance(s, Store)}
+    return frozenset(
+        e.buffer.name
+        for s in body
+        for e in walk(*statement_expressions(s))
+        if isinstance(e, Load) and e.buffer.space is not Space.GLOBAL
+    ).difference(written)
+
+
+def _loads(stmt: Stmt, still: frozenset[str]) -> Iterator[Load]:
+    """Scalar loads of buffers that nothing here writes, in a statement without a body."""
     if isinstance(stmt, (For, If)):
         return
     for e in walk(*statement_expressions(stmt)):
-        if isinstance(e, Load) and e.lanes == 1 and _is_constant(e.buffer):
+        constant = isinstance(e, Load) and (_is_constant(e.buffer) or e.buffer.name in still)
+        if isinstance(e, Load) and e.lanes == 1 and constant:
             yield e
 
 

@@ -24,7 +24,7 @@ from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import nest_rows
 from sdlc.schedule.storage import Block
-from sdlc.schedule.tactics import steps_for
+from sdlc.schedule.tactics import tactic
 from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
 
@@ -100,8 +100,8 @@ def scheduled(
             return replace(made, note=f"tuned: {point}")
         default = scheduled(group, lanes, setting, target, DEFAULT)
         return replace(default, note=f"tuning record not used ({point}): {made}")
-    steps = steps_for(group, lanes, setting)
-    return Scheduled(group, steps, schedule(group, steps), lanes)
+    whole, steps = tactic(group, lanes, setting)
+    return Scheduled(whole, steps, schedule(whole, steps), lanes)
 
 
 def at_point(
@@ -110,9 +110,9 @@ def at_point(
     """The kernel at a point, or why it cannot be."""
     try:
         profile = point.applied(setting.profile)
-        steps = steps_for(group, lanes, replace(setting, profile=profile))
-        nest = schedule(group, steps)
+        whole, steps = tactic(group, lanes, replace(setting, profile=profile))
+        nest = schedule(whole, steps)
     except (Refused, ValueError) as problem:
         return str(problem).splitlines()[0]
-    reason = misfit(group, nest, setting.orders, target)
-    return reason or Scheduled(group, steps, nest, lanes, profile)
+    reason = misfit(whole, nest, setting.orders, target)
+    return reason or Scheduled(whole, steps, nest, lanes, profile)

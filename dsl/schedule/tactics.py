@@ -19,6 +19,7 @@ from sdlc.schedule.contraction import Contraction, constant_factor, contraction,
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
 from sdlc.schedule.group import Group, axes_of
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
+from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
 from sdlc.schedule.staging import private_steps
 from sdlc.schedule.transform import transform_steps
@@ -29,6 +30,15 @@ SHORT_REDUCTION = 16
 
 MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
+
+
+def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, tuple[Step, ...]]:
+    """A group as it is computed, with the inner groups that the target wants, and its schedule."""
+    whole = with_operands(group, lanes, setting)
+    form = contraction(group)
+    if whole is not None and form is not None and lanes is not None:
+        return whole, operand_steps(whole, form, lanes, setting)
+    return group, steps_for(group, lanes, setting)
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:

@@ -1,0 +1,185 @@
+"""Contractions whose operands pass through local memory.
+
+In: a contraction, a setting. Out: the same group with both factors as inner groups, and steps.
+Invariant: the steps are legal; a work-group computes a tile of M × N, in passes over K: its
+work-items fetch a slice of both factors together, each then works from local memory on results
+that lie a work-group's width apart, so that neighbours read neighbouring elements.
+
+    for k.block { left[M × K'] and right[K' × N] to local memory; barrier
+                  for k { results[8 × 8] of every work-item += left * right } }
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from sdlc.graph.expr import Axis, Expr, Index, Read, apply, walk
+from sdlc.graph.node import Input
+from sdlc.graph.types import DType
+from sdlc.schedule.contraction import Contraction, contraction
+from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vector_width
+from sdlc.schedule.group import Group, Output, axes_of
+from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Spread, Stage, Step, Tile, initial
+from sdlc.schedule.staging import NestDraft
+
+LEAST = 16
+"""Fewer rows or columns than this are not worth a work-group's tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A work-item's rows and columns of results, and the work-items across and down."""
+
+    rows: int
+    columns: int
+    down: int
+    across: int
+
+
+def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group | None:
+    """The contraction with its factors as inner groups, if local memory pays for it."""
+    form = contraction(group)
+    if not setting.profile.slice or form is None or lanes is None or group.inner:
+        return None
+    depth, axis = _depth(form, setting)
+    small = prod(a.extent for a in form.m) < LEAST or lanes not in form.n or lanes.extent < LEAST
+    if small or axis is None or depth < 4 or any(_is_gather(e) for e in (form.left, *form.rights)):
+        return None
+    left = _operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
+    rights = [
+        _operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
+        for n, e in enumerate(form.rights)
+    ]
+    lift = tuple(apply("mul", _read(left), _read(right)) for right in rights)
+    return replace(group, lift=lift, inner=(left, *rights))
+
+
+def _is_gather(expr: Expr) -> bool:
+    """Whether some index is read from memory."""
+    return any(
+        isinstance(e, Read) and any(isinstance(i, Read) for i in walk(*e.indices))
+        for e in walk(expr)
+    )
+
+
+def _operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis) -> Group:
+    """A factor as a map over the axes that it depends on, `last` the innermost."""
+    used = axes_of(value)
+    order = (*(a for a in axes if a in used and a != last), *((last,) if last in used else ()))
+    node = Input(f"{name}.{group.name}", tuple(a.extent for a in order), DType.F32)
+    store = Output(node, 0, tuple(Index(a) for a in order), value)
+    return Group(name, order, (), None, (), (store,), group.origins)
+
+
+def _read(operand: Group) -> Expr:
+    return Read(operand.stores[0].node, tuple(Index(a) for a in operand.axes))
+
+
+def _depth(form: Contraction, setting: Setting) -> tuple[int, Axis | None]:
+    """How much of K a pass takes, and along which axis: the one that is innermost in storage."""
+    strides = flat_strides(form.left, setting.orders)
+    ranked = sorted(form.k, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
+    axis = ranked[-1] if ranked else None
+    if axis is None:
+        return 0, None
+    most = setting.profile.slice
+    found = [d for d in range(4, most + 1, 4) if axis.extent % d == 0]
+    return (max(found) if found else divisor(axis.extent, most)), axis
+
+
+def operand_steps(
+    group: Group, form: Contraction, lanes: Axis, setting: Setting
+) -> tuple[Step, ...]:
+    """Tiles for work-groups and work-items, slices of K, and how the slices are fetched. `form` is
+    the contraction's before its factors became inner groups."""
+    draft = NestDraft(group, initial(group))
+    shape = _shape(form, lanes, setting)
+    _columns(draft, lanes, shape, setting)
+    rows = [a for a in group.axes if a in form.m]
+    _rows(draft, rows, shape)
+    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
+    order = [*(a for a in group.axes if a not in rows and a != lanes), *rows, lanes]
+    draft.take(*bind_groups(order, left, setting.max_groups))
+    depth, axis = _depth(form, setting)
+    assert axis is not None
+    inner = f"{axis.name}.in"
+    draft.take(Reorder(tuple(a.name for a in (*(k for k in form.k if k != axis), axis))))
+    draft.take(Tile(axis.name, depth, inner))
+    unroll = divisor(depth, setting.profile.unroll)
+    draft.tile(inner, unroll, Kind.UNROLL, "unroll")
+    vector = setting.profile.vector
+    for part in reversed(group.inner):
+        pad = vector if part.name == "left" else 0
+        draft.take(Stage(part.name, axis.name, Place.LOCAL, pad))
+        stage = next(s for s in draft.nest.stages if s.value == part.name)
+        draft.take(Spread(part.name, vector_width(stage.region.extents[-1], vector)))
+    return tuple(draft.steps)
+
+
+def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
+    """The largest tile that leaves enough work-groups; a small one if none does."""
+    profile = setting.profile
+    m, n = prod(a.extent for a in form.m), lanes.extent
+    others = prod(a.extent for a in (*form.batch, *(x for x in form.n if x != lanes)))
+    rows, columns = profile.register_tile
+    columns = max(profile.vector, 1 << ((columns // form.fields).bit_length() - 1))
+    across = 16
+    shapes = []
+    while rows >= 2:
+        down = max(1, profile.lanes // across)
+        shapes.append(Shape(rows, columns, down, across))
+        if columns > profile.vector and columns >= rows:
+            columns //= 2
+        else:
+            rows //= 2
+    for shape in shapes:
+        high, wide = shape.rows * shape.down, shape.columns * shape.across
+        if others * -(-m // high) * -(-n // wide) >= profile.groups:
+            return shape
+    return shapes[-1]
+
+
+def _columns(draft: NestDraft, lanes: Axis, shape: Shape, setting: Setting) -> None:
+    """Vectors of neighbouring work-items side by side; a work-item's vectors lie further apart."""
+    width = min(setting.profile.vector, shape.columns)
+    tile = shape.columns * shape.across
+    draft.take(
+        Tile(lanes.name, tile, f"{lanes.name}.in"),
+        Tile(f"{lanes.name}.in", width * shape.across, f"{lanes.name}.lane"),
+    )
+    if shape.columns > width:
+        draft.take(Bind(f"{lanes.name}.in", Kind.UNROLL))
+    if width > 1:
+        draft.take(
+            Tile(f"{lanes.name}.lane", width, f"{lanes.name}.vec"),
+            Bind(f"{lanes.name}.vec", Kind.VECTOR),
+        )
+    draft.take(Bind(f"{lanes.name}.lane", Kind.LANE, 0))
+
+
+def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
+    """The tile's rows over the axes of M from the innermost; neighbouring work-items take
+    neighbouring rows."""
+    down, each = shape.down, shape.rows
+    for number, axis in enumerate(reversed(rows)):
+        last = number == len(rows) - 1
+        lane = down if last else min(down, _power(axis.extent, down))
+        rest = -(-axis.extent // lane)
+        copies = each if last and rest > 1 else min(each, _power(rest, each))
+        copies = (
+            min(copies, max(1, rest)) if not last else min(copies, 1 << (rest - 1).bit_length())
+        )
+        name = f"{axis.name}.in"
+        if lane * copies > 1:
+            draft.take(Tile(axis.name, lane * copies, name), Tile(name, lane, f"{axis.name}.lane"))
+            draft.take(Bind(f"{axis.name}.lane", Kind.LANE, 1), Bind(name, Kind.UNROLL))
+        down, each = max(1, down // lane), max(1, each // copies)
+
+
+def _power(extent: int, limit: int) -> int:
+    """The largest power of two that divides an extent, at most `limit`."""
+    found = 1
+    while found * 2 <= limit and extent % (found * 2) == 0:
+        found *= 2
+    return found

@@ -6,13 +6,14 @@ side is put among axes that the rule does not mention, behind a map that compute
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from conftest import ForAll
 from rule_programs import MECHANISM_PROGRAMS, embedded, values_for
 from sdlc.graph.node import Graph
 from sdlc.graph.reference import Mode, evaluate
@@ -24,6 +25,7 @@ from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
 from sdlc.proof.equations import by_norm
 from sdlc.proof.tolerance import Numerics, check, mode_of, tolerance
+from strategies import Case, build_graph, cases, drawable, weights_of
 
 LIBRARY = load(None, "fn unused(x) = x")
 RULES = load_rules(LIBRARY)
@@ -32,7 +34,6 @@ MECHANISMS = [r for r in RULES if r.kind == "mechanism"]
 SIZES = (1, 2, 3, 4, 5, 7, 8, 13)
 names = pytest.mark.parametrize("rule", EQUATIONS, ids=lambda r: r.name)
 mechanisms = pytest.mark.parametrize("rule", MECHANISMS, ids=lambda r: r.name)
-Drawing = Callable[..., None]
 
 
 @st.composite
@@ -128,6 +129,31 @@ def test_mechanism(rule: Rule, data: st.DataObject, seed: int, dtype: DType) -> 
 
 def test_every_mechanism_has_programs() -> None:
     assert set(MECHANISM_PROGRAMS) == {r.name for r in MECHANISMS}
+
+
+# ---- random programs -----------------------------------------------------------------------------
+
+WORDS = ("softmax", "mat", "conv", "attention", "silu", "transpose", "concat", "pad", "upsample")
+DRAWN = tuple(name for name in drawable() if any(word in name for word in WORDS))
+
+
+def test_random_programs_compute_the_same(for_all: ForAll) -> None:
+    """Every rule whose constants are exact, wherever it fires: in f64, within the f32 error."""
+    rules = [r for r in RULES if r.name not in ("winograd_4", "winograd_6", "winograd_1d_4")]
+    fired: Counter[str] = Counter()
+
+    def compute_the_same(case: Case) -> None:
+        graph = build_graph(case)
+        after, report = rewrite(graph, rules, always)
+        acted = [a.rule for a in report.attempts if a.fired]
+        fired.update(acted)
+        if acted:
+            arrays = case.inputs, weights_of(graph)
+            got = evaluate(after, *arrays, Mode.F64)
+            check(tolerance(graph, *arrays), got, Numerics.RESCALED, ", ".join(acted))
+
+    for_all(cases(only=DRAWN), compute_the_same, 80, 0.2)
+    assert sum(fired.values()) > 10
 
 
 # ---- choosing ------------------------------------------------------------------------------------

@@ -126,7 +126,8 @@ class Tried:
 def test_rules_say_what_they_did_to_each_group() -> None:
     request = make_request(PROGRAM, "adreno", None, {"b": 3, "n": 24}, (None, "f32"))
     compiled = request.build()
-    parts = explaining.parts_of(compiled.graph, compiled.program, compiled.target)
+    assert compiled.planned is not None
+    parts = explaining.parts_of(*compiled.planned, compiled.program, compiled.target)
     first, *_, last = (k.group.stores[0].node for k in parts[0].plan.kernels)
     attempts = (Tried("alpha", first, True, ""), Tried("alpha", last, False, "too <small>"))
     found = explaining.explain(explaining.Material(parts, compiled.target, (), (), attempts))

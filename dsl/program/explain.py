@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
-from sdlc.graph.hoist import hoist
+from sdlc.graph.hoist import Hoisted
 from sdlc.graph.node import Graph, Map, Node, Reduce
 from sdlc.graph.types import Span
 from sdlc.kernel.ir import Access, Kernel
@@ -42,8 +42,7 @@ from sdlc.program.program import Dispatch, Program
 from sdlc.program.values import describe
 from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.group import Group
-from sdlc.schedule.plan import Plan, Scheduled, plan
-from sdlc.schedule.point import NO_CHOICES, Choices
+from sdlc.schedule.plan import Plan, Scheduled
 from sdlc.target import Target
 
 Value = tuple[Node, int]
@@ -114,12 +113,8 @@ def explain(material: Material) -> Explanation:
     )
 
 
-def parts_of(
-    graph: Graph, program: Program, target: Target, choices: Choices = NO_CHOICES
-) -> tuple[Part, ...]:
-    """What `compile_graph` made of a graph, planned again."""
-    parts = hoist(graph)
-    run = plan(parts.run, target, choices=choices)
+def parts_of(parts: Hoisted, run: Plan, program: Program, target: Target) -> tuple[Part, ...]:
+    """The parts of a program, from what `pipeline.plan_graph` gave for its graph."""
     made = Part("run", parts.run, run, program)
     if parts.load is None or program.load is None:
         return (made,)

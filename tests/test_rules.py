@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from conftest import ForAll
 from rule_programs import MECHANISM_PROGRAMS, embedded, values_for
-from sdlc.graph.node import Graph
+from sdlc.graph.expr import Read
+from sdlc.graph.node import Graph, Reduce, reads, topological
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import Rule, always, rewrite, select
 from sdlc.graph.types import DType
@@ -125,6 +126,21 @@ def test_mechanism(rule: Rule, data: st.DataObject, seed: int, dtype: DType) -> 
     assert str(after) != str(graph)
     agree(graph, after, rule, seed)
     assert rewrite(graph, select([rule], without=[rule.name]))[0] is graph
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), seed=seeds)
+def test_joined_tensors_are_contracted_by_parts(data: st.DataObject, seed: int) -> None:
+    """Reads of a joined tensor, then sums by parts, then borders: nothing joined is left."""
+    rules = select(RULES, only=["concat_read", "concat_k", "halo"])
+    text, sizes = data.draw(st.sampled_from(MECHANISM_PROGRAMS["concat_read"]))
+    drawn = {n: data.draw(st.integers(low, high)) for n, (low, high) in sizes.items()}
+    graph = build(load(None, text), None, drawn, {}, DType.F32)
+    after, report = rewrite(graph, rules, always)
+    assert report.fired("concat_read") and report.fired("concat_k")
+    reductions = [n for n in topological(after) if isinstance(n, Reduce)]
+    assert not any(isinstance(r.fill, Read) for n in reductions for r in reads(n))
+    agree(graph, after, next(r for r in rules if r.name == "concat_k"), seed)
 
 
 def test_every_mechanism_has_programs() -> None:

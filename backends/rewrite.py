@@ -32,7 +32,6 @@ from sdlc.kernel.ir import (
     Var,
     WorkId,
     i32,
-    operands,
     statement_expressions,
     statements,
     walk,
@@ -45,24 +44,28 @@ Ranges = dict[Expr, tuple[int, int]]
 
 def rebuild(expr: Expr, change: Change, memo: dict[Expr, Expr]) -> Expr:
     """`expr` with `change` applied to every subexpression, operands first."""
-    if expr not in memo:
-        before = operands(expr)
-        after = tuple(rebuild(o, change, memo) for o in before)
-        same = all(a is b for a, b in zip(before, after, strict=True))
-        memo[expr] = change(expr if same else with_operands(expr, after))
-    return memo[expr]
+    found = memo.get(expr)
+    if found is None:
+        before = expr.operands
+        after = tuple([rebuild(o, change, memo) for o in before])
+        found = memo[expr] = change(expr if after == before else with_operands(expr, after))
+    return found
 
 
 def with_expressions(stmt: Stmt, change: Change) -> Stmt:
     """`stmt` with `change` applied to the expressions that it holds itself."""
     match stmt:
         case Let() | Declare() | Assign():
-            return replace(stmt, value=change(stmt.value))
+            value = change(stmt.value)
+            return stmt if value is stmt.value else type(stmt)(stmt.var, value)
         case Store():
             guard = None if stmt.guard is None else change(stmt.guard)
-            return replace(stmt, index=change(stmt.index), value=change(stmt.value), guard=guard)
+            index, value = change(stmt.index), change(stmt.value)
+            if index is stmt.index and value is stmt.value and guard is stmt.guard:
+                return stmt
+            return Store(stmt.buffer, index, value, guard)
         case If():
-            return replace(stmt, condition=change(stmt.condition))
+            return If(change(stmt.condition), stmt.body)
         case _:
             return stmt
 
@@ -73,7 +76,7 @@ def map_statements(
     """Each statement replaced by what `change` gives for it; bodies first."""
     made: list[Stmt] = []
     for stmt in body:
-        if isinstance(stmt, For | If):
+        if isinstance(stmt, (For, If)):
             stmt = replace(stmt, body=map_statements(stmt.body, change))
         made += change(stmt)
     return tuple(made)

@@ -28,9 +28,11 @@ from sdlc.schedule.point import Choices
 from sdlc.target import Target
 
 if TYPE_CHECKING:
+    from sdlc.graph.hoist import Hoisted
     from sdlc.graph.rules import RewriteReport, Rule
     from sdlc.language.library import Library
     from sdlc.program.explain_data import Explanation
+    from sdlc.schedule.plan import Plan
 
 Size = int | tuple[int, ...]
 Config = Mapping[str, object] | str | Path
@@ -65,13 +67,14 @@ class Request:
     def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
         """Compiles with `sizes` beside those asked for."""
         from sdlc.graph.rules import rewrite
-        from sdlc.program.pipeline import compile_graph
+        from sdlc.program.pipeline import compile_hoisted, plan_graph
 
         definition = self.graph(sizes)
         graph, report = rewrite(definition, self.rules)
         choices = self.choices()
-        program = compile_graph(graph, self.target, self.precision, choices=choices)
-        return Compiled(graph, program, self.target, definition, report, choices)
+        planned = plan_graph(graph, self.target, choices)
+        program = compile_hoisted(*planned, self.target, self.precision)
+        return Compiled(graph, program, self.target, definition, report, planned)
 
     def choices(self) -> Choices:
         """The points that tuning records have for this target. Warns of records that are not used
@@ -141,8 +144,8 @@ class Compiled:
     target: Target
     definition: Graph | None = None
     report: RewriteReport | None = None
-    choices: Choices = field(default_factory=dict)
-    """Points of kernels' schedule spaces that tuning records gave."""
+    planned: tuple[Hoisted, Plan] | None = None
+    """Both parts of the graph, and the plan of what runs do, as `pipeline.plan_graph` gave them."""
 
     def texts(self, languages: Sequence[str] = ()) -> tuple[KernelText, ...]:
         """Every kernel in these languages of the target (default: all), legalised for it."""
@@ -393,13 +396,15 @@ def explanation(
     does not take.
     """
     from sdlc.program.explain import Material, definitions_of, explain, parts_of
+    from sdlc.program.pipeline import plan_graph
 
     target = compiled.target
     unknown = [name for name in languages if name not in target.caps.languages]
     if unknown:
         message = f"target `{target.name}` takes no {unknown[0]} kernels"
         raise failure("P009", message, help=f"use {' or '.join(target.caps.languages)}")
-    parts = parts_of(compiled.graph, compiled.program, target, compiled.choices)
+    planned = compiled.planned or plan_graph(compiled.graph, target)
+    parts = parts_of(*planned, compiled.program, target)
     texts = printed(compiled.program, target, languages)
     cited = () if library is None else definitions_of(library)
     attempts = () if compiled.report is None else compiled.report.attempts

@@ -24,9 +24,25 @@ _TRANSPOSED = """model m(x: T[b, c, h, w], k: T[c, o, 3, 3]) -> T[b, o, 2 * h, 2
 _ONE_DIMENSION = """model m(x: T[b, c, w], k: T[o, c, 5], r: T[b, o, w]) -> T[b, o, w] {
   return conv1d(relu(x), k) * 0.5 + r
 }"""
+_JOINED = """model m(x: T[b, c, h], y: T[b, d, h], k: T[o, c + d, 3]) -> T[b, o, h] {
+  return conv1d(concat_channels(x, y), k)
+}"""
+_JOINED_TWICE = """model m(x: T[b, c], y: T[b, d], z: T[b, c], w: T[2 * c + d, o]) -> T[b, o] {
+  s = silu(concat(concat(x, y), z))
+  return matmul_nn(concat(concat(x, y), z), w) + matmul_nn(s, w)
+}"""
+_PARTS = """model m(x: T[b, c], y: T[b, d], w: T[c + d, o]) -> T[b, o] {
+  out[b, j] = sum over i < c + d of (x[b, i] else (y[b, i - c] else 0)) * w[i, j]
+}"""
 _SMALL: dict[str, Range] = {"b": (1, 2), "c": (1, 3), "h": (2, 7), "w": (3, 5), "o": (1, 3)}
+_SIZES: dict[str, Range] = {"b": (1, 3), "c": (1, 4), "d": (1, 5), "o": (1, 3)}
 
 MECHANISM_PROGRAMS: dict[str, tuple[tuple[str, dict[str, Range]], ...]] = {
+    "concat_read": (
+        (_JOINED, {**_SIZES, "h": (1, 5)}),
+        (_JOINED_TWICE, _SIZES),
+    ),
+    "concat_k": ((_PARTS, _SIZES),),
     "halo": (
         (_CONVOLUTION, {**_SMALL, "s": (3, 3)}),
         (_CONVOLUTION, {**_SMALL, "s": (5, 5)}),

@@ -165,13 +165,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The names of the programs that are compiled."""
     names: list[str] = []
-    compile_graph = pipeline.compile_graph
+    compile_hoisted = pipeline.compile_hoisted
 
-    def counting(graph: Any, *args: Any, **kwargs: Any) -> Any:
-        names.append(graph.name)
-        return compile_graph(graph, *args, **kwargs)
+    def counting(parts: Any, *args: Any, **kwargs: Any) -> Any:
+        names.append(parts.run.name)
+        return compile_hoisted(parts, *args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "compile_graph", counting)
+    monkeypatch.setattr(pipeline, "compile_hoisted", counting)
     yield names
 
 

@@ -83,6 +83,22 @@ def test_lines_lead_to_the_statements_that_they_compute(made: Explanation, langu
     assert PROGRAM.splitlines()[lines["y"] - 1].strip().startswith("y[b, i] = sum")
 
 
+@pytest.mark.parametrize("target", ["cpu", "adreno"])
+def test_every_loop_and_assignment_has_a_source(target: str) -> None:
+    """Also in kernels that compute several definitions, one inside the other."""
+    sizes = {"b": 1, "s": 32, "t": 40, "w": 32, "u": 32}
+    source = ROOT / "stdlib" / "attention.sdl"
+    request = make_request(source, target, "attention", sizes, ({"heads": 2}, "f32"))
+    found = explanation(request.build(), request.library)
+    assert {"attention_online", "attention"} <= {
+        s.definition for g in found.groups for s in g.statements
+    }
+    for kernel in found.kernels:
+        for line, link in zip(kernel.text.splitlines(), kernel.links, strict=True):
+            works = re.match(r"\s*(for \(|\w+ = |AT\(|\w+\[.*\] = )", line)
+            assert link or not works, (kernel.name, line)
+
+
 def test_calls_lead_to_the_program(made: Explanation) -> None:
     texts = [[c.text for c in g.calls] for g in made.groups if g.definition == "project"]
     assert texts == [["y = project(x, first)"], ["return softmax(project(y, second))"]]
@@ -110,7 +126,8 @@ class Tried:
 def test_rules_say_what_they_did_to_each_group() -> None:
     request = make_request(PROGRAM, "adreno", None, {"b": 3, "n": 24}, (None, "f32"))
     compiled = request.build()
-    parts = explaining.parts_of(compiled.graph, compiled.program, compiled.target)
+    assert compiled.planned is not None
+    parts = explaining.parts_of(*compiled.planned, compiled.program, compiled.target)
     first, *_, last = (k.group.stores[0].node for k in parts[0].plan.kernels)
     attempts = (Tried("alpha", first, True, ""), Tried("alpha", last, False, "too <small>"))
     found = explaining.explain(explaining.Material(parts, compiled.target, (), (), attempts))

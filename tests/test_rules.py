@@ -6,15 +6,17 @@ side is put among axes that the rule does not mention, behind a map that compute
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from conftest import ForAll
 from rule_programs import MECHANISM_PROGRAMS, embedded, values_for
-from sdlc.graph.node import Graph
+from sdlc.graph.expr import Read
+from sdlc.graph.node import Graph, Reduce, reads, topological
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import Rule, always, rewrite, select
 from sdlc.graph.types import DType
@@ -24,6 +26,7 @@ from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
 from sdlc.proof.equations import by_norm
 from sdlc.proof.tolerance import Numerics, check, mode_of, tolerance
+from strategies import Case, build_graph, cases, drawable, weights_of
 
 LIBRARY = load(None, "fn unused(x) = x")
 RULES = load_rules(LIBRARY)
@@ -32,7 +35,6 @@ MECHANISMS = [r for r in RULES if r.kind == "mechanism"]
 SIZES = (1, 2, 3, 4, 5, 7, 8, 13)
 names = pytest.mark.parametrize("rule", EQUATIONS, ids=lambda r: r.name)
 mechanisms = pytest.mark.parametrize("rule", MECHANISMS, ids=lambda r: r.name)
-Drawing = Callable[..., None]
 
 
 @st.composite
@@ -126,8 +128,48 @@ def test_mechanism(rule: Rule, data: st.DataObject, seed: int, dtype: DType) -> 
     assert rewrite(graph, select([rule], without=[rule.name]))[0] is graph
 
 
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), seed=seeds)
+def test_joined_tensors_are_contracted_by_parts(data: st.DataObject, seed: int) -> None:
+    """Reads of a joined tensor, then sums by parts, then borders: nothing joined is left."""
+    rules = select(RULES, only=["concat_read", "concat_k", "halo"])
+    text, sizes = data.draw(st.sampled_from(MECHANISM_PROGRAMS["concat_read"]))
+    drawn = {n: data.draw(st.integers(low, high)) for n, (low, high) in sizes.items()}
+    graph = build(load(None, text), None, drawn, {}, DType.F32)
+    after, report = rewrite(graph, rules, always)
+    assert report.fired("concat_read") and report.fired("concat_k")
+    reductions = [n for n in topological(after) if isinstance(n, Reduce)]
+    assert not any(isinstance(r.fill, Read) for n in reductions for r in reads(n))
+    agree(graph, after, next(r for r in rules if r.name == "concat_k"), seed)
+
+
 def test_every_mechanism_has_programs() -> None:
     assert set(MECHANISM_PROGRAMS) == {r.name for r in MECHANISMS}
+
+
+# ---- random programs -----------------------------------------------------------------------------
+
+WORDS = ("softmax", "mat", "conv", "attention", "silu", "transpose", "concat", "pad", "upsample")
+DRAWN = tuple(name for name in drawable() if any(word in name for word in WORDS))
+
+
+def test_random_programs_compute_the_same(for_all: ForAll) -> None:
+    """Every rule whose constants are exact, wherever it fires: in f64, within the f32 error."""
+    rules = [r for r in RULES if r.name not in ("winograd_4", "winograd_6", "winograd_1d_4")]
+    fired: Counter[str] = Counter()
+
+    def compute_the_same(case: Case) -> None:
+        graph = build_graph(case)
+        after, report = rewrite(graph, rules, always)
+        acted = [a.rule for a in report.attempts if a.fired]
+        fired.update(acted)
+        if acted:
+            arrays = case.inputs, weights_of(graph)
+            got = evaluate(after, *arrays, Mode.F64)
+            check(tolerance(graph, *arrays), got, Numerics.RESCALED, ", ".join(acted))
+
+    for_all(cases(only=DRAWN), compute_the_same, 80, 0.2)
+    assert sum(fired.values()) > 10
 
 
 # ---- choosing ------------------------------------------------------------------------------------

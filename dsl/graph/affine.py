@@ -8,6 +8,7 @@ affine. Invariant: an axis of coefficient 0 is left out. Example: `affine(2*y + 
 from __future__ import annotations
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal
+from sdlc.graph.types import DType
 
 Affine = tuple[dict[Axis, int], int]
 
@@ -98,3 +99,26 @@ def _combined(op: str, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int
             return (a[0], a[1]) if a[0] >= 0 and a[1] < b[0] else (0, b[0] - 1)
         case _:
             return None
+
+
+def normal(expr: Expr) -> Expr:
+    """An affine expression as one sum, its constant last; others as they are."""
+    form = affine(expr)
+    if form is None:
+        return expr
+    made: Expr | None = None
+    for axis, factor in form[0].items():
+        term = Index(axis) if abs(factor) == 1 else _scaled_index(axis, abs(factor))
+        if made is None:
+            made = term if factor > 0 else Apply("neg", (term,))
+        else:
+            made = Apply("add" if factor > 0 else "sub", (made, term))
+    if made is None:
+        return Literal(form[1], DType.I32)
+    if form[1] == 0:
+        return made
+    return Apply("add" if form[1] > 0 else "sub", (made, Literal(abs(form[1]), DType.I32)))
+
+
+def _scaled_index(axis: Axis, factor: int) -> Expr:
+    return Apply("mul", (Index(axis), Literal(factor, DType.I32)))

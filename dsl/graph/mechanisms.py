@@ -6,7 +6,7 @@ for every graph; whoever applies one asks whether it is selected. Example: `MECH
 
 from __future__ import annotations
 
-from sdlc.graph import halo
+from sdlc.graph import halo, joined
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule
 
@@ -17,6 +17,20 @@ DEFAULT = ("halo", "flash_attention")
 """The rules that a program is compiled with where none are named."""
 
 MECHANISMS: tuple[Rule, ...] = (
+    Rule(
+        "concat_read",
+        "What reads a joined tensor reads its parts, and the joined one is not made.",
+        Numerics.EXACT,
+        joined.reads_joined,
+        joined.read_parts,
+    ),
+    Rule(
+        "concat_k",
+        "A contraction over the axis along which tensors are joined is a sum of those over each.",
+        Numerics.REASSOCIATED,
+        joined.contracts_joined,
+        joined.contract_parts,
+    ),
     Rule(
         "halo",
         "A map that a contraction reads beyond its borders is stored with a border.",

@@ -18,19 +18,22 @@ from sdlc.kernel.simplify import Simplifier, linear
 def replaced(expr: k.Expr, values: Mapping[k.Expr, k.Expr]) -> k.Expr:
     """`expr` with subexpressions replaced, each shared one once."""
     memo: dict[k.Expr, k.Expr] = dict(values)
+    only_variables = all(isinstance(v, (k.Var, k.WorkId)) for v in values)
 
     def visit(e: k.Expr) -> k.Expr:
-        if e not in memo:
-            parts = k.operands(e)
-            memo[e] = k.with_operands(e, tuple(visit(p) for p in parts)) if parts else e
-        return memo[e]
+        found = memo.get(e)
+        if found is None:
+            if not e.operands or (only_variables and e.variables.isdisjoint(values)):
+                return e
+            found = memo[e] = k.with_operands(e, tuple([visit(o) for o in e.operands]))
+        return found
 
     return visit(expr)
 
 
-def depends(expr: k.Expr, on: frozenset[k.Expr]) -> bool:
+def depends(expr: k.Expr, on: frozenset[k.Var]) -> bool:
     """Whether any of `on` occurs in the expression."""
-    return any(e in on for e in k.walk(expr))
+    return not expr.variables.isdisjoint(on)
 
 
 def contiguous(index: k.Expr, lane: k.Var) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
-from sdlc.graph.hoist import hoist
+from sdlc.graph.hoist import Hoisted
 from sdlc.graph.node import Graph, Map, Node, Reduce
 from sdlc.graph.types import Span
 from sdlc.kernel.ir import Access, Kernel
@@ -41,8 +41,8 @@ from sdlc.program.pipeline import load_plan, tensors_of
 from sdlc.program.program import Dispatch, Program
 from sdlc.program.values import describe
 from sdlc.schedule.cost import Estimate, estimate
-from sdlc.schedule.plan import Plan, Scheduled, plan
-from sdlc.schedule.point import NO_CHOICES, Choices
+from sdlc.schedule.group import Group
+from sdlc.schedule.plan import Plan, Scheduled
 from sdlc.target import Target
 
 Value = tuple[Node, int]
@@ -113,12 +113,8 @@ def explain(material: Material) -> Explanation:
     )
 
 
-def parts_of(
-    graph: Graph, program: Program, target: Target, choices: Choices = NO_CHOICES
-) -> tuple[Part, ...]:
-    """What `compile_graph` made of a graph, planned again."""
-    parts = hoist(graph)
-    run = plan(parts.run, target, choices=choices)
+def parts_of(parts: Hoisted, run: Plan, program: Program, target: Target) -> tuple[Part, ...]:
+    """The parts of a program, from what `pipeline.plan_graph` gave for its graph."""
     made = Part("run", parts.run, run, program)
     if parts.load is None or program.load is None:
         return (made,)
@@ -208,7 +204,7 @@ def _group(
     return GroupFacts(
         *place,
         definition=item.group.origins[0].definition or item.group.name,
-        text=str(item.group),
+        text=_text(item.group),
         nest=str(item.nest),
         definitions=tuple(dict.fromkeys(o.definition for o in origins if o.definition)),
         scope=item.group.origins[-1].scope,
@@ -216,6 +212,11 @@ def _group(
         statements=(),
         verdicts=_verdicts(item, attempts),
     )
+
+
+def _text(group: Group) -> str:
+    """A group's definitions, then those of what it computes inside."""
+    return "\n".join([str(group), *(f"inside: {inner}" for inner in group.inner)])
 
 
 def _statement(node: Node) -> Statement | None:
@@ -230,12 +231,13 @@ def _last_line(span: Span) -> int:
 
 
 def _verdicts(item: Scheduled, attempts: Sequence[Attempted]) -> tuple[Verdict, ...]:
-    """What rules reported of the group's nodes, then what its schedule says of itself."""
+    """What rules reported of the group's nodes, then what its schedule says of itself; what fired
+    first."""
     found = [Verdict("rule", a.rule, a.fired, a.why) for a in attempts]
     found += [Verdict("schedule", *reason) for reason in getattr(item, "reasons", ())]
     if item.note:
         found.append(Verdict("schedule", "tuning", item.profile is not None, item.note))
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(sorted(found, key=lambda v: (v.kind, not v.fired))))
 
 
 def _rules(groups: Iterable[GroupFacts]) -> tuple[RuleFacts, ...]:

@@ -37,13 +37,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement of the source that a kernel computes, in `definition`; `name` is its tensor."""
+    """A statement of the source that a kernel computes, in `definition`; `name` is its tensor.
+    Statements of one place are equal."""
 
     file: str
     line: int
     end_line: int
-    definition: str
-    name: str
+    definition: str = field(compare=False)
+    name: str = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)

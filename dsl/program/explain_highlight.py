@@ -69,6 +69,7 @@ class SdlLexer(RegexLexer):
             (r"#[^\n]*", Comment),
             (r'"[^"\n]*"', String),
             (r"\s+", Text),
+            (r"[A-Za-z_]\w*(\.\w+)+", Name),
             (words(WORDS, prefix=r"\b", suffix=r"\b"), Keyword),
             (words(TYPES, prefix=r"\b", suffix=r"\b"), Keyword.Type),
             (r"\b(true|false|none|pi|lowest)\b", Number),

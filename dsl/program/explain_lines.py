@@ -24,6 +24,8 @@ from sdlc.schedule.group import Group
 Value = tuple[Node, int]
 Nodes = frozenset[Node]
 NONE: Nodes = frozenset()
+STATE = -1
+"""In place of a field: the state of a reduction that is under way."""
 FUSED = {"fma": frozenset({"mul", "add"})}
 """What a kernel's own operators stand for in definitions."""
 
@@ -49,8 +51,8 @@ def nodes_of(group: Group) -> tuple[Map | Reduce, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What the lines of a kernel may stand for. `needs` are the values from outside, and the
-    reductions inside, that a definition depends on; `makes` its operators."""
+    """What the lines of a kernel may stand for. `values` are those that its arrays hold; `needs`
+    all that a definition depends on: values, and states of reductions; `makes` its operators."""
 
     nodes: tuple[Map | Reduce, ...]
     values: Mapping[str, Value]
@@ -70,7 +72,7 @@ class Meaning:
     def after(self, reduction: Node) -> Nodes:
         """What cannot be computed before the reduction is."""
         return frozenset(
-            n for n in self.nodes if n is not reduction and (reduction, 0) in self.needs[n]
+            n for n in self.nodes if n is not reduction and (reduction, STATE) in self.needs[n]
         )
 
     def reduction(self, known: frozenset[Value]) -> Reduce | None:
@@ -86,19 +88,36 @@ def meaning_of(group: Group, values: Mapping[str, Value]) -> Meaning:
     readers: dict[Value, set[Node]] = {}
     needs: dict[Node, frozenset[Value]] = {}
     for node in nodes:
-        own: set[Value] = {(node, 0)} if isinstance(node, Reduce) else set()
+        own: set[Value] = {(node, STATE)} if isinstance(node, Reduce) else set()
         for read in reads(node):
             value = (read.source, read.field)
             readers.setdefault(value, set()).add(node)
-            own |= needs.get(read.source, {value})
+            own |= {value, *needs.get(read.source, ())}
         needs[node] = frozenset(own)
     return Meaning(
         nodes,
-        values,
+        {**values, **_kept(group, nodes)},
         {v: frozenset(found) for v, found in readers.items()},
         needs,
         {n: frozenset(_operators(n)) for n in nodes},
     )
+
+
+def _kept(group: Group, nodes: Sequence[Node]) -> dict[str, Value]:
+    """What the arrays of inner groups hold, by the names that lowering gives them: what a node of
+    the graph computes, a part of the state of the group's own reduction, or a copy."""
+    found: dict[str, Value] = {}
+    for part in group.inner:
+        origin = part.origins[0] if part.origins == group.origins else part.origins[-1]
+        made = [n for n in nodes if n.origin == origin]
+        if not made:
+            made = [node for node, _ in part.operands[:1]]
+        for number, store in enumerate(part.stores):
+            name = f"{part.name}_kept{number or ''}"
+            if made:
+                own = part.origins == group.origins
+                found[name] = (made[-1], STATE if own else store.field)
+    return found
 
 
 def _operators(node: Map | Reduce) -> Iterator[str]:
@@ -149,7 +168,7 @@ class _Tracing:
         for var, values in assigned.items():
             loaded = frozenset(v for value in values for v in self._known(value))
             target = self.meaning.reduction(loaded)
-            self.known[var] = loaded if target is None else frozenset({(target, 0)})
+            self.known[var] = loaded if target is None else frozenset({(target, STATE)})
         self.known = {v: self.known[v] for v in assigned}
 
     def _ends_of_reductions(self) -> None:
@@ -164,7 +183,7 @@ class _Tracing:
             elif isinstance(s, k.Store) and s.buffer.space is not k.Space.GLOBAL:
                 done = self._known(s.value)
                 self.held[s.buffer.name] = self.held.get(s.buffer.name, frozenset()) | done
-            self.until.update({n: number for n, _ in done if n in self.meaning.needs})
+            self.until.update({n: number for n, field in done if field == STATE})
         self.known = mutable
 
     def _known(self, expr: k.Expr) -> frozenset[Value]:
@@ -184,14 +203,15 @@ class _Tracing:
         found: set[Node] = set()
         for e in k.walk(*k.statement_expressions(stmt)):
             if isinstance(e, k.Load) and e.buffer.name in self.meaning.values:
-                found |= self.meaning.readers.get(self.meaning.values[e.buffer.name], NONE)
+                node, field = self.meaning.values[e.buffer.name]
+                found |= {node} if field == STATE else self.meaning.readers.get((node, field), NONE)
         match stmt:
             case k.Let(var, value):
                 self.known[var] = self._known(value)
                 found |= self._computed(value, number)
             case k.Declare(var, value) | k.Assign(var, value):
                 found |= self._computed(value, number)
-                found |= {n for n, _ in self.known[var] if n in self.meaning.needs}
+                found |= {n for n, field in self.known[var] if field == STATE}
             case k.Store():
                 found |= self._computed(stmt.value, number) | self._stored(stmt)
         return frozenset(found)
@@ -202,7 +222,7 @@ class _Tracing:
         ops = {e.op for e in k.walk(value) if isinstance(e, k.Call) and e.type.dtype.is_float}
         known = self._known(value)
         without: Nodes = NONE
-        for state in (n for n, _ in known if n in self.meaning.needs):
+        for state in (n for n, field in known if field == STATE):
             under_way = number <= self.until.get(state, -1)
             without |= self.meaning.after(state) if under_way else {state}
         return self.meaning.of(sorted(ops - {"select"}), known, without)
@@ -212,7 +232,7 @@ class _Tracing:
         if name in self.meaning.values:
             return frozenset({self.meaning.values[name][0]})
         self.held[name] = self.held.get(name, frozenset()) | self._known(stmt.value)
-        return frozenset(n for n, _ in self._known(stmt.value) if n in self.meaning.needs)
+        return frozenset(n for n, field in self._known(stmt.value) if field == STATE)
 
     # ---- backwards
 
@@ -236,15 +256,11 @@ class _Tracing:
         return made
 
     def _block(self, stmt: k.For | k.If, body: list[Nodes]) -> Nodes:
-        if isinstance(stmt, k.For):
-            over = [
-                n
-                for n in self.meaning.nodes
-                if isinstance(n, Reduce) and stmt.axis in {a.name for a in n.over}
-            ]
-            if over:
-                return frozenset(over)
-        return NONE.union(*body)
+        """Of a loop over a reduced axis, the reduction, if anything of it is inside."""
+        inside = NONE.union(*body)
+        axis = stmt.axis if isinstance(stmt, k.For) else ""
+        over = (n for n in inside if isinstance(n, Reduce) and axis in {a.name for a in n.over})
+        return frozenset(over) or inside
 
 
 def _ends(statements: Sequence[k.Stmt]) -> list[int]:

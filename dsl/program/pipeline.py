@@ -58,9 +58,16 @@ def compile_graph(
     groups' schedule spaces that a tuner has found best. Raises SdlError (P007) for tensors that the
     target cannot bind.
     """
-    parts = hoist(rewrite(graph, rules)[0])
+    parts, scheduled = plan_graph(rewrite(graph, rules)[0], target, choices)
+    return compile_hoisted(parts, scheduled, target, precision)
+
+
+def plan_graph(graph: Graph, target: Target, choices: Choices = NO_CHOICES) -> tuple[Hoisted, Plan]:
+    """A rewritten graph in its two parts, and the plan of what runs do. Raises SdlError (N001) for
+    a schedule that cannot be applied."""
+    parts = hoist(graph)
     with refusals_located():
-        return compile_hoisted(parts, plan(parts.run, target, choices=choices), target, precision)
+        return parts, plan(parts.run, target, choices=choices)
 
 
 def compile_hoisted(
@@ -71,7 +78,8 @@ def compile_hoisted(
     program = compile_plan(parts.run, scheduled, target, precision)
     if parts.load is None:
         return program
-    made = load_plan(parts.load, parts, scheduled, target)
+    with refusals_located():
+        made = load_plan(parts.load, parts, scheduled, target)
     return _with_load(program, compile_plan(parts.load, made, target, precision), target)
 
 

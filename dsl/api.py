@@ -68,11 +68,12 @@ class Request:
         """Compiles with `sizes` beside those asked for."""
         from sdlc.graph.rules import rewrite
         from sdlc.program.pipeline import compile_hoisted, plan_graph
+        from sdlc.schedule.profit import profitable, scheduled_by
 
         definition = self.graph(sizes)
-        graph, report = rewrite(definition, self.rules)
-        choices = self.choices()
-        planned = plan_graph(graph, self.target, choices)
+        graph, report = rewrite(definition, self.rules, profitable(self.target))
+        choices, enabled = self.choices(), scheduled_by(self.rules)
+        planned = plan_graph(graph, self.target, choices, enabled)
         program = compile_hoisted(*planned, self.target, self.precision)
         return Compiled(graph, program, self.target, definition, report, planned)
 

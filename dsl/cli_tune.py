@@ -123,10 +123,11 @@ class _Run:
         from sdlc.graph.rules import rewrite
         from sdlc.program.records import append_record, device_text, read_records
         from sdlc.schedule.plan import plan
+        from sdlc.schedule.profit import profitable, scheduled_by
 
         target = request.target
-        graph = hoist(rewrite(request.graph(), request.rules)[0]).run
-        work = Work(graph, plan(graph, target), target)
+        graph = hoist(rewrite(request.graph(), request.rules, profitable(target))[0]).run
+        work = Work(graph, plan(graph, target, enabled=scheduled_by(request.rules)), target)
         known = read_records(self._place, target.name, device_text(self._device.info)).by_group
         jobs = [job for job in work.jobs if job.digest not in known]
         self._known += len(work.jobs) - len(jobs)

@@ -10,10 +10,58 @@ from sdlc.graph import halo, joined
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule
 
-SCHEDULED: tuple[Rule, ...] = ()
+SCHEDULED: tuple[Rule, ...] = (
+    Rule(
+        "inline_prologue",
+        "A map that one reader reads once an element is computed where it is read.",
+        Numerics.EXACT,
+    ),
+    Rule(
+        "inline_epilogue",
+        "A map over a reduction's results, in any arrangement, is computed where they are stored.",
+        Numerics.EXACT,
+    ),
+    Rule(
+        "pair_reductions",
+        "Parts of a contraction that one map reads together are fields of one reduction in it.",
+        Numerics.REASSOCIATED,
+    ),
+    Rule(
+        "share_operand",
+        "Contractions with one left factor and equal extents are computed in one kernel.",
+        Numerics.EXACT,
+    ),
+    Rule(
+        "rows",
+        "A map and the statistics of its rows are one kernel: a work-group for each row.",
+        Numerics.REASSOCIATED,
+    ),
+    Rule(
+        "nest_transforms",
+        "Of two short sums weighted by constants, one is computed inside the other.",
+        Numerics.EXACT,
+    ),
+    Rule(
+        "fold_blocks",
+        "A rescaled state is folded block by block, what it reads computed inside it.",
+        Numerics.RESCALED,
+    ),
+    Rule(
+        "local_operands",
+        "Work-groups fetch a contraction's factors to local memory, slice by slice.",
+        Numerics.EXACT,
+    ),
+)
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""
 
-DEFAULT = ("halo", "flash_attention")
+DEFAULT = (
+    "concat_read",
+    "concat_k",
+    "halo",
+    "flash_attention",
+    "winograd_4",
+    *(r.name for r in SCHEDULED),
+)
 """The rules that a program is compiled with where none are named."""
 
 MECHANISMS: tuple[Rule, ...] = (
@@ -38,6 +86,7 @@ MECHANISMS: tuple[Rule, ...] = (
         halo.looks_at,
         halo.attempt,
         worth=halo.worth,
+        borders=True,
     ),
     *SCHEDULED,
 )

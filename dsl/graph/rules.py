@@ -70,6 +70,8 @@ class Rule:
     worth: Callable[[Sizes], str] | None = None
     sides: Callable[[Sizes, DType], tuple[Graph, Graph]] | None = None
     span: Span | None = None
+    borders: bool = False
+    """Whether it only takes tests of borders out of loops."""
 
     @property
     def kind(self) -> str:

@@ -31,8 +31,9 @@ from sdlc.program.memory import LOAD, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.program.refusal import refusals_located
 from sdlc.schedule.group import Group
-from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.schedule.plan import EVERY, Plan, Scheduled, plan
 from sdlc.schedule.point import NO_CHOICES, Choices
+from sdlc.schedule.profit import profitable, scheduled_by
 from sdlc.schedule.storage import stored_count
 from sdlc.target import Profile, Target
 
@@ -49,25 +50,33 @@ def compile_graph(
     graph: Graph,
     target: Target,
     precision: DType = DType.F32,
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Rule] | None = None,
     choices: Choices = NO_CHOICES,
 ) -> Program:
     """The program of a graph, rewritten by these rules, for a target; verified at every level.
+    Without rules nothing is rewritten, and the schedule uses every mechanism.
 
     `precision` is recorded in the program; the graph has its types already. `choices` are points of
     groups' schedule spaces that a tuner has found best. Raises SdlError (P007) for tensors that the
     target cannot bind.
     """
-    parts, scheduled = plan_graph(rewrite(graph, rules)[0], target, choices)
+    enabled = EVERY if rules is None else scheduled_by(rules)
+    graph = rewrite(graph, rules or (), profitable(target))[0]
+    parts, scheduled = plan_graph(graph, target, choices, enabled)
     return compile_hoisted(parts, scheduled, target, precision)
 
 
-def plan_graph(graph: Graph, target: Target, choices: Choices = NO_CHOICES) -> tuple[Hoisted, Plan]:
-    """A rewritten graph in its two parts, and the plan of what runs do. Raises SdlError (N001) for
-    a schedule that cannot be applied."""
+def plan_graph(
+    graph: Graph,
+    target: Target,
+    choices: Choices = NO_CHOICES,
+    enabled: frozenset[str] = EVERY,
+) -> tuple[Hoisted, Plan]:
+    """A rewritten graph in its two parts, and the plan of what runs do, with the mechanisms
+    `enabled`. Raises SdlError (N001) for a schedule that cannot be applied."""
     parts = hoist(graph)
     with refusals_located():
-        return parts, plan(parts.run, target, choices=choices)
+        return parts, plan(parts.run, target, choices=choices, enabled=enabled)
 
 
 def compile_hoisted(
@@ -88,7 +97,8 @@ def load_plan(load: Graph, parts: Hoisted, scheduled: Plan, target: Target) -> P
     values = {value: (weight, 0) for value, weight in parts.weights.items()}
     orders = {value: scheduled.orders[read] for value, read in values.items()}
     blocks = {v: scheduled.blocks[read] for v, read in values.items() if read in scheduled.blocks}
-    return replace(plan(load, target, orders), blocks=blocks)
+    made = plan(load, target, orders, enabled=scheduled.enabled)
+    return replace(made, blocks=blocks)
 
 
 def compile_plan(

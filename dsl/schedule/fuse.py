@@ -38,12 +38,14 @@ MAX_INLINED_READS = 24
 """Bounds the size of a kernel's expressions."""
 
 
+MOVES = frozenset({"inline_prologue", "inline_epilogue"})
 SLACK = 0.5
 """A map may be computed up to twice an element: a padded reader computes its border too."""
 
 
-def fuse(graph: Graph, max_reads: int) -> tuple[Group, ...]:
-    """The groups of a graph, in execution order.
+def fuse(graph: Graph, max_reads: int, enabled: frozenset[str] = MOVES) -> tuple[Group, ...]:
+    """The groups of a graph, in execution order. Views are always read through; `enabled` names
+    the other moves that may be made.
 
     `max_reads` bounds the stored values that one group may read (a device's bindings, less its
     results).
@@ -55,10 +57,14 @@ def fuse(graph: Graph, max_reads: int) -> tuple[Group, ...]:
     bodies: dict[Node, tuple[Expr, ...]] = {}
     for node in order:
         bodies[node] = _dissolve_into(node, dissolved, max_reads)
-        if isinstance(node, Map) and node not in kept and _inlines(node, bodies[node][0], readers):
+        if not isinstance(node, Map) or node in kept:
+            continue
+        body = bodies[node][0]
+        if is_view(body) or ("inline_prologue" in enabled and _inlines(node, readers)):
             dissolved.add(node)
     found = {n: tuple(e for e in walk(*b) if isinstance(e, Read)) for n, b in bodies.items()}
-    return _groups(_Fusing(graph, order, kept, dissolved, bodies, max_reads, found))
+    epilogues = "inline_epilogue" in enabled
+    return _groups(_Fusing(graph, order, kept, dissolved, bodies, max_reads, found, epilogues))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class _Fusing:
     max_reads: int
     found: dict[Node, tuple[Read, ...]]
     """The reads of every node's expressions."""
+    epilogues: bool
 
 
 def _readers(order: list[Node]) -> dict[Node, list[Node]]:
@@ -98,10 +105,8 @@ def _dissolve_into(node: Node, dissolved: set[Node], max_reads: int) -> tuple[Ex
         dissolved.discard(max(direct, key=lambda s: len(reads(s))))
 
 
-def _inlines(node: Map, body: Expr, readers: dict[Node, list[Node]]) -> bool:
+def _inlines(node: Map, readers: dict[Node, list[Node]]) -> bool:
     """Whether readers compute this map themselves."""
-    if is_view(body):
-        return True
     if len(readers[node]) != 1:
         return False
     reader = readers[node][0]
@@ -143,7 +148,7 @@ def _groups(fusing: _Fusing) -> tuple[Group, ...]:
     for node in stored:
         if isinstance(node, Reduce) and node not in fusing.kept and len(readers[node]) == 1:
             reader = readers[node][0]
-            if reader not in epilogue and _is_epilogue(reader, node, fusing):
+            if fusing.epilogues and reader not in epilogue and _is_epilogue(reader, node, fusing):
                 epilogue[reader] = node
     absorbed = set(epilogue.values())
     fields = _fields_used(fusing)

@@ -125,8 +125,8 @@ def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
     rows, columns = profile.register_tile
     columns = max(profile.vector, 1 << ((columns // form.fields).bit_length() - 1))
     across = 16
-    shapes = []
-    while rows >= 2:
+    shapes: list[Shape] = []
+    while not shapes or rows >= 2:
         down = max(1, profile.lanes // across)
         shapes.append(Shape(rows, columns, down, across))
         if columns > profile.vector and columns >= rows:
@@ -143,19 +143,12 @@ def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
 def _columns(draft: NestDraft, lanes: Axis, shape: Shape, setting: Setting) -> None:
     """Vectors of neighbouring work-items side by side; a work-item's vectors lie further apart."""
     width = min(setting.profile.vector, shape.columns)
-    tile = shape.columns * shape.across
-    draft.take(
-        Tile(lanes.name, tile, f"{lanes.name}.in"),
-        Tile(f"{lanes.name}.in", width * shape.across, f"{lanes.name}.lane"),
-    )
-    if shape.columns > width:
-        draft.take(Bind(f"{lanes.name}.in", Kind.UNROLL))
+    far, lane, vector = (f"{lanes.name}.{word}" for word in ("in", "lane", "vec"))
+    draft.take(Tile(lanes.name, shape.columns * shape.across, far))
+    draft.take(Tile(far, width * shape.across, lane), Bind(far, Kind.UNROLL))
     if width > 1:
-        draft.take(
-            Tile(f"{lanes.name}.lane", width, f"{lanes.name}.vec"),
-            Bind(f"{lanes.name}.vec", Kind.VECTOR),
-        )
-    draft.take(Bind(f"{lanes.name}.lane", Kind.LANE, 0))
+        draft.take(Tile(lane, width, vector), Bind(vector, Kind.VECTOR))
+    draft.take(Bind(lane, Kind.LANE, 0))
 
 
 def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sdlc.graph.expr import Axis
+from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.graph.node import Graph
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import Setting
@@ -27,6 +28,9 @@ from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import tactic
 from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
+
+EVERY = frozenset(rule.name for rule in SCHEDULED)
+"""The names of all mechanisms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Plan:
     kernels: tuple[Scheduled, ...]
     orders: Orders
     blocks: Mapping[Value, Block] = field(default_factory=dict)
+    enabled: frozenset[str] = frozenset()
+    """The mechanisms that were allowed, by name."""
 
     def __str__(self) -> str:
         return "\n\n".join(str(k) for k in self.kernels)
@@ -66,28 +72,44 @@ def plan(
     target: Target,
     results: Orders | None = None,
     choices: Choices = NO_CHOICES,
+    enabled: frozenset[str] = EVERY,
 ) -> Plan:
     """Groups, storage orders and schedules for a target: for each group the point that `choices`
     has for it and that is legal, else the default. `results` are the orders that the graph's
-    outputs have in storage where they are not row-major."""
-    max_reads = max(4, target.caps.max_storage_buffers - 3)
-    groups = fuse(graph, max_reads)
-    results_of = frozenset(n for _, n, _ in graph.outputs)
-    groups = nest_transforms(groups, results_of)
-    groups = pair(groups, results_of, max_reads)
-    groups = siblings(groups, target.caps.max_storage_buffers)
-    groups = nest_rows(groups, results_of, target.profile)
-    if target.profile.block:
-        groups = carry(groups, results_of, target.profile.block)
+    outputs have in storage where they are not row-major; `enabled` names the mechanisms that may
+    be used (`graph.mechanisms.SCHEDULED`)."""
+    groups = groups_of(graph, target, enabled)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
-    setting = Setting(target.profile, target.caps.max_groups, orders)
+    profile = target.profile
+    if "local_operands" not in enabled:
+        profile = replace(profile, slice=0)
+    setting = Setting(profile, target.caps.max_groups, orders)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)
         point = choices.get(digest_of(group, lanes, orders, {})) if choices else None
         made.append(scheduled(group, lanes, setting, target, point or DEFAULT))
-    return Plan(tuple(made), orders)
+    return Plan(tuple(made), orders, enabled=enabled)
+
+
+def groups_of(graph: Graph, target: Target, enabled: frozenset[str]) -> tuple[Group, ...]:
+    """What the kernels compute, in execution order."""
+    buffers, profile = target.caps.max_storage_buffers, target.profile
+    max_reads = max(4, buffers - 3)
+    results = frozenset(n for _, n, _ in graph.outputs)
+    groups = fuse(graph, max_reads, enabled)
+    if "nest_transforms" in enabled:
+        groups = nest_transforms(groups, results)
+    if "pair_reductions" in enabled:
+        groups = pair(groups, results, max_reads)
+    if "share_operand" in enabled:
+        groups = siblings(groups, buffers)
+    if "rows" in enabled:
+        groups = nest_rows(groups, results, profile)
+    if "fold_blocks" in enabled and profile.block:
+        groups = carry(groups, results, profile.block)
+    return groups
 
 
 def scheduled(

@@ -74,16 +74,14 @@ def test_json(bench: Any) -> None:
 
 def test_ablation(bench: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    for kind in ("png", "svg", "html"):
-        got = bench(*SIZES, "-n", 1, "--ablation", "--json", "--plot", tmp_path / f"plot.{kind}")
+    got = bench(*SIZES, "-n", 1, "--ablation", "--json", "--plot", tmp_path / "plot.html")
     rows = json.loads(got)["programs"]
     assert [r["row"] for r in rows] == [r.name for r in ablation_rows()]
     assert all(r["max_error"] < 1e-5 and r["against"] == "reference" for r in rows)
     assert rows[0]["rules"] == [] and set(DEFAULT) <= set(rows[-1]["rules"])
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert "Baseline" in (tmp_path / "plot.svg").read_text()
     page = (tmp_path / "plot.html").read_text()
     assert page.startswith("<!DOCTYPE html>") and "<svg" in page and "<script" not in page
+    assert "Baseline" in page and "Winograd" in page
 
 
 def test_ablation_without_a_reference(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +97,7 @@ def test_rows_of_the_ablation() -> None:
     known = {rule.name for rule in load_rules(load(None, NET))}
     assert not rows[0].rules and set(rows[-1].rules) >= set(DEFAULT)
     for above, below in pairwise(rows):
-        assert set(above.rules) < set(below.rules) <= known or not above.rules
+        assert set(above.rules) <= set(below.rules) <= known
 
 
 def test_trace(bench: Any, tmp_path: Path) -> None:
@@ -124,8 +122,8 @@ def test_trace(bench: Any, tmp_path: Path) -> None:
 
 def test_plot_of_a_profile(bench: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    bench(*SIZES, "-n", 1, "--plot", tmp_path / "profile.svg")
-    assert "by kernel" in (tmp_path / "profile.svg").read_text()
+    bench(*SIZES, "-n", 1, "--plot", tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_mistakes(bench: Any, tmp_path: Path) -> None:

@@ -13,7 +13,19 @@ from math import prod
 
 import numpy as np
 
-from sdlc.graph.expr import Expr, Index, Literal, Read, Slot, apply, f32, i32, rebuild, substitute
+from sdlc.graph.expr import (
+    Expr,
+    Index,
+    Literal,
+    Read,
+    Slot,
+    apply,
+    f32,
+    i32,
+    rebuild,
+    substitute,
+    walk,
+)
 from sdlc.graph.node import Map, Node, Reduce
 from sdlc.graph.types import DType
 

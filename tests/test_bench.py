@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sdlc.api import make_request
+from sdlc.backends.devices import open_device
 from sdlc.cli import status_of
 from sdlc.cli_bench import profile_rows
 from sdlc.cli_bench_run import ablation_rows, largest_error, requests
@@ -166,6 +167,26 @@ def test_profile_of_a_program() -> None:
     assert all(m.seconds > 0 for m in measured)
     assert all(a.begin < b.begin for a, b in pairwise(measured))
     assert moved_bytes(program, program.dispatches[0]) == measured[0].nbytes > 4 * 3 * 5
+
+
+@pytest.mark.parametrize("device", ["cpu", "pocl", "llvmpipe"])
+def test_devices_say_when_launches_ran(device: str) -> None:
+    """In order, none before the one before it had ended; the outputs are those of a plain step."""
+    program = make_request(NET, "cpu", None, {"b": 3, "n": 5}, (None, "f32")).build().program
+    executable = Executable(program, open_device(device), RandomWeights(program))
+    outputs = executable.run(random_inputs(program))
+    timings = executable.profile()
+    assert len(timings) == len(program.dispatches) and timings[0].begin == 0
+    assert all(t.end >= t.begin for t in timings)
+    assert all(a.end <= b.begin for a, b in pairwise(timings))
+    np.testing.assert_array_equal(executable.read("out"), outputs["out"])
+
+
+def test_a_device_without_a_clock(monkeypatch: pytest.MonkeyPatch, bench: Any) -> None:
+    """It is timed as a whole; asking for more is an error that says so."""
+    monkeypatch.setattr("sdlc.backends.webgpu_device.CLOCK", "a clock that no adapter has")
+    assert "median ms" in bench(*SIZES, "-n", 1, "--device", "llvmpipe")
+    assert "D033" in bench(*SIZES, "-n", 1, "--device", "llvmpipe", "--profile", status=1)
 
 
 def test_sums_of_a_profile() -> None:

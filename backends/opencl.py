@@ -96,6 +96,10 @@ class OpenCLPrinter(Printer):
             return f"convert_int{expr.type.lanes}({super().call(expr)[0]})", ATOM
         return super().call(expr)
 
+    def function(self, expr: Call) -> str:
+        native = expr.op in self.caps.native_functions and expr.type.dtype is DType.F32
+        return ("native_" if native else "") + super().function(expr)
+
     def _halves(self, values: Iterable[Expr]) -> bool:
         return self.caps.f16_arithmetic and any(v.type.dtype is DType.F16 for v in values)
 

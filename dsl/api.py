@@ -412,6 +412,20 @@ def explanation(
     return explain(Material(parts, target, texts, cited, attempts))
 
 
+def measured(compiled: Compiled, device: str) -> tuple[str, tuple[float, ...]]:
+    """A device's name, and the seconds that each of a program's dispatches takes there, with random
+    inputs and weights. Raises SdlError where there is no such device or it has no clock (D033)."""
+    from sdlc.backends.devices import open_device
+    from sdlc.program.profile import profile
+    from sdlc.program.profile_data import RandomWeights, random_inputs
+
+    opened = open_device(device)
+    executable = Executable(compiled.program, opened, RandomWeights(compiled.program))
+    for name, array in random_inputs(compiled.program).items():
+        executable.write(name, array)
+    return opened.info.name, tuple(m.seconds for m in profile(executable))
+
+
 def devices() -> tuple[DeviceInfo, ...]:
     """The devices of this machine, the best first. See `sdlc doctor` for those not found."""
     from sdlc.backends.devices import find_devices

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sdlc.cli_bench_run import Bench, Timed
     from sdlc.program.device import DeviceInfo
     from sdlc.program.profile import Measured
+    from sdlc.program.program import Program
 
 MEMORY_COLUMNS = ("Tensor MiB", "Weight MiB", "dispatches")
 TIMED_COLUMNS = ("median ms", "best ms", "GFLOP/s", *MEMORY_COLUMNS, "max error")
@@ -213,6 +214,14 @@ def record(timed: list[Timed], info: DeviceInfo, rounds: int) -> dict[str, Any]:
     }
 
 
+def largest_temporary(program: Program) -> int:
+    """Bytes of the largest tensor that only lives while a program runs."""
+    from sdlc.program.program import TensorRole
+
+    held = (t.nbytes for t in program.tensors.values() if t.role is TensorRole.TEMPORARY)
+    return max(held, default=0)
+
+
 def _program_record(timed: Timed) -> dict[str, Any]:
     program = timed.program
     return {
@@ -226,6 +235,7 @@ def _program_record(timed: Timed) -> dict[str, Any]:
         "flop": program.flop,
         "dispatches": len(program.dispatches),
         "tensor_bytes": program.memory.arena,
+        "largest_tensor_bytes": largest_temporary(program),
         "weight_bytes": program.memory.weights,
         "max_error": timed.error,
         "against": timed.against,

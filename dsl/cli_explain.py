@@ -46,10 +46,16 @@ SECTIONS = ("graph", "groups", "rules", "dispatches", "kernels", "tensors", "mem
     type=click.Choice(["opencl", "wgsl"]),
     help="Kernels in this language (text: the one that the target prefers; else: all of its).",
 )
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    help="Also measure every dispatch there, with random inputs and weights.",
+)
 @json_option
 def explain_command(
     file: Path,
     output: Path | None,
+    device: str | None,
     sections: tuple[str, ...],
     language: str | None,
     as_json: bool,
@@ -62,8 +68,9 @@ def explain_command(
       sdlc explain softmax.sdl --set b=2x3 n=64 --target mali
       sdlc explain softmax.sdl --set b=2x3 n=64 --target mali -o softmax.html
       sdlc explain softmax.sdl --set b=2x3 n=64 --target mali --section kernels --language wgsl
+      sdlc explain softmax.sdl --set b=2x3 n=64 --device cpu -o softmax.html
     """
-    from sdlc.api import explanation
+    from sdlc.api import explanation, measured
 
     if output is not None:
         check_place(output)
@@ -73,7 +80,10 @@ def explain_command(
         languages = (language,)
     elif output is None and not as_json:
         languages = languages[:1]
-    made = explanation(request.build(), request.library, languages)
+    compiled = request.build()
+    made = explanation(compiled, request.library, languages)
+    if device is not None:
+        made = made.timed(*measured(compiled, device))
     wanted = sections or SECTIONS
     if output is not None:
         page = made.page().encode()

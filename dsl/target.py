@@ -18,8 +18,9 @@ class Capabilities:
     `max_storage_buffers` counts bindings of one kernel; `max_groups` is per grid dimension;
     `offset_alignment` is that of a binding within a buffer; `functions` are the scalar operators
     with a built-in (others are expanded); `max_binding` bounds one bound range; `integer_bits` are
-    those that one instruction adds: below 64, sums with an address are dear;
-    `overlapping_bindings`: one launch may read and write the same bytes through two bindings.
+    those that one instruction adds: below 64, sums with an address are dear; `native_functions`
+    are operators whose instruction is as accurate as WGSL asks, where OpenCL C has a slower form
+    too; `overlapping_bindings`: one launch may read and write the same bytes through two bindings.
     """
 
     languages: tuple[str, ...]
@@ -36,6 +37,7 @@ class Capabilities:
     subgroup_size: int = 0
     missing_functions: tuple[str, ...] = ()
     integer_bits: int = 64
+    native_functions: tuple[str, ...] = ()
     overlapping_bindings: bool = False
 
 

@@ -7,8 +7,8 @@ f32, seeded random weights. `--peer` is a Python with what shall be timed beside
 torch diffusers onnx onnxscript onnxruntime openvino); `--peer none` times sdlc alone. Every runtime
 gives its result first: the relative error is against PyTorch's. All take turns, so what else the
 machine does meets all of them; `CPU ms` is the time of the process's threads, which other work
-hardly moves (but threads that wait by spinning count). `--profile` adds where our time goes. Exit
-status 1 where our result is wrong.
+hardly moves (but threads that wait by spinning count). `--baseline` adds ours without any rule,
+`--profile` where our time goes. Exit status 1 where our result is wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -27,9 +27,12 @@ import numpy as np
 
 from sdlc.api import make_request
 from sdlc.backends.devices import open_device, target_of
-from sdlc.cli_common import print_table
+from sdlc.cli_bench import PROFILE_COLUMNS, profile_rows
+from sdlc.cli_bench_run import with_rules
+from sdlc.cli_common import parse_names, print_table
+from sdlc.program.device import Device
 from sdlc.program.execute import Executable
-from sdlc.program.profile import Row, profile, summed
+from sdlc.program.profile import profile
 from sdlc.program.profile_data import RandomWeights, random_inputs
 
 PROGRAM = Path(__file__).parent / "programs" / "sd_block.sdl"
@@ -50,33 +53,37 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each (default 5)")
     parser.add_argument("--peer", default=sys.executable, help="a Python with torch, or `none`")
     parser.add_argument("--threads", type=int, default=2, help="the peers' threads (default 2)")
+    parser.add_argument("--only", help="rules: NAME[,NAME] (default: the compiler's own)")
+    parser.add_argument("--baseline", action="store_true", help="time it without any rule as well")
     parser.add_argument("--profile", action="store_true", help="where our time goes, by kernel")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=SIZE", help="other sizes")
     parser.add_argument("--json", type=Path, help="write everything to this file as well")
     return parser.parse_args()
 
 
-def prepare(args: argparse.Namespace) -> tuple[Executable, dict[str, np.ndarray]]:
-    """The block on the device with its inputs set, and the inputs."""
-    device = open_device(args.device)
+def compiled(args: argparse.Namespace, device: Device, rules: Sequence[str] | None) -> Executable:
+    """The block on the device with its inputs set, by these rules (None: the compiler's own)."""
     target = args.target or target_of(device.info).name
     sizes = SIZES | {name: int(n) for name, n in (s.split("=") for s in args.set)}
     begin = time.perf_counter()
-    program = make_request(PROGRAM, target, None, sizes, (None, args.precision)).build().program
+    request = make_request(PROGRAM, target, None, sizes, (None, args.precision))
+    if rules is not None:
+        request = with_rules(request, tuple(rules))
+    program = request.build().program
     middle = time.perf_counter()
     executable = Executable(program, device, RandomWeights(program))
     end = time.perf_counter()
+    names = ", ".join(rule.name for rule in request.rules) or "no rule"
     print(
-        f"{device.info.name}, target {target}, {args.precision}: {len(program.dispatches)} "
-        f"dispatches, {program.flop / 1e9:.1f} GFLOP, arena {program.memory.arena / 2**20:.0f} "
-        f"MiB, weights {program.memory.weights / 2**20:.1f} MiB; compiled in "
-        f"{middle - begin:.1f} s, built and loaded in {end - middle:.1f} s",
+        f"{device.info.name}, target {target}, {args.precision}, {names}: "
+        f"{len(program.dispatches)} dispatches, {program.flop / 1e9:.1f} GFLOP, arena "
+        f"{program.memory.arena / 2**20:.0f} MiB, weights {program.memory.weights / 2**20:.1f} "
+        f"MiB; compiled in {middle - begin:.1f} s, built and loaded in {end - middle:.1f} s",
         flush=True,
     )
-    inputs = {name: np.asarray(a, np.float32) for name, a in random_inputs(program).items()}
-    for name, array in inputs.items():
+    for name, array in random_inputs(program).items():
         executable.write(name, array)
-    return executable, inputs
+    return executable
 
 
 class Peer:
@@ -148,38 +155,27 @@ def features() -> str:
     return " ".join(f for f in FEATURES if f in words) or "unknown"
 
 
-def kernel_rows(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
-    whole = sum(row.seconds for row in rows)
-    return [
-        (
-            row.name,
-            f"{row.count}",
-            f"{row.seconds * 1e3:.3f}",
-            f"{row.flop_rate / 1e9:.0f}",
-            f"{row.byte_rate / 1e9:.1f}",
-            f"{row.seconds / whole:.1%}",
-        )
-        for row in rows
-    ]
-
-
 def main() -> None:
     args = arguments()
-    executable, inputs = prepare(args)
+    device = open_device(args.device)
+    executable = compiled(args, device, None if args.only is None else parse_names([args.only]))
+    inputs = random_inputs(executable.program)
+    inputs = {name: np.asarray(array, np.float32) for name, array in inputs.items()}
     executable.step()
     ours = np.asarray(executable.read(executable.program.outputs[0]), np.float32)
     if not np.isfinite(ours).all():
         sys.exit("our result is not finite")
     if args.profile:
-        rows = summed(profile(executable, args.rounds), lambda m: m.kernel)
-        columns = ("kernel", "times", "ms", "GFLOP/s", "GB/s", "share")
-        print_table(columns, kernel_rows(rows))
+        print_table(PROFILE_COLUMNS, profile_rows(profile(executable, args.rounds)))
     runners: dict[str, Callable[[], Times]] = {"sdlc": lambda: step_times(executable)}
+    if args.baseline:
+        plain = compiled(args, device, ())
+        runners["sdlc, no rule"] = lambda: step_times(plain)
     peer = None if args.peer == "none" else Peer(args, executable, inputs)
-    errors = {"sdlc": float("nan")}
+    errors = dict.fromkeys(runners, float("nan"))
     if peer is not None:
         wanted = peer.result("torch").astype(np.float64)
-        errors = {"sdlc": relative_error(ours, wanted)}
+        errors["sdlc"] = relative_error(ours, wanted)
         errors |= {n: relative_error(peer.result(n), wanted) for n in peer.versions}
         for name in peer.versions:
             runners[name] = lambda name=name: peer.times(name)

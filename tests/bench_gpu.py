@@ -34,7 +34,7 @@ import numpy as np
 from bench_devices import measure
 from sdlc.api import make_request
 from sdlc.backends.devices import find_devices, open_device, target_of
-from sdlc.cli_bench import PROFILE_COLUMNS, profile_rows
+from sdlc.cli_bench import PROFILE_COLUMNS, largest_temporary, profile_rows
 from sdlc.cli_bench_run import with_rules
 from sdlc.cli_common import parse_names, print_table
 from sdlc.graph.types import DType
@@ -177,6 +177,10 @@ def make_case(args: argparse.Namespace, targets: set[str], report: Report) -> Ca
         report.add(
             "compile", f"UNet, {target}", f"{seconds:.1f} s, {len(program.dispatches)} disp."
         )
+        if not args.small:
+            count, largest = len(program.dispatches), largest_temporary(program)
+            report.add("dispatches", target, f"{count}", "<= 350", count <= 350)
+            report.add("largest temporary", target, f"{largest / 2**20:.0f} MiB")
         memory = program.memory
         report.facts[target] = {
             "dispatches": len(program.dispatches),

@@ -1,12 +1,13 @@
 """One default picture beside diffusers on PyTorch, in one run, by turns. Not a test: no assertion.
 
     pip install '.[cpu,parity]'
-    python tests/bench_picture.py [--device cpu] [--rounds 3] [--peer PYTHON] [--json]
+    python tests/bench_picture.py [--device cpu] [--beside llvmpipe] [--rounds 3] [--peer PYTHON]
 
 Both draw the shipped model's 256 x 256 picture in 20 steps with guidance from weights in memory.
 `compile_seconds` is our compiler, cold; `start_seconds` is compiling (kept from an earlier run or
-not), the driver's builds and loading. `--peer` is a Python that has diffusers (default:
-this one). FLOP are counted from the programs; the floor is FLOP over `--peak`.
+not), the driver's builds and loading; `text_ms`, `step_ms` and `decode_ms` are the networks'. More
+devices may take their turns `--beside` the first. `--peer` is a Python that has diffusers (default:
+this one; `none`: without). FLOP are counted from the programs; the floor is FLOP over `--peak`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ for line in sys.stdin:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="where sdlc draws (default cpu)")
+    parser.add_argument("--beside", nargs="*", default=[], help="more devices, in the same run")
     parser.add_argument("--rounds", type=int, default=3, help="pictures of each (default 3)")
     parser.add_argument("--precision", choices=("f32", "f16"), default="f32")
     parser.add_argument("--peer", default=sys.executable, help="a Python that has diffusers")
@@ -48,7 +50,7 @@ def arguments() -> argparse.Namespace:
 
 
 def start_peer(args: argparse.Namespace, folder: str) -> subprocess.Popen[str]:
-    command = [args.peer, "-c", PEER, folder, str(args.threads)]
+    command = [args.peer, "-P", "-c", PEER, folder, str(args.threads)]
     peer = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -82,49 +84,81 @@ def compile_seconds(args: argparse.Namespace) -> float:
     return time.perf_counter() - begin
 
 
+class Ours:
+    """The model on one device, ready to draw."""
+
+    def __init__(self, selector: str, precision: str) -> None:
+        from sdlc.backends.devices import open_device
+        from sdlc.graph.types import DType
+        from sdlc.models.folder import load_folder
+        from sdlc.models.pipeline import GenerateSettings, prepare
+
+        self.settings = GenerateSettings(prompt=PROMPT, precision=DType(precision))
+        begin = time.perf_counter()
+        device = open_device(selector)
+        self.painter = prepare(self.settings, load_folder(None), device, lambda _: None)
+        self.starting = time.perf_counter() - begin
+        self.rounds: list[tuple[float, dict[str, float]]] = []
+
+    def draw(self) -> None:
+        from sdlc.models.pipeline import draw
+
+        begin = time.perf_counter()
+        stages = draw(self.painter, self.settings, lambda _: None).seconds
+        self.rounds.append((time.perf_counter() - begin, dict(stages)))
+
+    def report(self) -> dict[str, object]:
+        """The best round that counts, network by network."""
+        best, stages = min(self.rounds[1:], key=lambda each: each[0])
+        parts = (self.painter.encoder, self.painter.sampler, self.painter.decoder)
+        text, step, decode = (part.program for part in parts)
+        flop = text.flop + self.settings.steps * step.flop + decode.flop
+        return {
+            "device": self.painter.device.info.name,
+            "start_seconds": round(self.starting, 2),
+            "sdlc_seconds": round(best, 3),
+            "text_ms": round(stages["text"] * 1e3, 1),
+            "step_ms": round(stages["step"] / self.settings.steps * 1e3, 1),
+            "decode_ms": round(stages["decode"] * 1e3, 1),
+            "gflop": round(flop / 1e9, 1),
+            "gflop_per_second": round(flop / best / 1e9, 1),
+            "dispatches": [len(p.dispatches) for p in (text, step, decode)],
+            "arena_bytes": max(p.memory.arena for p in (text, step, decode)),
+            "weight_bytes": sum(p.memory.weights for p in (text, step, decode)),
+        }
+
+
 def main() -> None:
     args = arguments()
     cold = compile_seconds(args)
-    from sdlc.backends.devices import open_device
-    from sdlc.graph.types import DType
     from sdlc.models.folder import load_folder
-    from sdlc.models.pipeline import GenerateSettings, draw, prepare
 
-    folder = load_folder(None)
-    settings = GenerateSettings(prompt=PROMPT, precision=DType(args.precision))
-    begin = time.perf_counter()
-    painter = prepare(settings, folder, open_device(args.device), lambda _: None)
-    starting = time.perf_counter() - begin
-    programs = (painter.encoder.program, painter.sampler.program, painter.decoder.program)
-    flop = programs[0].flop + settings.steps * programs[1].flop + programs[2].flop
-    peer = start_peer(args, os.fspath(folder.path))
-    ours, theirs = [], []
+    every = [Ours(selector, args.precision) for selector in (args.device, *args.beside)]
+    peer = None
+    if args.peer != "none":
+        peer = start_peer(args, os.fspath(load_folder(None).path))
+    theirs: list[float] = []
     for _ in range(args.rounds + 1):  # the first of each warms caches and does not count
-        begin = time.perf_counter()
-        draw(painter, settings, lambda _: None)
-        ours.append(time.perf_counter() - begin)
-        theirs.append(peer_seconds(peer))
-    peer.terminate()
-    best, peer_best = min(ours[1:]), min(theirs[1:])
-    report = {
-        "device": painter.device.info.name,
-        "precision": args.precision,
-        "compile_seconds": round(cold, 2),
-        "start_seconds": round(starting, 2),
-        "sdlc_seconds": round(best, 3),
-        "diffusers_seconds": round(peer_best, 3),
-        "ratio": round(best / peer_best, 3),
-        "gflop": round(flop / 1e9, 1),
-        "gflop_per_second": round(flop / best / 1e9, 1),
-        "floor_seconds": round(flop / args.peak, 3) if args.peak else None,
-        "dispatches_per_step": len(programs[1].dispatches),
-        "arena_bytes": max(p.memory.arena for p in programs),
-        "weight_bytes": sum(p.memory.weights for p in programs),
-    }
+        for each in every:
+            each.draw()
+        if peer is not None:
+            theirs.append(peer_seconds(peer))
+    reports = [each.report() for each in every]
+    if peer is not None:
+        peer.terminate()
+        for report in reports:
+            report["diffusers_seconds"] = round(min(theirs[1:]), 3)
+            report["ratio"] = round(float(str(report["sdlc_seconds"])) / min(theirs[1:]), 3)
+    if args.peak:
+        for report in reports:
+            report["floor_seconds"] = round(float(str(report["gflop"])) * 1e9 / args.peak, 3)
+    found = {"precision": args.precision, "compile_seconds": round(cold, 2), "devices": reports}
     if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print("\n".join(f"{key:26} {value}" for key, value in report.items() if value is not None))
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{args.precision}, compiled cold in {cold:.2f} s")
+    for key in reports[0]:
+        print(f"{key:20}", *(f"{report[key]!s:>36}" for report in reports))
 
 
 if __name__ == "__main__":

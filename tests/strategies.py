@@ -43,6 +43,7 @@ from sdlc.language.syntax import (
     TensorType,
     Unary,
 )
+from sdlc.proof.inputs import KINDS, values
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 33)
 LARGEST = 2048
@@ -52,7 +53,6 @@ TRIES = 12
 WHERE = "E037"
 """The code of the error for a `where` that does not hold."""
 FLOATS = ("f32", "f16")
-KINDS = ("ordinary", "large", "offset", "equal rows", "zeros")
 
 Shape = tuple[int, ...]
 Value = int | float | bool | str | None
@@ -129,26 +129,6 @@ def weights_of(graph: Graph) -> dict[str, Array]:
     """Values for a graph's weights, the same for a name at every call."""
     found = [n for n in topological(graph) if isinstance(n, Input) and n.role is Role.WEIGHT]
     return {n.name: values(n.dtype, n.shape, "ordinary", sum(n.name.encode())) for n in found}
-
-
-def values(dtype: DType, shape: Shape, kind: str, seed: int) -> Array:
-    """An array of a kind: floats of the magnitudes that go wrong, indices also out of range."""
-    generator = np.random.default_rng(seed)
-    if dtype is DType.BOOL:
-        return generator.integers(0, 2, shape).astype(np.int32)
-    if dtype is DType.I32:
-        return generator.integers(-2, SIZES[-1] + 2, shape).astype(np.int32)
-    data = generator.standard_normal(shape)
-    match kind:
-        case "large":
-            data *= 1000 if dtype is DType.F32 else 30
-        case "offset":
-            data = data * 0.1 + (1000 if dtype is DType.F32 else 30)
-        case "equal rows":
-            data = np.broadcast_to(data[..., :1] if shape else data, shape)
-        case "zeros":
-            data = np.zeros(shape)
-    return np.asarray(data).astype(dtype.numpy)
 
 
 # ---- compile-time values -----------------------------------------------------------------------

@@ -167,6 +167,13 @@ def test_offsets_are_added_in_32_bits_where_addresses_are_dear() -> None:
     assert "AT(" not in text(one_dimensional("k", (x, out), body), CL_HALF)
 
 
+def test_native_functions_are_of_floats() -> None:
+    x, out = read("x", 32), write("out", 32)
+    kernel = one_dimensional("k", (x, out), (Store(out, LX, call("exp", Load(x, LX))),))
+    assert "= native_exp(x[lane_x]);" in text(kernel, replace(CL, native_functions=("exp",)))
+    assert "= exp(x[lane_x]);" in text(kernel, CL)
+
+
 def test_wgsl_bindings_are_in_order_and_read_write() -> None:
     made = text(half_scratch().kernel, WGSL)
     places = [line for line in made.splitlines() if line.startswith("@group(0)")]

@@ -247,6 +247,15 @@ def test_page_needs_nothing_else(page: str) -> None:
     assert not re.search(r"https?:|//[a-z]+\.|url\(|@import|fetch\(", page.replace("// ", ""))
 
 
+def test_measured_times_stand_beside_predicted_ones(made: Explanation) -> None:
+    count = sum(d.part == "run" for d in made.dispatches)
+    timed = made.timed("a device", [1e-3] * count)
+    assert timed.measured == pytest.approx(1e-3 * count) and not made.measured
+    page = timed.page()
+    assert page.count("<small>measured 1 ms</small>") == count and "on a device" in page
+    assert "measured 1 ms" in str(timed) and "measured" not in str(made)
+
+
 def test_page_of_a_program_without_temporaries() -> None:
     request = make_request(
         "op id(x: T[n]) -> T[n] { y[i] = x[i] + 1\n return y\n}",
@@ -277,6 +286,9 @@ def test_command_writes_the_page(tmp_path: Path) -> None:
     )
     record = json.loads(done.stdout)
     assert "memory" in record and "kernels" not in record and record["target"] == "mali"
+    arguments = [str(source), *sizes, "--json", "--device", "cpu", "--section", "dispatches"]
+    record = json.loads(CliRunner().invoke(explain_command, arguments).stdout)
+    assert record["device"] and all(d["measured"] > 0 for d in record["dispatches"])
 
 
 # ---- schedules that cannot be applied -----------------------------------------------------------

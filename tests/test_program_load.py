@@ -176,7 +176,7 @@ def test_a_result_that_runs_read_is_written_at_each_run() -> None:
     assert_right(graph, inputs, weights, run_interpreted(program, inputs, weights), "result")
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(cases(), st.data())
 def test_only_what_no_input_reaches_is_hoisted(case: Case, data: st.DataObject) -> None:
     """And the load graph before the run graph means the graph, exactly."""
@@ -235,7 +235,7 @@ def test_random_programs_are_the_same_with_and_without(target: str, for_all: For
             got = run_interpreted(program, inputs, weights)
             assert_right(graph, inputs, weights, got, who)
 
-    for_all(drawn(), same, 30, 0.1)
+    for_all(drawn(), same, 20, 0.1)
 
 
 @pytest.mark.parametrize("selector", ["cpu", "llvmpipe"])

@@ -36,6 +36,7 @@ from sdlc.graph.node import (
     sources,
     topological,
 )
+from sdlc.graph.rewrite import is_view
 from sdlc.graph.scalar import SCALARS
 
 MARK = "~"
@@ -133,12 +134,6 @@ def _stays(node: Node, readers: list[Node]) -> bool:
         return True
     once = isinstance(node, Map) and _times_read(node, readers) <= element_count(node)
     return once and stored > before + flop / FLOP_PER_BYTE
-
-
-def is_view(body: Expr) -> bool:
-    """Whether a map's body only moves elements: one unguarded read at computed places."""
-    inner = body.indices if isinstance(body, Read) and body.fill is None else (body,)
-    return isinstance(body, Read) and not any(isinstance(e, Read) for e in walk(*inner))
 
 
 def _made_from(node: Node) -> tuple[int, int]:

@@ -13,7 +13,19 @@ from math import prod
 
 import numpy as np
 
-from sdlc.graph.expr import Expr, Index, Literal, Read, Slot, apply, f32, i32, rebuild, substitute
+from sdlc.graph.expr import (
+    Expr,
+    Index,
+    Literal,
+    Read,
+    Slot,
+    apply,
+    f32,
+    i32,
+    rebuild,
+    substitute,
+    walk,
+)
 from sdlc.graph.node import Map, Node, Reduce
 from sdlc.graph.types import DType
 
@@ -87,3 +99,12 @@ def known_count(node: Reduce, field: int) -> Expr | None:
         return None
     total = float(lift.value) * prod(a.extent for a in node.over)
     return f32(total) if total == float(np.float32(total)) else None
+
+
+def is_view(body: Expr) -> bool:
+    """Whether a map's body only moves elements: one unguarded read at computed places."""
+    return (
+        isinstance(body, Read)
+        and body.fill is None
+        and not any(isinstance(e, Read) for i in body.indices for e in walk(i))
+    )

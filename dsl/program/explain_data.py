@@ -8,7 +8,8 @@ Invariant: every value is a number, a text, or a tuple or mapping of these, so J
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 SCHEMA = 1
@@ -89,7 +90,8 @@ class Operand:
 @dataclass(frozen=True, slots=True)
 class DispatchFacts:
     """One launch, by its number in its `part`. `read` and `written` are bytes that pass to and from
-    memory, `seconds` is what the cost model predicts, and `bound` what takes longest of it."""
+    memory, `seconds` is what the cost model predicts, and `bound` what takes longest of it;
+    `measured` is the time on a device, 0 where there was none."""
 
     part: str
     number: int
@@ -103,6 +105,7 @@ class DispatchFacts:
     written: int
     seconds: float
     bound: str
+    measured: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,8 @@ class Explanation:
     live: tuple[int, ...]
     rules: tuple[RuleFacts, ...]
     definitions: tuple[Defined, ...]
+    device: str = ""
+    """Where `measured` times come from."""
     schema: int = field(default=SCHEMA)
 
     def __str__(self) -> str:
@@ -181,6 +186,16 @@ class Explanation:
         from sdlc.program.explain_text import sections
 
         return sections(self)
+
+    @property
+    def measured(self) -> float:
+        """Seconds of a run's dispatches on the device."""
+        return sum(d.measured for d in self.dispatches)
+
+    def timed(self, device: str, seconds: Sequence[float]) -> Explanation:
+        """With the times of a run's dispatches on a device."""
+        run = [replace(d, measured=s) for d, s in zip(self.dispatches, seconds, strict=False)]
+        return replace(self, device=device, dispatches=(*run, *self.dispatches[len(run) :]))
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as docs/explain.md describes them."""

@@ -87,7 +87,7 @@ def page(made: Explanation) -> str:
     hues = _hues(made)
     highlighter = Highlighter()
     views = _kernel_views(made, highlighter)
-    slowest = max((d.seconds for d in made.dispatches), default=0.0)
+    slowest = max((max(d.seconds, d.measured) for d in made.dispatches), default=0.0)
     return (
         _environment(highlighter)
         .get_template("explain.html")

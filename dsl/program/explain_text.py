@@ -45,6 +45,8 @@ def sections(made: Explanation) -> tuple[tuple[str, str, str], ...]:
     languages = ", ".join(dict.fromkeys(k.language for k in made.kernels))
     kernels = "\n\n".join(f"-- {k.name}\n{k.text.strip()}" for k in made.kernels)
     total = f"{made.flop:,} FLOP, about {time_text(made.seconds)} a run"
+    if made.device:
+        total += f", measured {time_text(made.measured)} on {made.device}"
     pairs = zip(made.groups, made.dispatches, strict=True)
     return (
         ("graph", f"{made.name} for {made.target}: graph", made.graph.strip()),
@@ -105,6 +107,8 @@ def verdict_text(verdict: Verdict) -> str:
 def cost_text(dispatch: DispatchFacts) -> str:
     moved = f"reads {bytes_text(dispatch.read)}, writes {bytes_text(dispatch.written)}"
     time = f"about {time_text(dispatch.seconds)}, bound by {dispatch.bound}"
+    if dispatch.measured:
+        time += f"; measured {time_text(dispatch.measured)}"
     return f"{moved}, {dispatch.flop:,} FLOP; {time}"
 
 
@@ -141,6 +145,7 @@ def _dispatches(made: Explanation) -> str:
                 moved,
                 f"{count_text(d.flop)}FLOP",
                 f"{time_text(d.seconds)} ({d.bound})",
+                f"measured {time_text(d.measured)}" if d.measured else "",
             )
         )
     return "\n".join(_columns(rows))

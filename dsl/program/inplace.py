@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sdlc.graph.expr import Read, walk
 from sdlc.graph.node import Node
 from sdlc.kernel.ir import Kernel
 from sdlc.kernel.overlay import overlaid, overlapping
@@ -35,7 +34,7 @@ def in_place(program: Program, scheduled: Plan, names: Mapping[Value, str]) -> P
     proofs: dict[tuple[str, str, str], bool] = {}
     pairs = zip(scheduled.kernels, program.dispatches, strict=True)
     for time, (item, dispatch) in enumerate(pairs):
-        for read, written in _candidates(item.group, names):
+        for read, written in candidates(item.group, names):
             ends = written in lives and read in lives and lives[read].last == time
             if not (ends and _alike(tensors[read], tensors[written])):
                 continue
@@ -50,14 +49,13 @@ def in_place(program: Program, scheduled: Plan, names: Mapping[Value, str]) -> P
     return replace(program, tensors=tensors, kernels=kernels)
 
 
-def _candidates(group: Group, names: Mapping[Value, str]) -> list[tuple[str, str]]:
+def candidates(group: Group, names: Mapping[Value, str]) -> list[tuple[str, str]]:
     """What a group reads at the very element that it writes, and nowhere else."""
     if len(group.stores) != 1:
         return []
     store = group.stores[0]
-    lifted = {e for e in walk(*group.lift) if isinstance(e, Read)}
-    elsewhere = {r for part in group.inner for r in part.reads} | lifted
-    elsewhere |= {r for r in group.reads if r.fill is not None or r.indices != store.indices}
+    elsewhere = [r for part in group.inner for r in part.reads]
+    elsewhere += [r for r in group.reads if r.indices != store.indices]
     spoilt = {(r.source, r.field) for r in elsewhere}
     written = names[(store.node, store.field)]
     return [(names[value], written) for value in group.operands if value not in spoilt]

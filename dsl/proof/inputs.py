@@ -29,8 +29,8 @@ KINDS = (
     "near overflow",
 )
 """From the simplest on: normal numbers; their magnitudes; hundreds of deviations from zero in size,
-or in mean; every row one number; nothing; rows masked in part and whole; squares that overflow (in
-half precision: sums of two)."""
+or in mean; every row one number; nothing; rows masked in part and whole; sums of two that overflow
+half precision (in f32: products of three that overflow)."""
 LARGEST_INDEX = 35
 MASK = -65504.0
 """What additive masks hold: the lowest f16, in f32 as well."""
@@ -80,7 +80,7 @@ def values(dtype: DType, shape: tuple[int, ...], kind: str, seed: int) -> Array:
         case "masked":
             data = np.where(_hidden(shape, generator), MASK, data)
         case "near overflow":
-            data = np.clip(data, -3, 3) * (20000 if half else 1e19)
+            data = np.clip(data, -3, 3) * (20000 if half else 1e17)
     return np.asarray(data).astype(dtype.numpy)
 
 

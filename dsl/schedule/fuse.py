@@ -29,7 +29,7 @@ from sdlc.graph.node import (
     sources,
     topological,
 )
-from sdlc.graph.rewrite import inline
+from sdlc.graph.rewrite import inline, is_view
 from sdlc.graph.types import Origin
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.group import Group, Output, slot
@@ -111,15 +111,6 @@ def _inlines(node: Map, readers: dict[Node, list[Node]]) -> bool:
         return False
     reader = readers[node][0]
     return SLACK * _times_read(node, reader) <= element_count(node)
-
-
-def is_view(body: Expr) -> bool:
-    """Whether a map's body only moves elements: one unguarded read at computed places."""
-    return (
-        isinstance(body, Read)
-        and body.fill is None
-        and not any(isinstance(e, Read) for i in body.indices for e in walk(i))
-    )
 
 
 def _times_read(node: Node, reader: Node) -> int:

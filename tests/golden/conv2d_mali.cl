@@ -51,11 +51,12 @@ void conv2d_out(__global const half *restrict x, __global const half *restrict k
       const float4 value1 = (float4)((float)AT(const half, k, at8)[0], (float)AT(const half, k, at8)[144], (float)AT(const half, k, at8)[288], (float)AT(const half, k, at8)[432]);
       total_value = fma((float4)(value), value1, total_value);
       const int at10 = at5 + at9;
-      const float value2 = inside ? (float)AT(const half, x, at10)[0] : 0.0f;
+      const half4 x_wide = vload4(0, x + at10);
+      const float value2 = inside ? (float)x_wide.s0 : 0.0f;
       total_value1 = fma((float4)(value2), value1, total_value1);
-      const float value3 = inside ? (float)AT(const half, x, at10)[1] : 0.0f;
+      const float value3 = inside ? (float)x_wide.s1 : 0.0f;
       total_value2 = fma((float4)(value3), value1, total_value2);
-      const float value4 = inside ? (float)AT(const half, x, at10)[2] : 0.0f;
+      const float value4 = inside ? (float)x_wide.s2 : 0.0f;
       total_value3 = fma((float4)(value4), value1, total_value3);
       const float4 value5 = (float4)((float)AT(const half, k, at8)[576], (float)AT(const half, k, at8)[720], (float)AT(const half, k, at8)[864], (float)AT(const half, k, at8)[1008]);
       total_value4 = fma((float4)(value), value5, total_value4);
@@ -66,7 +67,7 @@ void conv2d_out(__global const half *restrict x, __global const half *restrict k
       total_value = fma((float4)(value2), value6, total_value);
       total_value1 = fma((float4)(value3), value6, total_value1);
       total_value2 = fma((float4)(value4), value6, total_value2);
-      const float value7 = inside ? (float)AT(const half, x, at10)[3] : 0.0f;
+      const float value7 = inside ? (float)x_wide.s3 : 0.0f;
       total_value3 = fma((float4)(value7), value6, total_value3);
       const float4 value8 = (float4)((float)AT(const half, k, at8)[577], (float)AT(const half, k, at8)[721], (float)AT(const half, k, at8)[865], (float)AT(const half, k, at8)[1009]);
       total_value4 = fma((float4)(value2), value8, total_value4);

@@ -34,7 +34,7 @@ void softmax_out(__global const half *restrict x, __global half *restrict out) {
     const bool inside = at < 77;
     const float value = inside ? (float)AT(const half, x, at1 + min(at, 76))[0] : -0x1.fffffep+127f;
     const float value1 = max(total_m, value);
-    const float next1 = fma(inside ? 1.0f : 0.0f, exp(value - value1), total_l * exp(total_m - value1));
+    const float next1 = fma(inside ? 1.0f : 0.0f, native_exp(value - value1), total_l * native_exp(total_m - value1));
     total_m = value1;
     total_l = next1;
   }
@@ -45,42 +45,42 @@ void softmax_out(__global const half *restrict x, __global half *restrict out) {
   const float shared_m_at = shared_m[lane_x];
   const float shared_m_at1 = shared_m[at2];
   const float value2 = max(shared_m_at, shared_m_at1);
-  const float total1 = fma(shared_l[at2], exp(shared_m_at1 - value2), shared_l[lane_x] * exp(shared_m_at - value2));
+  const float total1 = fma(shared_l[at2], native_exp(shared_m_at1 - value2), shared_l[lane_x] * native_exp(shared_m_at - value2));
   if (lane_x < 32) { shared_m[lane_x] = value2; }
   if (lane_x < 32) { shared_l[lane_x] = total1; }
   barrier(CLK_LOCAL_MEM_FENCE);
   const float shared_m_at2 = shared_m[lane_x];
   const float shared_m_at3 = shared_m[at3];
   const float value3 = max(shared_m_at2, shared_m_at3);
-  const float total3 = fma(shared_l[at3], exp(shared_m_at3 - value3), shared_l[lane_x] * exp(shared_m_at2 - value3));
+  const float total3 = fma(shared_l[at3], native_exp(shared_m_at3 - value3), shared_l[lane_x] * native_exp(shared_m_at2 - value3));
   if (lane_x < 16) { shared_m[lane_x] = value3; }
   if (lane_x < 16) { shared_l[lane_x] = total3; }
   barrier(CLK_LOCAL_MEM_FENCE);
   const float shared_m_at4 = shared_m[lane_x];
   const float shared_m_at5 = shared_m[at4];
   const float value4 = max(shared_m_at4, shared_m_at5);
-  const float total5 = fma(shared_l[at4], exp(shared_m_at5 - value4), shared_l[lane_x] * exp(shared_m_at4 - value4));
+  const float total5 = fma(shared_l[at4], native_exp(shared_m_at5 - value4), shared_l[lane_x] * native_exp(shared_m_at4 - value4));
   if (lane_x < 8) { shared_m[lane_x] = value4; }
   if (lane_x < 8) { shared_l[lane_x] = total5; }
   barrier(CLK_LOCAL_MEM_FENCE);
   const float shared_m_at6 = shared_m[lane_x];
   const float shared_m_at7 = shared_m[at5];
   const float value5 = max(shared_m_at6, shared_m_at7);
-  const float total7 = fma(shared_l[at5], exp(shared_m_at7 - value5), shared_l[lane_x] * exp(shared_m_at6 - value5));
+  const float total7 = fma(shared_l[at5], native_exp(shared_m_at7 - value5), shared_l[lane_x] * native_exp(shared_m_at6 - value5));
   if (lane_x < 4) { shared_m[lane_x] = value5; }
   if (lane_x < 4) { shared_l[lane_x] = total7; }
   barrier(CLK_LOCAL_MEM_FENCE);
   const float shared_m_at8 = shared_m[lane_x];
   const float shared_m_at9 = shared_m[at6];
   const float value6 = max(shared_m_at8, shared_m_at9);
-  const float total9 = fma(shared_l[at6], exp(shared_m_at9 - value6), shared_l[lane_x] * exp(shared_m_at8 - value6));
+  const float total9 = fma(shared_l[at6], native_exp(shared_m_at9 - value6), shared_l[lane_x] * native_exp(shared_m_at8 - value6));
   if (lane_x < 2) { shared_m[lane_x] = value6; }
   if (lane_x < 2) { shared_l[lane_x] = total9; }
   barrier(CLK_LOCAL_MEM_FENCE);
   const float shared_m_at10 = shared_m[lane_x];
   const float shared_m_at11 = shared_m[at7];
   const float value7 = max(shared_m_at10, shared_m_at11);
-  const float total11 = fma(shared_l[at7], exp(shared_m_at11 - value7), shared_l[lane_x] * exp(shared_m_at10 - value7));
+  const float total11 = fma(shared_l[at7], native_exp(shared_m_at11 - value7), shared_l[lane_x] * native_exp(shared_m_at10 - value7));
   if (lane_x < 1) { shared_m[lane_x] = value7; }
   if (lane_x < 1) { shared_l[lane_x] = total11; }
   barrier(CLK_LOCAL_MEM_FENCE);
@@ -90,6 +90,6 @@ void softmax_out(__global const half *restrict x, __global half *restrict out) {
   for (int i = 0; i < 2; ++i) {
     const int at9 = i * 64;
     const int at10 = lane_x + at9;
-    if (at10 < 77) { AT(half, out, at8 + at9)[0] = (half)(exp((float)AT(const half, x, at1 + min(at10, 76))[0] - s_kept[0]) / s_kept1[0]); }
+    if (at10 < 77) { AT(half, out, at8 + at9)[0] = (half)(native_exp((float)AT(const half, x, at1 + min(at10, 76))[0] - s_kept[0]) / s_kept1[0]); }
   }
 }

@@ -104,7 +104,7 @@
     if (f.sort !== order) {
       order = f.sort;
       const sorted = order === "n" ? rows
-        : [...rows].sort((a, b) => b.dataset[order] - a.dataset[order]);
+        : [...rows].sort((a, b) => (b.dataset[order] || 0) - (a.dataset[order] || 0));
       list.append(...sorted);
     }
     const unit = seconds >= 1 ? [1, "s"] : seconds >= 1e-3 ? [1e-3, "ms"] : [1e-6, "µs"];

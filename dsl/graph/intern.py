@@ -43,6 +43,8 @@ class Interned(type):
     _names: tuple[str, ...] = ()
     _mixed: bool = False
     """Whether a field may hold numbers of several types, which are equal and yet not the same."""
+    _simple: int = -1
+    """The number of arguments that are a key as they are."""
     _not_interned: frozenset[str] = frozenset()
 
     def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> None:
@@ -51,22 +53,22 @@ class Interned(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """The object with these fields. Looked up before it is made where all are positional."""
+        if len(args) == cls._simple and not kwargs:
+            entry = cls._table.get(args)
+            found = None if entry is None else entry()
+            return cls._first(args, super().__call__(*args)) if found is None else found
         if not cls._names:
             cls._describe()
-        if kwargs or cls._not_interned or len(args) != len(cls._names):
-            made = super().__call__(*args, **kwargs)
-            args = tuple(getattr(made, n) for n in cls._names if n not in cls._not_interned)
-            return cls._first(tuple(map(_distinct, args)) if cls._mixed else args, made)
-        key = tuple(map(_distinct, args)) if cls._mixed else args
-        entry = cls._table.get(key)
-        found = None if entry is None else entry()
-        return cls._first(key, super().__call__(*args)) if found is None else found
+        made = super().__call__(*args, **kwargs)
+        args = tuple(getattr(made, n) for n in cls._names if n not in cls._not_interned)
+        return cls._first(tuple(map(_distinct, args)) if cls._mixed else args, made)
 
     def _describe(cls) -> None:
         """Looks at the fields, once they are there."""
         made = [f for f in fields(cls) if f.init]  # type: ignore[arg-type]
         cls._mixed = any(t in str(f.type) for f in made for t in ("float", "bool"))
         cls._names = tuple(f.name for f in made)
+        cls._simple = -1 if cls._mixed or cls._not_interned else len(made)
 
     def _first(cls, key: Any, made: Any) -> Any:
         """The object that stands for `key`: `made`, if there is none."""

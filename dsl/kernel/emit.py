@@ -105,7 +105,8 @@ class Emitter:
 
     def prepare(self, values: Iterable[k.Expr]) -> list[k.Expr]:
         """The values to be settled next, in order: what several of them share will be named."""
-        made = [self._associated(v) for v in values]
+        memo: dict[k.Expr, k.Expr] = {}
+        made = [self._associated(v, memo) for v in values]
         self._shared = _shared(made)
         return made
 
@@ -129,8 +130,8 @@ class Emitter:
         depth = self._depth(e)
         home = min(depth, self.depth)
         if (home >= at and e not in self._shared) or _trivial(e):
-            return k.with_operands(e, tuple(self._placed(p, at, memo) for p in parts))
-        made = k.with_operands(e, tuple(self._placed(p, home, memo) for p in parts))
+            return k.with_operands(e, tuple([self._placed(p, at, memo) for p in parts]))
+        made = k.with_operands(e, tuple([self._placed(p, home, memo) for p in parts]))
         var = self.fresh(_stem(e), e.type)
         self._depths[var] = depth
         self._levels[home].statements.append(k.Let(var, made))
@@ -142,7 +143,7 @@ class Emitter:
         what a mutable variable says until one is assigned."""
         if self._depth(e) != NEVER:
             self._levels[home].named[e] = var
-        elif any(isinstance(o, k.Var) and o in self._mutable for o in k.walk(e)):
+        elif not e.variables.isdisjoint(self._mutable):
             self._momentary[e] = var
         else:
             self._loaded[e] = var
@@ -161,20 +162,22 @@ class Emitter:
             self._depths[e] = max((self._depth(o) for o in k.operands(e)), default=0)
         return self._depths[e]
 
-    def _associated(self, value: k.Expr) -> k.Expr:
+    def _associated(self, value: k.Expr, memo: dict[k.Expr, k.Expr]) -> k.Expr:
         """Integer sums regrouped so that what outer loops fix is added first, constants last."""
-        memo: dict[k.Expr, k.Expr] = {}
 
         def visit(e: k.Expr) -> k.Expr:
-            if e not in memo:
-                parts = k.operands(e)
-                if not parts:
-                    memo[e] = e
-                elif isinstance(e, k.Call) and e.op in ("add", "sub") and e.type == k.I32:
-                    memo[e] = self._by_depth(e, visit)
+            parts = e.operands
+            if not parts:
+                return e
+            found = memo.get(e)
+            if found is None:
+                if isinstance(e, k.Call) and e.op in ("add", "sub") and e.type is k.I32:
+                    found = self._by_depth(e, visit)
                 else:
-                    memo[e] = k.with_operands(e, tuple(visit(p) for p in parts))
-            return memo[e]
+                    made = tuple([visit(p) for p in parts])
+                    found = e if made == parts else k.with_operands(e, made)
+                memo[e] = found
+            return found
 
         return visit(value)
 

@@ -136,12 +136,17 @@ class Call(metaclass=Interned):
 
     def __post_init__(self) -> None:
         args = self.args
-        lanes = max([a.type.lanes for a in args])
-        kind = Type(result_type(self.op, tuple([a.type.dtype for a in args])), lanes)
+        kind = _type_of(self.op, tuple([a.type for a in args]))
         _set(self, "type", kind)
         _set(self, "form", affine(self.op, args) if kind is I32 else None)
         _set(self, "operands", args)
         _set(self, "variables", _variables(args))
+
+
+@lru_cache(maxsize=1024)
+def _type_of(op: str, operands: tuple[Type, ...]) -> Type:
+    dtype = result_type(op, tuple(t.dtype for t in operands))
+    return Type(dtype, max(t.lanes for t in operands))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)

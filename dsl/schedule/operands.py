@@ -125,8 +125,8 @@ def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
     rows, columns = profile.register_tile
     columns = max(profile.vector, 1 << ((columns // form.fields).bit_length() - 1))
     across = 16
-    shapes = []
-    while rows >= 2:
+    shapes: list[Shape] = []
+    while rows >= 2 or not shapes:
         down = max(1, profile.lanes // across)
         shapes.append(Shape(rows, columns, down, across))
         if columns > profile.vector and columns >= rows:

@@ -40,10 +40,17 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Median seconds of one launch, and of all threads of this process meanwhile."""
+    """Median seconds of one launch, and of all threads of this process meanwhile; `turns` are the
+    seconds of each turn."""
 
     seconds: float
     thread_seconds: float
+    turns: tuple[float, ...] = ()
+
+    def times_of(self, other: Timed) -> float:
+        """How many times as long as `other` it takes: the median over the turns, which both had
+        side by side, so that a machine that slows down for a while slows both."""
+        return median(a / b for a, b in zip(self.turns, other.turns, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +113,12 @@ def time_all(bench: Workbench, kernels: Sequence[Made], effort: Effort) -> list[
     """The time of one launch of each, by turns, each warm."""
     recordings = [_recording(bench, made, effort.turn_seconds) for made in kernels]
     turns = [[_turn(bench, *each) for each in recordings] for _ in range(effort.rounds)]
-    return [
-        Timed(median(t.seconds for t in column), median(t.thread_seconds for t in column))
-        for column in zip(*turns, strict=True)
-    ]
+    return [_over(column) for column in zip(*turns, strict=True)]
+
+
+def _over(turns: Sequence[Timed]) -> Timed:
+    seconds = tuple(t.seconds for t in turns)
+    return Timed(median(seconds), median(t.thread_seconds for t in turns), seconds)
 
 
 def _recording(bench: Workbench, made: Made, seconds: float) -> tuple[Any, int]:

@@ -81,12 +81,12 @@ def _jobs(plan: Plan, target: Target) -> tuple[Job, ...]:
     first: dict[str, Scheduled] = {}
     launches: dict[str, int] = {}
     for kernel in plan.kernels:
-        digest = digest_of(kernel.group, kernel.lanes, plan.orders, plan.blocks)
+        digest = digest_of(kernel.base, kernel.lanes, plan.orders, plan.blocks)
         first.setdefault(digest, kernel)
         launches[digest] = launches.get(digest, 0) + 1
     seconds = {d: estimate(k, target, plan.orders).seconds * launches[d] for d, k in first.items()}
     ordered = sorted(first, key=lambda d: -seconds[d])
-    return tuple(Job(d, label_of(first[d].group), first[d], launches[d]) for d in ordered)
+    return tuple(Job(d, label_of(first[d].base), first[d], launches[d]) for d in ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def tune(work: Work, device: Device, job: Job, settings: Settings) -> Outcome:
     """Measures one group's best points."""
     isolation = Isolation.of(work.graph, work.plan, work.target)
     situation = Situation(work.target, work.plan.orders)
-    found = candidates(job.kernel.group, job.kernel.lanes, situation)
+    found = candidates(job.kernel.base, job.kernel.lanes, situation)
     chosen = in_order(found, settings.top)
     try:
         bench = Workbench(device, isolation.program(chosen[0].kernel))
@@ -135,11 +135,12 @@ def tune(work: Work, device: Device, job: Job, settings: Settings) -> Outcome:
 
 def _fastest(bench: Workbench, kernels: list[Made], effort: Effort) -> tuple[int, list[Timed]]:
     """The number of the fastest kernel, and the times of the first and of it, taken again: the
-    smallest of many noisy times flatters. It is the first unless another is clearly faster."""
+    smallest of many noisy times flatters. It is the first unless another is clearly faster, turn by
+    turn."""
     seconds = [t.seconds for t in time_all(bench, kernels, effort)]
     best = min(range(len(seconds)), key=seconds.__getitem__)
     times = time_all(bench, [kernels[0], kernels[best]], effort)
-    if best == 0 or times[1].seconds > GAIN * times[0].seconds:
+    if best == 0 or times[1].times_of(times[0]) > GAIN or times[1].seconds > times[0].seconds:
         return 0, [times[0], times[0]]
     return best, times
 

@@ -216,7 +216,7 @@ class CompiledProgram:
 
     def explain(self) -> Explanation:
         """What became of it (docs/explain.md); `str` of it is the text of `sdlc explain`."""
-        return explanation(self._fixed("explain"), self.request.library)
+        return explanation(self._fixed("explain"), self.request)
 
     @property
     def memory(self) -> MemoryReport:
@@ -388,14 +388,12 @@ def printed(
     return tuple((kernel, print_kernel(kernel, language, caps)) for kernel, language in fitted)
 
 
-def explanation(
-    compiled: Compiled, library: Library | None = None, languages: Sequence[str] = ()
-) -> Explanation:
-    """What became of a program; its kernels in `languages` (default: all of its target's).
+def explanation(compiled: Compiled, request: Request, languages: Sequence[str] = ()) -> Explanation:
+    """What became of what was requested; its kernels in `languages` (default: all of its target's).
 
-    `library` has the sources that it cites. Raises SdlError (P009) for a language that the target
-    does not take.
+    Raises SdlError (P009) for a language that the target does not take.
     """
+    from sdlc.language.elaborate_rule import load_rules
     from sdlc.program.explain import Material, definitions_of, explain, parts_of
     from sdlc.program.pipeline import plan_graph
 
@@ -407,9 +405,11 @@ def explanation(
     planned = compiled.planned or plan_graph(compiled.graph, target)
     parts = parts_of(*planned, compiled.program, target)
     texts = printed(compiled.program, target, languages)
-    cited = () if library is None else definitions_of(library)
+    cited = definitions_of(request.library)
     attempts = () if compiled.report is None else compiled.report.attempts
-    return explain(Material(parts, target, texts, cited, attempts))
+    chosen = {rule.name for rule in request.rules}
+    off = tuple(r.name for r in load_rules(request.library) if r.name not in chosen)
+    return replace(explain(Material(parts, target, texts, cited, attempts)), off=off)
 
 
 def measured(compiled: Compiled, device: str) -> tuple[str, tuple[float, ...]]:

@@ -81,7 +81,7 @@ def explain_command(
     elif output is None and not as_json:
         languages = languages[:1]
     compiled = request.build()
-    made = explanation(compiled, request.library, languages)
+    made = explanation(compiled, request, languages)
     if device is not None:
         made = made.timed(*measured(compiled, device))
     wanted = sections or SECTIONS

@@ -55,10 +55,10 @@ def sample(found: tuple[Candidate, ...], most: int) -> list[Candidate]:
 
 def chosen(made: Plan, most: int, target: Target) -> list[Scheduled]:
     """The kernels that should take longest, each kind of group once: contractions and others."""
-    distinct = {label_of(k.group): k for k in made.kernels}
+    distinct = {label_of(k.base): k for k in made.kernels}
     seconds = {n: estimate(k, target, made.orders).seconds for n, k in distinct.items()}
     ordered = sorted(distinct, key=lambda name: -seconds[name])
-    contractions = [n for n in ordered if contraction(distinct[n].group) is not None]
+    contractions = [n for n in ordered if contraction(distinct[n].base) is not None]
     others = [n for n in ordered if n not in contractions]
     names = (*contractions[: most - most // 3], *others[: most // 3])
     return [distinct[n] for n in names]
@@ -104,11 +104,11 @@ def main() -> None:
     isolation = Isolation.of(graph, made, target)
     rows = []
     for kernel in chosen(made, args.groups, target):
-        found = candidates(kernel.group, kernel.lanes, Situation(target, made.orders))
+        found = candidates(kernel.base, kernel.lanes, Situation(target, made.orders))
         taken = list(found[: args.points]) if args.best else sample(found, args.points)
         taken += [c for c in found if c.point == DEFAULT and c not in taken]
         pairs = list(compared(kernel, taken, isolation, device))
-        rows.append(report(label_of(kernel.group), pairs))
+        rows.append(report(label_of(kernel.base), pairs))
         for each, seconds in sorted(pairs, key=lambda p: p[1]) if args.verbose else ():
             print(f"       {1e3 * seconds:9.3f} ms  {each.estimate}  {each.point}", flush=True)
     correlation, first = np.mean(rows, axis=0)

@@ -27,6 +27,7 @@ def main() -> None:
     import torch
     from safetensors.torch import load_file
 
+    torch.backends.cudnn.allow_tf32 = False  # f32 that is to be the measure
     folder = Path(sys.argv[1])
     gpu = torch.cuda.is_available()
     device, half = ("cuda", torch.float16) if gpu else ("cpu", torch.float32)

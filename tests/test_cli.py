@@ -251,11 +251,22 @@ def test_explain(double: Path, call: Any) -> None:
     assert "lower_bound" in record["memory"]
 
 
-def test_explain_says_what_each_launch_reads_and_where_values_live(call: Any) -> None:
-    file = ROOT / "stdlib" / "softmax.sdl"
-    common = ("explain", file, "--entry", "softmax", "--set", "b=2", "n=8")
+TWICE = """
+op twice(x: T[b, n], w: T[n, n]) -> T[b, n] {
+  y[b, i] = sum over j < n of x[b, j] * w[j, i]
+  out[b, i] = sum over j < n of y[b, j] * w[j, i]
+}
+"""
+
+
+def test_explain_says_what_each_launch_reads_and_where_values_live(
+    tmp_path: Path, call: Any
+) -> None:
+    file = tmp_path / "twice.sdl"
+    file.write_text(TWICE)
+    common = ("explain", file, "--set", "b=40", "n=64")
     text = call(*common, "--section", "dispatches", "--section", "tensors").out
-    assert "0  softmax_s(x) -> s.m, s.l " in text and "1  softmax_out(x, s.m, s.l) -> out " in text
+    assert "0  twice_y(x, w) -> y " in text and "1  twice_y(y, w) -> out " in text
     assert "live in dispatches 0 to 1" in text and " grid " in text
     wgsl = call(*common, "--section", "kernels", "--target", "mali", "--language", "wgsl").out
     assert "@compute" in wgsl and "__kernel" not in wgsl

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from sdlc.backends.target import load_target, target_names
 from sdlc.graph.node import Graph
-from sdlc.schedule.cost import Estimate, estimate
+from sdlc.schedule.cost import Estimate, estimate, seconds_of
 from sdlc.schedule.plan import Plan, plan
 from sdlc.target import Peak, Target
 
@@ -29,7 +29,7 @@ def planned(graph: Graph, target: Target) -> Plan:
 
 def total(graph: Graph, target: Target) -> float:
     made = planned(graph, target)
-    return sum(estimate(k, target, made.orders).seconds for k in made.kernels)
+    return seconds_of(made.kernels, target, made.orders)
 
 
 def one(graph: Graph, target: Target) -> Estimate:

@@ -39,7 +39,7 @@ model small(x: T[b, n]) -> T[b, n] "Two projections and a softmax."
 @pytest.fixture(scope="module")
 def made() -> Explanation:
     request = make_request(PROGRAM, "adreno", None, {"b": 3, "n": 24}, (None, "f32"))
-    return explanation(request.build(), request.library)
+    return explanation(request.build(), request)
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,13 @@ def test_every_loop_and_assignment_has_a_source(target: str) -> None:
     sizes = {"b": 1, "s": 32, "t": 40, "w": 32, "u": 32}
     source = ROOT / "stdlib" / "attention.sdl"
     request = make_request(source, target, "attention", sizes, ({"heads": 2}, "f32"))
-    found = explanation(request.build(), request.library)
+    found = explanation(request.build(), request)
     assert {"attention_online", "attention"} <= {
         s.definition for g in found.groups for s in g.statements
     }
     for kernel in found.kernels:
         for line, link in zip(kernel.text.splitlines(), kernel.links, strict=True):
-            works = re.match(r"\s*(for \(|\w+ = |AT\(|\w+\[.*\] = )", line)
+            works = re.match(r"\s*(for \(|\w+ = |AT\(|\w+\[.*\] = |barrier|workgroupB)", line)
             assert link or not works, (kernel.name, line)
 
 
@@ -135,6 +135,16 @@ def test_rules_say_what_they_did_to_each_group() -> None:
     rule = next(r for r in found.rules if r.name == "alpha")
     assert (rule.fired, rule.missed, rule.reasons) == (1, 1, (("too <small>", 1),))
     assert "rule alpha did not fire: too <small>" in str(found)
+
+
+def test_rules_that_are_off_are_listed() -> None:
+    from dataclasses import replace
+
+    request = make_request(PROGRAM, "adreno", None, {"b": 3, "n": 24}, (None, "f32"))
+    without = replace(request, rules=request.rules[1:])
+    found = explanation(without.build(), without)
+    assert request.rules[0].name in found.off
+    assert "not applied: " in str(found) and "not applied (" in found.page()
 
 
 def test_json_is_as_documented(made: Explanation) -> None:
@@ -265,7 +275,7 @@ def test_page_of_a_program_without_temporaries() -> None:
         (None, "f32"),
     )
     reader = Reader()
-    reader.feed(explanation(request.build(), request.library).page())
+    reader.feed(explanation(request.build(), request).page())
     assert reader.open == [] and len(reader.rows) == 1
 
 

@@ -445,7 +445,7 @@ def test_what_was_computed_before_is_taken_as_it_is() -> None:
     prepared = dict(evaluate(load, {}, weights, Mode.F32))
     host = Counting()
     executable = Executable(compile_graph(graph, load_target("cpu")), host, prepared)
-    assert host.launches == 0
+    assert host.launches == 0 and executable.program.load is None
     assert_right(graph, inputs, weights, executable.run(inputs), "prepared")
 
 

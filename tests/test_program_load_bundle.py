@@ -190,3 +190,27 @@ def test_devices_compute_from_a_bundle(tmp_path: Path) -> None:
         bundle = read_bundle(program.save(tmp_path / str(number), weights, prepare))
         assert (number == 1) == ("~scaled.e" in (bundle.packed or {}))
         np.testing.assert_allclose(bundle.executable(host).run({"x": x})["out"], right, rtol=1e-4)
+
+
+def test_compile_prepares_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.numpy import save_file
+
+    from sdlc.cli import status_of
+
+    source, file = tmp_path / "gain.sdl", tmp_path / "w.safetensors"
+    source.write_text(
+        "model gain(x: f32[b, n]) -> f32[b, n] {\n"
+        "  param w: f32[n]\n"
+        "  e[i] = exp(w[i])\n"
+        "  out[i, j] = x[i, j] * e[j]\n"
+        "}\n"
+    )
+    weights = {"w": np.linspace(0, 1, 4, dtype=np.float32)}
+    save_file(weights, file)
+    place = tmp_path / "bundle"
+    command = ["compile", str(source), "--set", "b=32", "--set", "n=4", "-o", str(place)]
+    assert status_of([*command, "--weights", str(file), "--prepare", "cpu"]) == 0
+    assert "1 weights computed once in 1 dispatches" in capsys.readouterr().out
+    packed = read_bundle(place).packed
+    assert packed is not None and set(packed) == {"~gain.e"}
+    np.testing.assert_allclose(packed["~gain.e"], np.exp(weights["w"]), rtol=1e-6)

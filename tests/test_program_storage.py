@@ -131,7 +131,7 @@ def test_programs_compute_the_same_with_blocks(data: st.DataObject, target: str)
     check(allowed, run_interpreted(program, inputs, weights), Numerics.REASSOCIATED)
 
 
-@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("lanes", [8, 16, 32])
 def test_vectors_inside_of_a_block_are_loaded_whole(lanes: int) -> None:
     """A weight packed for the vector axis costs no gather."""
     graph = matmul_graph(64, 48, 96)

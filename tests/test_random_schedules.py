@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -20,6 +19,7 @@ from sdlc.backends.target import load_target
 from sdlc.graph.node import Graph
 from sdlc.graph.rules import Rule, always, rewrite
 from sdlc.graph.show import show_graph
+from sdlc.graph.types import DType
 from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
 from sdlc.proof.sample import work
@@ -27,7 +27,7 @@ from sdlc.proof.stages import Arrays, Route, Stage, Subject, fault_of, interpret
 from sdlc.schedule.plan import Plan
 from sdlc.target import Target
 from stages import device, legalised
-from strategies import Case, build_graph, cases, weights_of
+from strategies import Case, Given, Tensor, build_graph, cases, weights_of
 
 MOST_POINTS = 1 << 15
 """Interpreting a schedule is slow: larger programs are not drawn."""
@@ -58,10 +58,10 @@ def every_rule() -> tuple[Rule, ...]:
 
 @st.composite
 def scheduled(
-    draw: st.DrawFn, target: str, calls: int, only: Sequence[str] = (), block: int | None = None
+    draw: st.DrawFn, target: str, programs: st.SearchStrategy[Case], block: int | None = None
 ) -> Drawn:
     """A program, by the rules or without them, and a schedule of it. `block`: the profile's."""
-    case = draw(cases(calls, only=only))
+    case = draw(programs)
     graph = build_graph(case)
     if draw(st.booleans()):
         graph = rewrite(graph, every_rule(), always)[0]
@@ -93,7 +93,7 @@ def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> No
         prove(drawn, (interpreted(),))
         seen.update(kinds_of(drawn.plan))
 
-    for_all(scheduled(target, 2), check, 80, share)
+    for_all(scheduled(target, cases(2)), check, 80, share)
     assert {
         "Tile",
         "Reorder",
@@ -101,23 +101,50 @@ def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> No
     } <= seen
 
 
-def test_stages_interpreted(for_all: ForAll) -> None:
-    """Programs whose kernels hold values of their own."""
+def test_blocks_interpreted(for_all: ForAll) -> None:
+    """Folds in blocks: their values live inside the kernel."""
     seen: set[str] = set()
 
     def check(drawn: Drawn) -> None:
         prove(drawn, (interpreted(),))
         seen.update(kinds_of(drawn.plan))
 
-    names = ["attention_online", "softmax", "logsumexp"]
-    for_all(scheduled("cpu", 1, names, block=4), check, 30, 0.1)
+    programs = cases(1, only=["attention_online", "softmax", "logsumexp"])
+    for_all(scheduled("cpu", programs, block=4), check, 25, 0.1)
+    assert "Stage" in seen
+
+
+@st.composite
+def contractions(draw: st.DrawFn) -> Case:
+    """Products that are large enough for their factors to pass through local memory."""
+    m, n = draw(st.sampled_from((16, 17, 24))), draw(st.sampled_from((16, 20, 33)))
+    k = draw(st.sampled_from((4, 5, 8, 16)))
+    precision = draw(st.sampled_from(("f32", "f16")))
+    x, w, b = (Tensor("x", precision, (m, k)), Tensor("w", precision, (n, k)), (m, n))
+    result = Tensor("out", precision, b)
+    text = f"model drawn(x: {x.type}, w: {w.type}) -> {result.type} {{\n"
+    text += "  y0 = gelu(matmul_nt(x, w))\n  return y0\n}\n"
+    kinds, seeds = st.sampled_from(("ordinary", "large", "equal rows")), st.integers(0, 99)
+    given = tuple(Given(t, draw(kinds), draw(seeds)) for t in (x, w))
+    return Case(text, given, DType(precision))
+
+
+def test_slices_interpreted(for_all: ForAll) -> None:
+    """Factors that pass through local memory."""
+    seen: set[str] = set()
+
+    def check(drawn: Drawn) -> None:
+        prove(drawn, (interpreted(),))
+        seen.update(kinds_of(drawn.plan))
+
+    for_all(scheduled("nvidia", contractions()), check, 25, 0.1)
     assert {"Stage", "Spread"} <= seen
 
 
 @pytest.mark.parametrize(("target", "language"), [("mali", "opencl"), ("apple", "wgsl")])
 def test_schedules_legalised(target: str, language: str, for_all: ForAll) -> None:
     stage = legalised(target, language)
-    for_all(scheduled(target, 2), lambda d: prove(d, (stage,), language), 20, 0.02)
+    for_all(scheduled(target, cases(2)), lambda d: prove(d, (stage,), language), 20, 0.02)
 
 
 @pytest.mark.parametrize(
@@ -128,4 +155,4 @@ def test_schedules_on_devices(target: str, language: str, selector: str, for_all
     def check(drawn: Drawn) -> None:
         prove(drawn, (on(device(selector)),), language)
 
-    for_all(scheduled(target, 2), check, 6, 0.01)
+    for_all(scheduled(target, cases(2)), check, 6, 0.01)

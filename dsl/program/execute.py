@@ -18,12 +18,13 @@ launches are recorded once; between `step`s nothing returns to the host.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.program.device import Binding, Device, KernelText, Timing
-from sdlc.program.load import Kernels, bound, load_weights, of_role
+from sdlc.program.load import Kernels, bound, is_prepared, load_weights, of_role
 from sdlc.program.memory import relocate
 from sdlc.program.program import Program, Tensor, TensorRole
 from sdlc.program.values import (
@@ -60,6 +61,8 @@ class Executable:
         between unlike tensors, P007 a tensor that is larger than the device can bind."""
         _check_feedback(program, feedback)
         info = device.info
+        if is_prepared(program, weights):
+            program = replace(program, load=None)
         check_sizes(program.all_tensors, info.caps.max_binding, f"the device `{info.name}`")
         if texts is None:
             texts = [device.text(kernel) for kernel in program.all_kernels]
@@ -68,7 +71,8 @@ class Executable:
         self.device = device
         self._feedback = dict(feedback)
         self._phase = 0
-        kernels = Kernels.built(device, texts)
+        needed = {dispatch.kernel for dispatch in program.all_dispatches}
+        kernels = Kernels.built(device, [text for text in texts if text.name in needed])
         places = load_weights(program, kernels, weights)
         places |= _run_places(program, device)
         self._places = (places, _swapped(places, feedback))

@@ -174,6 +174,8 @@ class Explanation:
     live: tuple[int, ...]
     rules: tuple[RuleFacts, ...]
     definitions: tuple[Defined, ...]
+    off: tuple[str, ...] = ()
+    """Rules that were not to be applied."""
     device: str = ""
     """Where `measured` times come from."""
     schema: int = field(default=SCHEMA)

@@ -203,8 +203,7 @@ class _Tracing:
         found: set[Node] = set()
         for e in k.walk(*k.statement_expressions(stmt)):
             if isinstance(e, k.Load) and e.buffer.name in self.meaning.values:
-                node, field = self.meaning.values[e.buffer.name]
-                found |= {node} if field == STATE else self.meaning.readers.get((node, field), NONE)
+                found |= self._readers(number, self.meaning.values[e.buffer.name])
         match stmt:
             case k.Let(var, value):
                 self.known[var] = self._known(value)
@@ -215,6 +214,18 @@ class _Tracing:
             case k.Store():
                 found |= self._computed(stmt.value, number) | self._stored(stmt)
         return frozenset(found)
+
+    def _readers(self, number: int, value: Value) -> Nodes:
+        """The definitions that a statement may load a value for: none that waits for a reduction
+        that is under way, no reduction that is done, unless there is no other."""
+        if value[1] == STATE:
+            return frozenset({value[0]})
+        every = self.meaning.readers.get(value, NONE)
+        late = NONE.union(
+            *(self.meaning.after(n) for n, end in self.until.items() if number <= end)
+        )
+        done = {n for n, end in self.until.items() if number > end}
+        return every - late - done or every
 
     def _computed(self, value: k.Expr, number: int) -> Nodes:
         if not value.type.dtype.is_float:
@@ -247,7 +258,8 @@ class _Tracing:
             if isinstance(stmt, (k.For, k.If)):
                 made[number] = self._block(stmt, made[number + 1 : inside[number]])
             elif isinstance(stmt, k.Barrier):
-                made[number] = made[number - 1] if number else NONE
+                around = (*made[max(0, number - 1) : number], *made[number + 1 : number + 2])
+                made[number] = next((nodes for nodes in around if nodes), NONE)
             elif isinstance(stmt, k.Let) and not made[number]:
                 made[number] = frozenset(users.get(stmt.var, ()))
             for e in k.walk(*k.statement_expressions(stmt)):

@@ -119,7 +119,8 @@ def _rules(made: Explanation) -> list[str]:
         lines += [f"  {count:4}  {why}" for why, count in r.reasons[:MOST_REASONS]]
         if more := len(r.reasons) - MOST_REASONS:
             lines += [f"        and {more} more reasons"] if more > 0 else []
-    return lines or ["no rule and no step of a schedule reported anything"]
+    lines = lines or ["no rule and no step of a schedule reported anything"]
+    return [*lines, f"not applied: {', '.join(made.off)}"] if made.off else lines
 
 
 # ---- dispatches, tensors -------------------------------------------------------------------------

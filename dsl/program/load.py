@@ -60,29 +60,27 @@ class Kernels:
 
 
 def load_weights(program: Program, kernels: Kernels, weights: Mapping[str, Array]) -> Places:
-    """Fills weights and constants: places by tensor name.
+    """Fills weights and constants, and runs the load program: places by tensor name.
 
-    Where `weights` hold what the load program would compute (a bundle that is packed so), it is not
-    run. Raises SdlError (P001, P002) that names every weight that is missing or does not fit."""
+    Raises SdlError (P001, P002) that names every weight that is missing or does not fit."""
     device = kernels.device
     places = _weight_places(program, device)
     given = _Given(weights)
-    before = None if is_prepared(program, weights) else program.load
-    made = () if before is None else before.outputs
+    made = () if program.load is None else program.load.outputs
     for tensor in of_role(program, TensorRole.CONSTANT, TensorRole.WEIGHT):
         if tensor.weight in made:
             _clear_padding(tensor, device, places[tensor.name])
         else:
             given.upload(program, tensor, device, places[tensor.name])
-    if before is not None:
+    if program.load is not None:
         results = {t.weight: places[t.name] for t in of_role(program, TensorRole.WEIGHT)}
-        _compute(before, kernels, given, {name: results[name] for name in made})
+        _compute(program.load, kernels, given, {name: results[name] for name in made})
     given.settle()
     return places
 
 
 def is_prepared(program: Program, weights: Mapping[str, Array]) -> bool:
-    """Whether `weights` hold everything that the load program computes."""
+    """Whether `weights` hold everything that the load program computes: then it need not run."""
     return program.load is not None and all(name in weights for name in program.load.outputs)
 
 

@@ -12,7 +12,7 @@ arithmetic and loads as one work-item issues them, and the bytes that miss each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
@@ -89,6 +89,18 @@ def estimate(kernel: Kernel, target: Target, orders: Orders = ROW_MAJOR) -> Esti
         traffic=traffic,
         overhead=overhead,
     )
+
+
+def seconds_of(kernels: Iterable[Kernel], target: Target, orders: Orders = ROW_MAJOR) -> float:
+    """The predicted time of kernels, one after the other; equal ones are looked at once."""
+    known: dict[tuple[Group, Nest], float] = {}
+    total = 0.0
+    for kernel in kernels:
+        key = (kernel.group, kernel.nest)
+        if key not in known:
+            known[key] = estimate(kernel, target, orders).seconds
+        total += known[key]
+    return total
 
 
 def _waves(groups: int, cores: int) -> int:

@@ -251,13 +251,16 @@ def _combining(
     every = frozenset((*group.axes, *group.over))
     folds = item.evaluations(every) * item.width(every)
     slots = float(each * folds)
-    top = group.lift[0]
-    if group.monoid.is_sum and isinstance(top, Apply) and top.op == "mul":
-        # The product and the sum are one instruction.
-        axes = depends[top]
-        slots -= min(item.evaluations(axes) * item.width(axes), folds)
+    for top, combine in zip(group.lift, group.monoid.combine, strict=True):
+        # A product and the sum that it is added to are one instruction.
+        if isinstance(top, Apply) and top.op == "mul" and _is_addition(combine):
+            slots -= min(item.evaluations(depends[top]) * item.width(depends[top]), folds)
     ways = prod(lp.extent for lp in nest.loops if lp.kind is Kind.LANE and nest.is_reduced(lp))
     return slots + each * BARRIER * (ways.bit_length() - 1)
+
+
+def _is_addition(combine: Expr) -> bool:
+    return isinstance(combine, Apply) and combine.op == "add" and not children(combine.args[0])
 
 
 def _storing(group: Group, item: _Item, orders: Orders) -> float:

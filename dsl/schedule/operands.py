@@ -24,17 +24,33 @@ from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Spread, Stage, Step, 
 from sdlc.schedule.staging import NestDraft
 
 LEAST = 16
-"""Fewer rows or columns than this are not worth a work-group's tile."""
+"""Fewer rows than this are not worth a work-group's tile."""
+
+FETCH = 2.0
+"""A load from local memory, in multiply-adds."""
+
+FEW = 1.5
+"""How much longer a pass takes where a core has one work-group at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A work-item's rows and columns of results, and the work-items across and down."""
+    """A work-item's rows and columns of results, the work-items down and across, and the `ways`
+    that share each result, each with its part of every slice."""
 
     rows: int
     columns: int
     down: int
     across: int
+    ways: int = 1
+
+    @property
+    def height(self) -> int:
+        return self.rows * self.down
+
+    @property
+    def width(self) -> int:
+        return self.columns * self.across
 
 
 def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group | None:
@@ -43,7 +59,7 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
     if not setting.profile.slice or form is None or lanes is None or group.inner:
         return None
     depth, axis = _depth(form, setting)
-    small = prod(a.extent for a in form.m) < LEAST or lanes not in form.n or lanes.extent < LEAST
+    small = prod(a.extent for a in form.m) < LEAST or lanes not in form.n
     if small or axis is None or depth < 4 or any(_is_gather(e) for e in (form.left, *form.rights)):
         return None
     left = _operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
@@ -103,11 +119,8 @@ def operand_steps(
     draft.take(*bind_groups(order, left, setting.max_groups))
     depth, axis = _depth(form, setting)
     assert axis is not None
-    inner = f"{axis.name}.in"
     draft.take(Reorder(tuple(a.name for a in (*(k for k in form.k if k != axis), axis))))
-    draft.take(Tile(axis.name, depth, inner))
-    unroll = divisor(depth, setting.profile.unroll)
-    draft.tile(inner, unroll, Kind.UNROLL, "unroll")
+    _slices(draft, axis.name, depth, shape, setting)
     vector = setting.profile.vector
     for part in reversed(group.inner):
         pad = vector if part.name == "left" else 0
@@ -117,27 +130,55 @@ def operand_steps(
     return tuple(draft.steps)
 
 
+def _slices(draft: NestDraft, axis: str, depth: int, shape: Shape, setting: Setting) -> None:
+    """Passes over slices of K; within one, ways, then steps that are written out."""
+    inner = f"{axis}.in"
+    draft.take(Tile(axis, depth, inner))
+    each = depth // shape.ways
+    unroll = divisor(each, setting.profile.unroll)
+    if shape.ways > 1:
+        name = f"{axis}.way"
+        draft.take(Tile(inner, shape.ways * unroll, name), Tile(name, unroll, f"{axis}.unroll"))
+        draft.take(Bind(name, Kind.LANE, 2))
+        if unroll > 1:
+            draft.take(Bind(f"{axis}.unroll", Kind.UNROLL))
+    else:
+        draft.tile(inner, unroll, Kind.UNROLL, "unroll")
+
+
 def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
-    """The largest tile that leaves enough work-groups; a small one if none does."""
-    profile = setting.profile
-    m, n = prod(a.extent for a in form.m), lanes.extent
+    """The tile that takes the least time by a model: the busiest core's multiply-adds and loads,
+    longer where it has too few work-groups to hide latencies."""
     others = prod(a.extent for a in (*form.batch, *(x for x in form.n if x != lanes)))
-    rows, columns = profile.register_tile
-    columns = max(profile.vector, 1 << ((columns // form.fields).bit_length() - 1))
-    across = 16
-    shapes: list[Shape] = []
-    while not shapes or rows >= 2:
-        down = max(1, profile.lanes // across)
-        shapes.append(Shape(rows, columns, down, across))
-        if columns > profile.vector and columns >= rows:
-            columns //= 2
-        else:
-            rows //= 2
-    for shape in shapes:
-        high, wide = shape.rows * shape.down, shape.columns * shape.across
-        if others * -(-m // high) * -(-n // wide) >= profile.groups:
-            return shape
-    return shapes[-1]
+    m, n = prod(a.extent for a in form.m), lanes.extent
+
+    def seconds(shape: Shape) -> tuple[float, int]:
+        groups = others * -(-m // shape.height) * -(-n // shape.width)
+        passes = -(-groups // setting.profile.groups)
+        work = shape.rows * shape.columns * form.fields
+        loads = FETCH * (shape.rows + shape.columns * form.fields) / setting.profile.vector
+        each = (work + loads) * shape.down * shape.across
+        few = FEW if groups < 2 * setting.profile.groups else 1.0
+        return passes * each * few, -shape.rows * shape.columns
+
+    return min(_shapes(form, n, _depth(form, setting)[0], setting), key=seconds)
+
+
+def _shapes(form: Contraction, n: int, depth: int, setting: Setting) -> list[Shape]:
+    """The tiles to choose from; every work-group is as large as the profile says, or half that."""
+    profile = setting.profile
+    most_rows, most_columns = profile.register_tile
+    most_columns = max(profile.vector, 1 << ((most_columns // form.fields).bit_length() - 1))
+    found = []
+    for columns in {most_columns, max(profile.vector, most_columns // 2)}:
+        vectors = -(-n // columns)
+        for across in {min(16, vectors), min(8, vectors)}:
+            for rows in (r for r in (most_rows, 4, 2) if r <= most_rows):
+                for ways in (1, 2, 4):
+                    down = 1 << ((profile.lanes // (across * ways)).bit_length() - 1)
+                    if depth % (4 * ways) == 0 and down >= 4:
+                        found.append(Shape(rows, columns, min(down, 32), across, ways))
+    return found or [Shape(most_rows, most_columns, max(1, profile.lanes // 16), 16)]
 
 
 def _columns(draft: NestDraft, lanes: Axis, shape: Shape, setting: Setting) -> None:

@@ -46,6 +46,13 @@ class Scheduled:
     """What the steps were chosen by, where it is not the target's."""
     note: str = ""
     """What became of a tuning record for this group, for people."""
+    planned: Group | None = None
+    """The group before its tactic gave it inner groups, where it did."""
+
+    @property
+    def base(self) -> Group:
+        """The group as it was planned: what tactics take and digests name."""
+        return self.planned or self.group
 
     def __str__(self) -> str:
         nest = "\n".join("  " + line for line in str(self.nest).splitlines())
@@ -123,7 +130,8 @@ def scheduled(
         default = scheduled(group, lanes, setting, target, DEFAULT)
         return replace(default, note=f"tuning record not used ({point}): {made}")
     whole, steps = tactic(group, lanes, setting)
-    return Scheduled(whole, steps, schedule(whole, steps), lanes)
+    planned = None if whole is group else group
+    return Scheduled(whole, steps, schedule(whole, steps), lanes, planned=planned)
 
 
 def at_point(
@@ -137,4 +145,5 @@ def at_point(
     except (Refused, ValueError) as problem:
         return str(problem).splitlines()[0]
     reason = misfit(whole, nest, setting.orders, target)
-    return reason or Scheduled(whole, steps, nest, lanes, profile)
+    planned = None if whole is group else group
+    return reason or Scheduled(whole, steps, nest, lanes, profile, planned=planned)

@@ -26,7 +26,7 @@ from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Refused, Step
 from sdlc.schedule.plan import Scheduled, at_point, scheduled
 from sdlc.schedule.point import DEFAULT, Point, point_of
-from sdlc.schedule.tactics import steps_for
+from sdlc.schedule.tactics import tactic
 from sdlc.target import Target
 
 KEPT = 24
@@ -85,6 +85,16 @@ def _scaled(value: int, *factors: float) -> tuple[int, ...]:
     return tuple(sorted({max(1, int(value * f)) for f in factors}))
 
 
+def _slices(target: Target) -> tuple[int, ...]:
+    """None, or some, where the profile holds local memory to be worth it."""
+    chosen = target.profile.slice
+    return tuple(sorted({0, 8, 16, 32, chosen})) if chosen else (0,)
+
+
+def _groups(target: Target) -> tuple[int, ...]:
+    return _scaled(target.profile.groups, 0.5, 1, 2)
+
+
 def _points(target: Target) -> tuple[int, ...]:
     return _scaled(target.profile.points, 0.25, 1, 4)
 
@@ -101,7 +111,14 @@ def _unroll(target: Target) -> tuple[int, ...]:
 Table = Mapping[str, Callable[[Target], tuple[Any, ...]]]
 COARSE: Table = MappingProxyType({"vector": _vectors, "lanes": _lanes, "register_tile": _tiles})
 FINE: Table = MappingProxyType(
-    {"unroll": _unroll, "reduction_lanes": _reduction_lanes, "points": _points, "flop": _flop}
+    {
+        "unroll": _unroll,
+        "slice": _slices,
+        "groups": _groups,
+        "reduction_lanes": _reduction_lanes,
+        "points": _points,
+        "flop": _flop,
+    }
 )
 """Candidate values by profile field. Coarse fields decide most; fine ones are tried for the best
 coarse points."""
@@ -175,7 +192,7 @@ class _Found:
         setting = self._situation.setting
         profile = point.applied(setting.profile)
         try:
-            return steps_for(self._group, self._lanes, replace(setting, profile=profile))
+            return tactic(self._group, self._lanes, replace(setting, profile=profile))[1]
         except Refused:
             return None
 

@@ -21,6 +21,7 @@ from sdlc.schedule.group import Group, axes_of
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
+from sdlc.schedule.skinny import skinny_steps
 from sdlc.schedule.staging import private_steps
 from sdlc.schedule.transform import transform_steps
 from sdlc.target import Profile
@@ -53,7 +54,8 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
     if group.monoid is None:
         return _map_steps(group, setting)
     if form is not None and lanes is not None:
-        return _contraction_steps(group, form, lanes, setting)
+        few = skinny_steps(group, form, lanes, setting)
+        return few or _contraction_steps(group, form, lanes, setting)
     return _reduction_steps(group, setting)
 
 
@@ -160,7 +162,8 @@ def _reduced_loops(
     order = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
     yield Reorder(tuple(a.name for a in order))
     tiled = {s.name for s in draft.steps if isinstance(s, Tile) and s.inner.endswith(".tile")}
-    for axis in order:
+    windows = () if setting.profile.gather > 1 else order
+    for axis in windows:
         if 1 < axis.extent <= setting.profile.unroll and _slides(axis, tiled, form):
             yield Bind(axis.name, Kind.UNROLL)
             return

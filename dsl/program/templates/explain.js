@@ -83,9 +83,9 @@
     }
     return texts.get(row);
   };
-  const has = (words, word) => words.split(" ").includes(word);
+  const has = (words, word) => words.split("|").includes(word);
   const fits = (row, f) => {
-    const [what, rule] = f.rule.split("=");
+    const [what, rule] = (f.rule || "").split("=");
     return (!f.definition || has(row.dataset.d, f.definition))
       && (!f.part || (f.part === "load") === row.hasAttribute("data-load"))
       && (!f.bound || row.dataset.b === f.bound)

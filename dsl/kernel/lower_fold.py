@@ -54,13 +54,17 @@ class Folding:
         row = k.call("mul", mixed(others), k.i32(ways)) if others else k.i32(0)
         lanes = values[0].type.lanes
         wide, size = k.i32(lanes), rows * ways * lanes
-        local = k.Space.LOCAL
-        arrays = [self.work.array(f"shared_{f.name}", f.dtype, size, local) for f in monoid.fields]
+        names = [f"shared_{f.name}" for f in monoid.fields]
+        used = any((name, size) in self.work.shared for name in names)
+        arrays = [
+            self.work.shared_array(name, f.dtype, size)
+            for name, f in zip(names, monoid.fields, strict=True)
+        ]
         cell = self.simplify(k.call("mul", k.call("add", row, mine), wide))
         here = self.emit.bind(self.emit.fresh("cell", k.I32), cell)
         values = [self.emit.settle(v) for v in self.emit.prepare(values)]
-        if self.emit.depth:
-            self.emit.add(k.Barrier())  # what the loop's last pass left is still being read
+        if self.emit.depth or used:
+            self.emit.add(k.Barrier())  # what the arrays held last is still being read
         self.emit.add(*(k.Store(a, here, v) for a, v in zip(arrays, values, strict=True)))
         self.emit.add(k.Barrier())
         half = ways // 2
@@ -68,7 +72,7 @@ class Folding:
             self._step(monoid, arrays, here, (mine, row, half, ways, lanes))
             half //= 2
         first = self.simplify(k.call("mul", row, wide))
-        return [k.Load(a, first, lanes) for a in arrays]
+        return self._bound([k.Load(a, first, lanes) for a in arrays])
 
     def _other_lanes(self) -> list[tuple[k.Expr, int]]:
         """The lanes that tell the rows of a tree apart."""

@@ -53,6 +53,15 @@ class Work:
     constants: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Small constants in storage order, by buffer; known elements are written into the code."""
 
+    shared: dict[tuple[str, int], k.Buffer] = field(default_factory=dict)
+    """Local arrays in which work-items combine states, by name and size: used again and again."""
+
+    def shared_array(self, name: str, dtype: DType, size: int) -> k.Buffer:
+        """A local array to combine states in."""
+        if (name, size) not in self.shared:
+            self.shared[name, size] = self.array(name, dtype, size, k.Space.LOCAL)
+        return self.shared[name, size]
+
     def folded(self, expr: k.Expr) -> k.Expr:
         """The expression with known elements of constants as literals."""
         known: dict[k.Expr, k.Expr] = {

@@ -26,6 +26,7 @@ class Setting:
     profile: Profile
     max_groups: int
     orders: Orders
+    local_bytes: int = 1 << 30
 
 
 @dataclass(slots=True)

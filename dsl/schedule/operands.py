@@ -22,6 +22,7 @@ from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vec
 from sdlc.schedule.group import Group, Output, axes_of
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft
+from sdlc.target import Profile
 
 LEAST = 16
 """Fewer rows than this are not worth a work-group's tile."""
@@ -176,9 +177,20 @@ def _shapes(form: Contraction, n: int, depth: int, setting: Setting) -> list[Sha
             for rows in (r for r in (most_rows, 4, 2) if r <= most_rows):
                 for ways in (1, 2, 4):
                     down = 1 << ((profile.lanes // (across * ways)).bit_length() - 1)
-                    if depth % (4 * ways) == 0 and down >= 4:
-                        found.append(Shape(rows, columns, min(down, 32), across, ways))
+                    shape = Shape(rows, columns, min(down, 32), across, ways)
+                    fits = _local_bytes(shape, form, depth, profile) <= setting.local_bytes
+                    if depth % (4 * ways) == 0 and down >= 4 and fits:
+                        found.append(shape)
     return found or [Shape(most_rows, most_columns, max(1, profile.lanes // 16), 16)]
+
+
+def _local_bytes(shape: Shape, form: Contraction, depth: int, profile: Profile) -> int:
+    """Bytes of both slices, and of what ways combine their results in."""
+    left = shape.height * (depth + profile.vector)
+    rights = form.fields * shape.width * depth
+    lanes = shape.down * shape.across * shape.ways
+    shared = form.fields * lanes * profile.vector if shape.ways > 1 else 0
+    return 4 * (left + rights + shared)
 
 
 def _columns(draft: NestDraft, lanes: Axis, shape: Shape, setting: Setting) -> None:

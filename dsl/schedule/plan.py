@@ -91,7 +91,7 @@ def plan(
     profile = target.profile
     if "local_operands" not in enabled:
         profile = replace(profile, slice=0)
-    setting = Setting(profile, target.caps.max_groups, orders)
+    setting = Setting(profile, target.caps.max_groups, orders, target.caps.local_bytes)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)

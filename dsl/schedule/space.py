@@ -51,7 +51,12 @@ class Situation:
 
     @property
     def setting(self) -> Setting:
-        return Setting(self.target.profile, self.target.caps.max_groups, self.orders)
+        return Setting(
+            self.target.profile,
+            self.target.caps.max_groups,
+            self.orders,
+            self.target.caps.local_bytes,
+        )
 
 
 # ---- the space -----------------------------------------------------------------------------------

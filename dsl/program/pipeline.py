@@ -22,6 +22,7 @@ from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
 from sdlc.kernel.lower import loop_names, lower
 from sdlc.kernel.partial import partial_sums
+from sdlc.kernel.prefetch import prefetch_slices
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
@@ -42,6 +43,7 @@ Value = tuple[Node, int]
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
     ("simplify", lambda kernel, profile: simplify_kernel(kernel)),
     ("gather", lambda kernel, profile: gather_loads(kernel, profile.gather)),
+    ("prefetch", lambda kernel, profile: prefetch_slices(kernel, profile.depth)),
     ("partial sums", lambda kernel, profile: partial_sums(kernel, profile.partial_sums)),
 )
 

@@ -27,11 +27,11 @@ from sdlc.target import Profile
 LEAST = 16
 """Fewer rows than this are not worth a work-group's tile."""
 
-FETCH = 2.0
-"""A load from local memory, in multiply-adds."""
+MOST_ACROSS = 16
+"""Work-items side by side along the columns: vectors of four make two memory transactions."""
 
-FEW = 1.5
-"""How much longer a pass takes where a core has one work-group at a time."""
+LEAST_STEPS = 4
+"""Steps of a slice that a work-item takes at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,40 +148,25 @@ def _slices(draft: NestDraft, axis: str, depth: int, shape: Shape, setting: Sett
 
 
 def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
-    """The tile that takes the least time by a model: the busiest core's multiply-adds and loads,
-    longer where it has too few work-groups to hide latencies."""
+    """The profile's tile; where it leaves a core fewer than two work-groups, half as high, with
+    two ways to share each result."""
+    profile = setting.profile
     others = prod(a.extent for a in (*form.batch, *(x for x in form.n if x != lanes)))
     m, n = prod(a.extent for a in form.m), lanes.extent
-
-    def seconds(shape: Shape) -> tuple[float, int]:
-        groups = others * -(-m // shape.height) * -(-n // shape.width)
-        passes = -(-groups // setting.profile.groups)
-        work = shape.rows * shape.columns * form.fields
-        loads = FETCH * (shape.rows + shape.columns * form.fields) / setting.profile.vector
-        each = (work + loads) * shape.down * shape.across
-        few = FEW if groups < 2 * setting.profile.groups else 1.0
-        return passes * each * few, -shape.rows * shape.columns
-
-    return min(_shapes(form, n, _depth(form, setting)[0], setting), key=seconds)
-
-
-def _shapes(form: Contraction, n: int, depth: int, setting: Setting) -> list[Shape]:
-    """The tiles to choose from; every work-group is as large as the profile says, or half that."""
-    profile = setting.profile
-    most_rows, most_columns = profile.register_tile
-    most_columns = max(profile.vector, 1 << ((most_columns // form.fields).bit_length() - 1))
-    found = []
-    for columns in {most_columns, max(profile.vector, most_columns // 2)}:
-        vectors = -(-n // columns)
-        for across in {min(16, vectors), min(8, vectors)}:
-            for rows in (r for r in (most_rows, 4, 2) if r <= most_rows):
-                for ways in (1, 2, 4):
-                    down = 1 << ((profile.lanes // (across * ways)).bit_length() - 1)
-                    shape = Shape(rows, columns, min(down, 32), across, ways)
-                    fits = _local_bytes(shape, form, depth, profile) <= setting.local_bytes
-                    if depth % (4 * ways) == 0 and down >= 4 and fits:
-                        found.append(shape)
-    return found or [Shape(most_rows, most_columns, max(1, profile.lanes // 16), 16)]
+    rows, columns = profile.register_tile
+    columns = max(profile.vector, 1 << ((columns // form.fields).bit_length() - 1))
+    across = min(MOST_ACROSS, -(-n // columns))
+    down = 1 << (-(-profile.lanes // across) - 1).bit_length()
+    depth = _depth(form, setting)[0]
+    full = Shape(rows, columns, down, across)
+    found = [full]
+    if rows > 1 and depth % (2 * LEAST_STEPS) == 0:
+        found.append(Shape(rows // 2, columns, down, across, 2))
+    groups = others * -(-m // full.height) * -(-n // full.width)
+    shape = found[-1] if groups < 2 * profile.groups else full
+    while shape.down > 1 and _local_bytes(shape, form, depth, profile) > setting.local_bytes:
+        shape = replace(shape, down=shape.down // 2)
+    return shape
 
 
 def _local_bytes(shape: Shape, form: Contraction, depth: int, profile: Profile) -> int:

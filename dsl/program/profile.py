@@ -1,8 +1,8 @@
 """Where a program's time goes: each dispatch with its time on the device, its work and its bytes.
 
 In: an executable whose inputs are set. Out: `Measured` for every dispatch, in order, and sums over
-what is alike. Invariant: times are the device's own (no host, no queue between launches); each is the
-shortest of `rounds` runs, the one that other work disturbed least.
+what is alike. Invariant: times are the device's own (no host, no queue between launches); each is
+the shortest of `rounds` runs, the one that other work disturbed least.
 
     for row in summed(profile(executable, rounds=5), lambda m: m.kernel):
         print(row.name, row.seconds, row.flop_rate)

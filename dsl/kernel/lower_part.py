@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from sdlc.graph.expr import Expr, Slot, walk
+from sdlc.graph.expr import Expr, Slot, axes_of, walk
 from sdlc.graph.node import Monoid, Node
 from sdlc.graph.types import DType
 from sdlc.kernel import ir as k
@@ -30,7 +30,7 @@ from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.translate import Held, Scope, Storage, translate
 from sdlc.kernel.vectorize import contiguous, depends, replaced, vectorize
 from sdlc.schedule.contraction import constant_factor
-from sdlc.schedule.group import Group, Output, axes_of
+from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Kind, Loop, Nest
 
 Value = tuple[Node, int]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from sdlc.cli import commands
+from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import always, rewrite
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
@@ -80,6 +82,22 @@ def test_a_counter_example_is_shrunk() -> None:
   } => { return relu(relu(x)) + x - relu(x) }"""
     message = said(rule_text(equation=equation))
     assert "= with: n = 3" in message and "= x: [0., 0., 1.]" in message.replace("-1.", "1.")
+
+
+@pytest.mark.parametrize(
+    "equation", ["relu(x) => relu(x) * 2 / 2", "x + relu(x) => relu(x) + x", "relu(x) => relu(x)"]
+)
+def test_rules_that_do_not_end_end(equation: str) -> None:
+    """A right side that holds the left one, or is its mirror image, or itself."""
+    library = load(None, rule_text(equation=equation))
+    (rule,) = chosen_rules(library, only=["r"])
+    text = "op f(x: T[b, n]) -> T[b, n] { return x + relu(x) + (relu(x) + x) }"
+    graph = build(load(None, text), "f", {"b": 2, "n": 3}, {}, DType.F32)
+    after, report = rewrite(graph, [rule], always)
+    assert len(report.attempts) < 10
+    inputs = {"x": np.arange(-3, 3, dtype=np.float32).reshape(2, 3)}
+    wanted = evaluate(graph, inputs, {}, Mode.F64)["out"]
+    np.testing.assert_array_equal(evaluate(after, inputs, {}, Mode.F64)["out"], wanted)
 
 
 def test_conditions_and_worth() -> None:

@@ -56,6 +56,12 @@ def said(text: str) -> str:
         (rule_text(equation="relu(x) => reduce_sum(x)"), "[1] on the left, [] on the right"),
         (rule_text(equation="relu(x) -> relu(x)"), "a rule begins with its equation"),
         (rule_text(equation="relu(x) => { y = relu(x) }"), "end it with `return expression`"),
+        (rule_text(clauses="example m = 3"), "the example does not give the size `n`"),
+        (rule_text(clauses="example n = 3, m = 3"), "the example has a size too many, `m`"),
+        (
+            rule_text(equation="relu(y) => relu(x)").replace("x: T[n]", "x: T[n], y: T[n]"),
+            "the left side of `r` does not use `x`",
+        ),
         (rule_text() + rule_text(), "the rule `r` is defined twice"),
         (
             "rule halo(x: T[n]) { relu(x) => relu(x); example n = 1 }",

@@ -10,7 +10,7 @@ are learned from a first match at probes, extents that stand for what is not kno
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import islice
 
 from sdlc.graph.apply_rules import instantiate
@@ -47,6 +47,7 @@ from sdlc.language.syntax import (
     Return,
     RuleDefinition,
     Statement,
+    TensorType,
 )
 from sdlc.language.traverse import names_in
 from sdlc.language.values import describe, is_tensor
@@ -264,11 +265,14 @@ class Equation:
         return Frame(session, self._as_op(()))
 
     def _as_op(self, side: Sequence[Statement]) -> Definition:
-        """A side as the definition that it would be by itself."""
-        rule = self.definition
-        return Definition(
-            "op", rule.name, rule.parameters, (), (), rule.doc, tuple(side), rule.header, rule.span
-        )
+        return as_op(self.definition, side)
+
+
+def as_op(rule: RuleDefinition, side: Sequence[Statement]) -> Definition:
+    """A side of a rule as the definition that it would be by itself."""
+    return Definition(
+        "op", rule.name, rule.parameters, (), (), rule.doc, tuple(side), rule.header, rule.span
+    )
 
 
 def guard_name(guard: Guard) -> str:
@@ -319,7 +323,38 @@ def _problems(definition: RuleDefinition, taken: Collection[str]) -> Iterator[Di
             message = f"there is no guard `{name}`"
             advice = did_you_mean(name, GUARDS) or f"guards are {', '.join(GUARDS)}"
             yield Diagnostic("E046", message, guard.span, help=f"{advice}; or write a condition")
+    for parameter in definition.parameters:
+        if isinstance(parameter.type, TensorType) and not _mentions(
+            definition.left, parameter.name
+        ):
+            message = f"the left side of `{definition.name}` does not use `{parameter.name}`"
+            help = "a metavariable is bound by what stands in its place on the left"
+            yield Diagnostic("E046", message, parameter.span, help=help)
+    yield from _example_problems(definition)
     if not definition.examples:
         message = f"the rule `{definition.name}` has no example"
         help = "give the sizes of one instance, with which it is tested: `example n = 5, m = 3`"
         yield Diagnostic("E046", message, definition.header, help=help)
+
+
+def _example_problems(definition: RuleDefinition) -> Iterator[Diagnostic]:
+    """Examples that do not give every size of the parameters, or give others."""
+    sizes = [name.lstrip("*") for name in size_names(as_op(definition, ()))]
+    for example in definition.examples:
+        given = [argument.name for argument in example.sizes]
+        for name in [*sizes, *given]:
+            if (name in sizes) is not (name in given):
+                what = "does not give the size" if name in sizes else "has a size too many,"
+                help = f"the sizes of `{definition.name}` are {', '.join(sizes)}"
+                yield Diagnostic("E046", f"the example {what} `{name}`", example.span, help=help)
+
+
+def _mentions(tree: object, name: str) -> bool:
+    """Whether a name stands in a part of a syntax tree."""
+    if isinstance(tree, Name):
+        return tree.id == name
+    if isinstance(tree, tuple):
+        return any(_mentions(part, name) for part in tree)
+    if not is_dataclass(tree):
+        return False
+    return any(_mentions(getattr(tree, f.name), name) for f in fields(tree))

@@ -152,3 +152,14 @@ def test_rules_of_a_file_are_checked(tmp_path: Path) -> None:
     assert "good: its sides are equal" in run("rules", "--check", file)
     file.write_text("op nothing(x: T[n]) -> T[n] { return x }\n")
     assert "has no rules" in run("rules", "--check", file)
+
+
+def test_an_input_of_a_program_is_no_metavariable() -> None:
+    """Equal inputs are one object: a rule's metavariables, which are kept, are called otherwise."""
+    rules = chosen_rules(load(None, ""), only=["flash_attention"])
+    text = "op f(x: T[s, t], v: T[t, e]) -> T[s, e] { return matmul(softmax(x), v) }"
+    for _ in range(2):
+        graph = build(load(None, text), "f", {"s": 11, "t": 17, "e": 23}, {}, DType.F32)
+        assert rewrite(graph, rules)[1].fired("flash_attention") == 1
+        assert {i.origin.definition for i in graph.inputs} == {"f"}
+        del graph

@@ -243,6 +243,11 @@ def _apply(run: _Run, rule: Rule, again: bool) -> bool:
     return fired
 
 
+def replace_nodes(graph: Graph, made: Mapping[Node, Node]) -> Graph:
+    """The graph with nodes replaced by others, which do not read them."""
+    return _replaced(graph, made, {})[0]
+
+
 class _Circular(Exception):
     """The replacement of this node would read the node."""
 

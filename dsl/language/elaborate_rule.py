@@ -20,7 +20,7 @@ from sdlc.graph.match import Match, Pattern, Trace, make_pattern, matches
 from sdlc.graph.mechanisms import DEFAULT, MECHANISMS
 from sdlc.graph.node import Graph, Input, Map, Node, Reduce
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.rules import Asked, Refused, Rule, Sizes, select
+from sdlc.graph.rules import Asked, Refused, Rule, Sizes, replace_nodes, select
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.language.elaborate import enter, size_names
@@ -227,14 +227,15 @@ class Equation:
     def _pattern(self, sizes: Sizes, precision: DType) -> Pattern:
         key = (tuple(sizes.items()), precision)
         if key not in self._patterns:
-            root, inputs = self._elaborate(self.definition.left, sizes, precision)
-            self._patterns[key] = make_pattern(root, inputs)
+            side = _kept(self._program(self.definition.left, sizes, precision))
+            self._patterns[key] = make_pattern(side.outputs[0][1], side.inputs)
         return self._patterns[key]
 
     def _right(self, sizes: Sizes, precision: DType) -> Node:
         key = (tuple(sizes.items()), precision)
         if key not in self._rights:
-            self._rights[key] = self._elaborate(self.definition.right, sizes, precision)[0]
+            side = _kept(self._program(self.definition.right, sizes, precision))
+            self._rights[key] = side.outputs[0][1]
         return self._rights[key]
 
     def _program(self, side: Sequence[Statement], sizes: Sizes, precision: DType) -> Graph:
@@ -273,6 +274,14 @@ def as_op(rule: RuleDefinition, side: Sequence[Statement]) -> Definition:
     return Definition(
         "op", rule.name, rule.parameters, (), (), rule.doc, tuple(side), rule.header, rule.span
     )
+
+
+def _kept(side: Graph) -> Graph:
+    """A side whose metavariables have names that no program's inputs have. Equal nodes are one
+    object: an input of a program must not become a metavariable that is kept, with its origin."""
+    made: dict[Node, Node] = {i: replace(i, name=f"{i.name}$") for i in side.inputs}
+    inputs = tuple(replace(i, name=f"{i.name}$") for i in side.inputs)
+    return replace(replace_nodes(side, made), inputs=inputs)
 
 
 def guard_name(guard: Guard) -> str:

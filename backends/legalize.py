@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from sdlc.backends.grids import check_limits, fold_grid, split_groups
 from sdlc.backends.halves import align_halves, widen_half_arithmetic, widen_half_arrays
+from sdlc.backends.induction import carry_products
 from sdlc.backends.quotients import split_offsets, vector_indices
 from sdlc.backends.scalars import expand_functions, floor_division, round_through_memory
 from sdlc.backends.vectors import bind_indices, split_vectors, vector_buffers
@@ -36,6 +37,7 @@ PASSES: tuple[Pass, ...] = (
     vector_indices,
     split_offsets,
     bind_indices,
+    carry_products,
     check_limits,
 )
 

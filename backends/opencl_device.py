@@ -93,6 +93,8 @@ class Memory:
     ranges: dict[tuple[int, int], Any] = field(default_factory=dict)
 
     def range(self, offset: int, nbytes: int) -> Any:
+        """One object for one range: a launch that reads and writes a range through two bindings
+        must not see two (OpenCL 1.2, 5.2.1: overlapping sub-buffers are apart)."""
         if offset == 0 and nbytes == self.nbytes:
             return self.buffer
         key = (offset, nbytes)

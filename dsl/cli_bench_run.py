@@ -1,8 +1,8 @@
 """What `sdlc bench` does: finds programs, compiles them, runs them on a device and takes the time.
 
 In: a file or model, a device, how often. Out: a `Timed` for every program and row. Invariant:
-weights and inputs are the same seeded values in every row, whatever its rules; memory of one row is
-given back before the next begins; results are compared before anything is timed.
+weights and inputs are the same seeded values in every row, whatever its rules; rows take turns
+where memory allows; results are compared before anything is timed.
 
     for name, request in requests(Path("emoji_diffusion"), what, target).items():
         timed = Bench(device, rounds=10).time(name, request)
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -151,6 +151,28 @@ def _network_request(
 
 
 @dataclass(slots=True)
+class Ready:
+    """A program that has given its outputs and is ready to be timed, and what is measured of it."""
+
+    name: str
+    row: Row
+    rules: tuple[str, ...]
+    program: Program
+    phases: list[Phase]
+    executable: Executable
+    error: float | None = None
+    against: str = ""
+    seconds: list[float] = field(default_factory=list)
+    dispatches: tuple[Measured, ...] = ()
+
+    def timed(self) -> Timed:
+        counted = tuple(self.seconds[WARM_UP:])
+        phases = tuple(self.phases)
+        made = Timed(self.name, self.row, self.rules, self.program, counted, phases)
+        return replace(made, error=self.error, against=self.against, dispatches=self.dispatches)
+
+
+@dataclass(slots=True)
 class Bench:
     """A device and how often; `tell` hears what is being done."""
 
@@ -158,50 +180,26 @@ class Bench:
     rounds: int
     profiling: bool = False
     tell: Tell = print
-    _phases: list[Phase] = field(default_factory=list)
 
-    def time(
-        self, name: str, request: Request, row: Row = NO_ROW, wanted: Wanted | None = None
-    ) -> Timed:
-        """Compiles a program, runs it, compares its outputs with those `wanted`, takes the time."""
-        self._phases = []
-        with self._phase("compile", name, row):
-            compiled = request.build()
-        program = compiled.program
-        with self._phase("build and load", name, row):
-            executable = self._load(program)
-        with self._phase("first run", name, row):
-            executable.step()
-            outputs = {output: executable.read(output) for output in program.outputs}
-        wanted = wanted or reference_of(compiled.definition or compiled.graph, program)
-        with self._phase("timed runs", name, row):
-            seconds = [_seconds(executable) for _ in range(WARM_UP + self.rounds)]
-        measured: tuple[Measured, ...] = ()
-        if self.profiling:
-            with self._phase(PROFILE, name, row):
-                measured = profile(executable, min(self.rounds, PROFILE_ROUNDS))
-        rules = tuple(rule.name for rule in request.rules)
-        timed = Timed(name, row, rules, program, tuple(seconds[WARM_UP:]), tuple(self._phases))
-        timed = replace(timed, dispatches=measured)
-        if wanted is None:
-            return timed
-        return replace(timed, error=wanted.error(outputs), against=wanted.what)
-
-    def _load(self, program: Program) -> Executable:
-        executable = Executable(program, self.device, RandomWeights(program))
-        for name, array in random_inputs(program).items():
-            executable.write(name, array)
-        return executable
+    def time(self, name: str, request: Request) -> Timed:
+        """Compiles a program, runs it, compares its outputs with the reference, takes the time."""
+        return self._measured([self._ready(name, NO_ROW, request)])[0]
 
     def ablation(
         self, name: str, request: Request, without: Collection[str] = ()
     ) -> Iterator[Timed]:
-        """The program with more and more of its rules, each row as soon as it is there; those of
-        `without` in none."""
+        """The program with more and more of its rules, those of `without` in no row. Rows that fit
+        into half of the device's memory together take turns."""
         rows = ablation_rows()
         wanted = self._ablation_reference(name, request, rows[0])
+        together: list[Ready] = []
         for row in rows:
-            yield self.time(name, with_rules(request, row.rules, without), row, wanted)
+            ready = self._ready(name, row, with_rules(request, row.rules, without), wanted)
+            if together and _held([*together, ready]) > self.device.info.memory_bytes / 2:
+                yield from self._measured(together)
+                together = []
+            together.append(ready)
+        yield from self._measured(together)
 
     def _ablation_reference(self, name: str, request: Request, baseline: Row) -> Wanted:
         plain = with_rules(replace(request, precision=DType.F32), baseline.rules)
@@ -209,18 +207,56 @@ class Bench:
         found = reference_of(compiled.definition or compiled.graph, compiled.program)
         if found is not None:
             return found
-        with self._phase("reference", name, baseline):
-            executable = self._load(compiled.program)
-            executable.step()
-            outputs = {output: executable.read(output) for output in compiled.program.outputs}
+        with self._phase([], "reference", name, baseline):
+            _, outputs = self._first_run(compiled.program)
         return Wanted(BASELINE, outputs)
 
+    def _ready(self, name: str, row: Row, request: Request, wanted: Wanted | None = None) -> Ready:
+        phases: list[Phase] = []
+        with self._phase(phases, "compile", name, row):
+            compiled = request.build()
+        program = compiled.program
+        with self._phase(phases, "build, load and first run", name, row):
+            executable, outputs = self._first_run(program)
+        wanted = wanted or reference_of(compiled.definition or compiled.graph, program)
+        rules = tuple(rule.name for rule in request.rules)
+        ready = Ready(name, row, rules, program, phases, executable)
+        if wanted is not None:
+            ready.error, ready.against = wanted.error(outputs), wanted.what
+        return ready
+
+    def _first_run(self, program: Program) -> tuple[Executable, Outputs]:
+        executable = Executable(program, self.device, RandomWeights(program))
+        outputs = executable.run(random_inputs(program))
+        return executable, outputs
+
+    def _measured(self, together: Sequence[Ready]) -> list[Timed]:
+        """Times programs by turns, then profiles each."""
+        for round in range(WARM_UP + self.rounds):
+            for ready in together:
+                doing = f"run {round + 1} of {WARM_UP + self.rounds}"
+                with self._phase(ready.phases, doing, ready.name, ready.row):
+                    ready.executable.step()
+                    ready.executable.finish()
+                ready.seconds.append(ready.phases[-1].end - ready.phases[-1].begin)
+        for ready in together if self.profiling else ():
+            with self._phase(ready.phases, PROFILE, ready.name, ready.row):
+                rounds = min(self.rounds, PROFILE_ROUNDS)
+                ready.dispatches = profile(ready.executable, rounds)
+        return [ready.timed() for ready in together]
+
     @contextmanager
-    def _phase(self, doing: str, name: str, row: Row) -> Iterator[None]:
+    def _phase(self, phases: list[Phase], doing: str, name: str, row: Row) -> Iterator[None]:
         self.tell(f"{name}{', ' if row.name else ''}{row.name}: {doing}")
         begin = time.perf_counter()
         yield
-        self._phases.append(Phase(doing, begin, time.perf_counter()))
+        phases.append(Phase(doing, begin, time.perf_counter()))
+
+
+def _held(together: Iterable[Ready]) -> int:
+    """Bytes of device memory that programs take."""
+    memories = (ready.program.memory for ready in together)
+    return sum(memory.arena + memory.weights for memory in memories)
 
 
 def with_rules(request: Request, names: tuple[str, ...], without: Collection[str] = ()) -> Request:
@@ -229,13 +265,6 @@ def with_rules(request: Request, names: tuple[str, ...], without: Collection[str
 
     rules = chosen_rules(request.library, (), names)
     return replace(request, rules=tuple(rule for rule in rules if rule.name not in without))
-
-
-def _seconds(executable: Executable) -> float:
-    begin = time.perf_counter()
-    executable.step()
-    executable.finish()
-    return time.perf_counter() - begin
 
 
 # ---- what is right -------------------------------------------------------------------------------

@@ -2,90 +2,144 @@
 
     python tests/mutants.py [NAME …]
 
-Each mutant is applied to a copy of the project, and the tests named beside it run there; a mutant
-that they do not notice survives and makes the exit status 1. Not part of the suite (minutes).
+Each mutant is applied to a copy of the project, and the tests named beside it run there until one
+fails, two mutants at a time; a mutant that they do not notice survives and makes the exit status 1.
+Not part of the suite (minutes); `test_mutants.py` checks that each can still be applied.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("dsl", "backends", "stdlib", "models")
+TOGETHER = 2
+SCHEDULES = "tests/test_schedule.py"
+RANDOM_SCHEDULES = "tests/test_random_schedules.py -k interpreted"
+RANDOM_PROGRAMS = "tests/test_random_programs.py -k programs_interpreted"
+STAGING = f"tests/test_staging.py {RANDOM_SCHEDULES}"
+RULES = "tests/test_rules.py -k 'sound or fires'"
+LOAD = "tests/test_program_load.py"
+NUMERICS = "tests/test_numerics.py -k interpreted"
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`old` in `file` becomes `new`; `tests` are the files that must notice."""
+    """`old` in `file` becomes `new`; `tests` are pytest's arguments for those that must notice."""
 
     name: str
     file: str
     old: str
     new: str
-    tests: str = "tests/test_schedule.py"
+    tests: str = SCHEDULES
 
 
 MUTANTS = (
+    # ---- reductions
     Mutant(
         "states change one after the other",
-        "dsl/kernel/lower.py",
-        "if len(made) > 1:",
-        "if len(made) > 9:",
+        "dsl/kernel/lower_part.py",
+        "if separate:",
+        "if True:",
     ),
     Mutant(
-        "a lost barrier",
-        "dsl/kernel/lower.py",
-        "strict=True)),\n                k.Barrier(),",
-        "strict=True)),",
+        "a wrong identity",
+        "dsl/kernel/lower_part.py",
+        "splat(identity(of.identity, of.dtype), width)",
+        "splat(identity(of.identity + 1, of.dtype), width)",
     ),
     Mutant(
         "no guard beyond a reduced axis",
-        "dsl/kernel/lower.py",
+        "dsl/kernel/lower_part.py",
         "for axis in self.group.over:\n            if axis in self.names.inside:",
         "for axis in self.group.over:\n            if axis in ():",
     ),
     Mutant(
         "every lane stores a shared result",
-        "dsl/kernel/lower.py",
+        "dsl/kernel/lower_part.py",
         "for loop in self.shared:\n            guard",
         "for loop in ():\n            guard",
     ),
-    Mutant("half of the tree", "dsl/kernel/lower.py", "half = ways // 2", "half = ways // 4"),
+    Mutant(
+        "a dropped barrier before the tree",
+        "dsl/kernel/lower_fold.py",
+        "        self.emit.add(k.Barrier())\n        half",
+        "        half",
+    ),
+    Mutant("half of the tree", "dsl/kernel/lower_fold.py", "half = ways // 2", "half = ways // 4"),
+    Mutant(
+        "a lane too many in the tree",
+        "dsl/kernel/lower_fold.py",
+        'k.call("lt", mine, k.i32(half))',
+        'k.call("le", mine, k.i32(half))',
+    ),
     Mutant(
         "vector halves that overlap",
-        "dsl/kernel/lower.py",
+        "dsl/kernel/lower_fold.py",
         "k.Extract(v, width, width)",
         "k.Extract(v, 0, width)",
     ),
     Mutant(
-        "wrong identity",
-        "dsl/kernel/lower.py",
-        "splat(identity(f.identity, f.dtype), self.width)",
-        "splat(identity(f.identity + 1, f.dtype), self.width)",
+        "the statistics of a softmax without their rescale",
+        "stdlib/monoids.sdl",
+        "l = a.l * exp(a.m - m) + b.l * exp(b.m - m)",
+        "l = a.l + b.l",
+        "tests/test_stdlib.py -k softmax",
+    ),
+    Mutant(
+        "a block's sum without its rescale",
+        "dsl/schedule/rescale.py",
+        'apply("mul", weights, term)',
+        "term",
+        STAGING,
+    ),
+    Mutant(
+        "a block runs past the end of its axis",
+        "dsl/schedule/rescale.py",
+        'apply("lt", self.index, i32(self.axis.extent))',
+        'apply("le", self.index, i32(self.axis.extent))',
+        STAGING,
+    ),
+    Mutant(
+        "fields of paired reductions mixed up",
+        "dsl/schedule/merge.py",
+        "combine.append(_of_field(expr, first))",
+        "combine.append(_of_field(expr, 0))",
+        "tests/test_structure.py tests/test_models_targets.py -k 'every_target_runs'",
+    ),
+    # ---- loops and places
+    Mutant(
+        "a tail that is left out",
+        "dsl/schedule/nest.py",
+        "extent=-(-loop.extent // step.size)",
+        "extent=max(1, loop.extent // step.size)",
     ),
     Mutant(
         "off by one in a guard",
-        "dsl/kernel/lower.py",
-        'k.call("lt", value, k.i32(axis.extent))',
-        'k.call("le", value, k.i32(axis.extent))',
+        "dsl/kernel/lower_names.py",
+        'inside[axis] = simplify(k.call("lt", value, k.i32(axis.extent)), ranges)',
+        'inside[axis] = simplify(k.call("le", value, k.i32(axis.extent)), ranges)',
+    ),
+    Mutant(
+        "strides of the wrong order",
+        "dsl/schedule/storage.py",
+        "strides[axis] = prod(extents[place + 1 :])",
+        "strides[axis] = prod(extents[place:])",
     ),
     Mutant(
         "swapped arms of a guarded read",
         "dsl/kernel/translate.py",
         '"select", inside, _loaded(storage, tuple(safe)), visit(e.fill)',
         '"select", inside, visit(e.fill), _loaded(storage, tuple(safe))',
-    ),
-    Mutant(
-        "strides of the wrong order",
-        "dsl/kernel/translate.py",
-        "for a in self.order[place + 1 :]",
-        "for a in self.order[place:]",
     ),
     Mutant(
         "lanes called consecutive that are not",
@@ -100,19 +154,39 @@ MUTANTS = (
         "self._depths[var] = 0",
     ),
     Mutant(
-        "an epilogue at the wrong point",
+        "no barrier behind a stage",
+        "dsl/kernel/lower.py",
+        "        if written:\n            self.work.emit.add(k.Barrier())",
+        "        if ():\n            self.work.emit.add(k.Barrier())",
+        RANDOM_SCHEDULES,
+    ),
+    Mutant(
+        "no barrier before a stage is filled again",
+        "dsl/kernel/lower.py",
+        "if at and any(s.place is Place.LOCAL for s in stages):",
+        "if ():",
+        RANDOM_SCHEDULES,
+    ),
+    Mutant(
+        "the last pass of a spread stage is left out",
+        "dsl/kernel/lower_spread.py",
+        "passes = -(-chunks // lanes)",
+        "passes = max(1, chunks // lanes)",
+        RANDOM_SCHEDULES,
+    ),
+    # ---- groups and memory
+    Mutant(
+        "a lost epilogue",
         "dsl/schedule/fuse.py",
-        "len(places) != 1 or any",
-        "len(places) == 0 or any",
-        "tests/test_random_programs.py tests/test_stdlib.py tests/test_models_networks.py "
-        "tests/test_models_targets.py",
+        "value = substitute(rebuild(body, change), places)",
+        "value = slot(reduction.monoid, 0)",
     ),
     Mutant(
         "inlined without its guard",
         "dsl/graph/rewrite.py",
         'return apply("select", inside, _as_stored(substitute(node.body, safe), node), read.fill)',
         "return _as_stored(substitute(node.body, safe), node)",
-        "tests/test_random_programs.py",
+        RANDOM_PROGRAMS,
     ),
     Mutant(
         "tensors that live at once share a place",
@@ -122,45 +196,150 @@ MUTANTS = (
         "tests/test_program_memory.py tests/test_schedule.py",
     ),
     Mutant(
+        "a result over an operand that is read elsewhere",
+        "dsl/program/inplace.py",
+        "or value in within:",
+        "or False:",
+        "tests/test_program_inplace.py",
+    ),
+    Mutant(
+        "inputs hoisted with the weights",
+        "dsl/graph/hoist.py",
+        "known = node.role is Role.WEIGHT",
+        "known = True",
+        LOAD,
+    ),
+    Mutant(
+        "a result hoisted though each run must write it",
+        "dsl/graph/hoist.py",
+        "known = node not in results and all(",
+        "known = all(",
+        LOAD,
+    ),
+    # ---- rules
+    Mutant(
+        "a wrong constant of Winograd's",
+        "stdlib/winograd.sdl",
+        "points[i] ^ q / distance",
+        "points[i] ^ q",
+        "tests/test_rules.py -k 'sound and winograd_2'",
+    ),
+    Mutant(
+        "a guard of a rule that always holds",
+        "dsl/graph/guards.py",
+        "        if other:\n",
+        "        if ():\n",
+        "tests/test_rules.py",
+    ),
+    Mutant(
+        "a halo of the wrong width",
+        "dsl/graph/halo.py",
+        "(max(0, -r[0]), max(0, r[1] - n + 1))",
+        "(max(0, -r[0]), max(0, r[1] - n))",
+        "tests/test_rules.py -k mechanism",
+    ),
+    Mutant(
+        "attention divided by nothing",
+        "stdlib/attention.sdl",
+        "out[*b, i, j] = a.o[*b, i, j] / a.l[*b, i, j]",
+        "out[*b, i, j] = a.o[*b, i, j]",
+        RULES,
+    ),
+    # ---- arithmetic
+    Mutant(
         "division that truncates",
         "dsl/graph/scalar.py",
         "return np.floor_divide(a, np.where(np.equal(b, 0), 1, b))",
         "return np.trunc(np.true_divide(a, np.where(np.equal(b, 0), 1, b)))",
         "tests/test_kernel_simplify.py tests/test_graph_reference.py",
     ),
+    Mutant(
+        "a remainder of negative numbers",
+        "backends/scalars.py",
+        "if here.non_negative(a) and here.positive(b):",
+        "if here.positive(b):",
+        "tests/test_backends_legalize.py",
+    ),
+    Mutant(
+        "a run of f16 sums that is lost",
+        "dsl/kernel/partial.py",
+        "if place == length:",
+        "if place == length + 1:",
+        "tests/test_kernel_partial.py",
+    ),
+    # ---- the proof itself
+    Mutant(
+        "a verifier that lets races pass",
+        "dsl/kernel/verify_races.py",
+        "if not any(a.write for a in segment) or not owners:",
+        "if True:",
+        "tests/test_kernel_verify.py",
+    ),
+    Mutant(
+        "a tolerance for anything",
+        "dsl/proof/tolerance.py",
+        "k = FACTORS[numerics] if",
+        "k = 1e6 * FACTORS[numerics] if",
+        "tests/test_tolerance.py",
+    ),
+    Mutant(
+        "a definition that is cut in the wrong field",
+        "dsl/proof/pieces.py",
+        "known = self.inputs.get((expr.source, expr.field))",
+        "known = self.inputs.get((expr.source, 0))",
+        "tests/test_check.py -k kernel",
+    ),
 )
 
 
-def survives(mutant: Mutant) -> bool:
-    """Whether the tests pass although the mutant is in place."""
+def applied(mutant: Mutant, text: str) -> str | None:
+    """The text with the mutant in place; None where it cannot be applied any more."""
+    return text.replace(mutant.old, mutant.new, 1) if mutant.old in text else None
+
+
+def survives(mutant: Mutant) -> tuple[bool, float]:
+    """Whether the tests pass although the mutant is in place, and the seconds that it took."""
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         ignored = shutil.ignore_patterns(".git", "build", "*.egg-info", ".*_cache", "__pycache__")
-        shutil.copytree(ROOT, copy, ignore=ignored)
+        for room in ("dsl", "backends", "stdlib", "models", "tests", "docs"):
+            if room == "models" and not mutant.file.startswith(room):
+                (copy / room).symlink_to(ROOT / room)
+            else:
+                shutil.copytree(ROOT / room, copy / room, ignore=ignored)
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, copy)
         source = copy / mutant.file
-        text = source.read_text()
-        if mutant.old not in text:
+        made = applied(mutant, source.read_text())
+        if made is None:
             sys.exit(f"{mutant.name}: `{mutant.old}` is not in {mutant.file} any more")
-        source.write_text(text.replace(mutant.old, mutant.new, 1))
+        source.write_text(made)
         package = Path(folder) / "package" / "sdlc"
         package.mkdir(parents=True)
         for entry in (copy / "dsl").iterdir():
             (package / entry.name).symlink_to(entry)
         for room in ROOMS[1:]:
             (package / room).symlink_to(copy / room)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", *mutant.tests.split()]
+        words = ["-x", "-q", "-p", "no:cacheprovider", *shlex.split(mutant.tests)]
         environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True)
-        return done.returncode == 0
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *words], cwd=copy, env=environment, capture_output=True
+        )
+        return done.returncode == 0, time.monotonic() - started
 
 
 def main() -> None:
+    unknown = set(sys.argv[1:]) - {m.name for m in MUTANTS}
+    if unknown:
+        sys.exit(f"no such mutant: {', '.join(sorted(unknown))}")
     chosen = [m for m in MUTANTS if not sys.argv[1:] or m.name in sys.argv[1:]]
     alive = []
-    for mutant in chosen:
-        lives = survives(mutant)
-        print(f"{'SURVIVES' if lives else 'killed  '}  {mutant.name}", flush=True)
-        alive += [mutant.name] if lives else []
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        for mutant, (lives, seconds) in zip(chosen, pool.map(survives, chosen), strict=True):
+            word = "SURVIVES" if lives else "killed  "
+            print(f"{word} {seconds:5.0f} s  {mutant.name}", flush=True)
+            alive += [mutant.name] if lives else []
     print(f"{len(chosen) - len(alive)} of {len(chosen)} killed")
     sys.exit(bool(alive))
 

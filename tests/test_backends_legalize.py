@@ -27,7 +27,23 @@ from sdlc.backends.printer import print_kernel
 from sdlc.backends.rewrite import accesses, divisible, expressions, plus
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import interpret
-from sdlc.kernel.ir import I32, Call, Cast, Kernel, Let, Load, Store, Var, call, f32, i32
+from sdlc.kernel.ir import (
+    F32,
+    I32,
+    Assign,
+    Call,
+    Cast,
+    Declare,
+    For,
+    Kernel,
+    Let,
+    Load,
+    Store,
+    Var,
+    call,
+    f32,
+    i32,
+)
 from sdlc.language.diagnostics import SdlError
 from sdlc.target import Capabilities
 
@@ -150,6 +166,33 @@ def test_indices_of_vectors_are_counted_in_vectors() -> None:
     assert "const int at_by4 = lane_x * 2;" in text
     assert "out[at_by4] = x[at_by4];" in text and "min(at_by4 + 1, 63)" in text
     assert "/" not in text.split("{")[1] and "int at =" not in text
+
+
+def test_products_with_a_loop_are_carried_where_they_are_dear() -> None:
+    x, out, total = read("x", 4096), write("out", 16), Var("total", F32)
+    p, at, scaled = Var("p", I32), Var("at", I32), Var("scaled", I32)
+    body = (
+        Declare(total, f32(0.0)),
+        For(
+            p,
+            20,
+            (
+                Let(at, add(mul(p, 192), mul(LX, 3))),
+                Let(scaled, add(mul(p, 4), LX)),
+                Assign(total, call("fma", Load(x, add(at, 2)), Load(x, scaled), total)),
+            ),
+        ),
+        Store(out, LX, total),
+    )
+    kernel = one_dimensional("k", (x, out), body, 16)
+    caps = replace(LIMITS["opencl"], integer_bits=32)
+    made = legalize(kernel, caps, "opencl")
+    text = print_kernel(made, "opencl", caps).text
+    assert "  int at = lane_x * 3;" in text
+    assert "at = at + 192;" in text and "const int scaled = p * 4 + lane_x;" in text
+    data = {"x": numbers(4096)}
+    np.testing.assert_array_equal(interpret(kernel, data)["out"], interpret(made, data)["out"])
+    assert legalize(kernel, LIMITS["opencl"], "opencl") == kernel
 
 
 def test_divisible() -> None:

@@ -70,7 +70,7 @@ def test_json(bench: Any) -> None:
     assert program["weight_bytes"] == 4 * (8 * 5 + 8 + 5 * 8 + 5)
     assert len(program["profile"]) == program["dispatches"]
     assert sum(d["flop"] for d in program["profile"]) == program["flop"]
-    assert {"compile", "build and load", "timed runs", "profile"} <= set(program["phases"])
+    assert program["compile_seconds"] > 0
 
 
 def test_ablation(bench: Any, tmp_path: Path) -> None:

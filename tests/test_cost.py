@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -10,10 +12,18 @@ from hypothesis import given, settings
 
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from sdlc.backends.target import load_target, target_names
+from sdlc.graph.hoist import hoist
 from sdlc.graph.node import Graph
+from sdlc.graph.rules import Rule
+from sdlc.graph.types import DType
+from sdlc.language.elaborate_rule import load_rules
+from sdlc.language.library import load
 from sdlc.schedule.cost import Estimate, estimate, seconds_of
 from sdlc.schedule.plan import Plan, plan
+from sdlc.schedule.worth import Estimates, weights_of, with_weights
 from sdlc.target import Peak, Target
+
+ROOT = Path(__file__).resolve().parent.parent
 
 GRAPHS = {
     "map": lambda n: map_graph(n, 24),
@@ -120,3 +130,35 @@ def test_few_groups_leave_cores_idle() -> None:
     few = one(matmul_graph(64, 512, 64), target)
     many = one(matmul_graph(4096, 512, 64), target)
     assert few.flop / few.compute < many.flop / many.compute
+
+
+# ---- whether a rule pays
+
+
+@cache
+def equations() -> dict[str, Rule]:
+    return {r.name: r for r in load_rules(load(ROOT / "stdlib" / "rules.sdl"))}
+
+
+@pytest.mark.parametrize("name", ["cpu", "nvidia", "adreno"])
+def test_a_rule_pays_where_it_is_predicted_to(name: str) -> None:
+    """Four channels are not worth transforms on any target; thousands on small pictures are."""
+    rules = equations()
+    estimates = Estimates(load_target(name), [rules["halo"]])
+    few = {"b": 2, "c": 4, "h": 64, "w": 64, "o": 320}
+    many = {"b": 2, "c": 1280, "h": 8, "w": 8, "o": 1280}
+    rule = rules["winograd_4"]
+    assert "ms instead of" in estimates.dearer(rule, few)
+    assert estimates.dearer(rule, many) == ""
+    assert estimates.dearer(rule, few) is estimates.dearer(rule, dict(reversed(few.items())))
+    assert estimates.dearer(rules["halo"], few) == ""
+
+
+def test_weights_are_what_the_batch_does_not_index() -> None:
+    sides = equations()["winograd_4"].sides
+    assert sides is not None
+    left, right = sides({"b": 2, "c": 2, "h": 4, "w": 4, "o": 2}, DType.F32)
+    assert weights_of(left) == {"k"}
+    names = [i.name for i in with_weights(right, weights_of(left)).inputs]
+    assert names == ["x"]
+    assert hoist(with_weights(right, weights_of(left))).load is not None

@@ -56,6 +56,7 @@ def test_groups_and_dispatches_are_one_to_one(made: Explanation) -> None:
     assert len(set(places)) == len(places) >= 3
     assert all(d.seconds > 0 and d.read > 0 and d.written > 0 for d in made.dispatches)
     assert made.seconds == pytest.approx(sum(d.seconds for d in made.dispatches if d.part == "run"))
+    assert any(step.startswith("tile ") for g in made.groups for step in g.steps)
     assert made.flop == sum(d.flop for d in made.dispatches if d.part == "run")
 
 

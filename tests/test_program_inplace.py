@@ -17,7 +17,7 @@ from program_samples import tensor
 from sdlc.api import target_texts
 from sdlc.backends.target import load_target
 from sdlc.graph.expr import ZERO, Expr, Index, Read, apply, i32
-from sdlc.graph.node import Graph, Map, Node, Reduce, topological
+from sdlc.graph.node import Graph, Map, Node, Reduce
 from sdlc.graph.types import Array, DType, Origin
 from sdlc.kernel import ir as k
 from sdlc.kernel.interpret import Trap, interpret
@@ -164,15 +164,40 @@ def test_a_value_of_another_shape_stays() -> None:
     assert_right(graph, program)
 
 
+def test_a_value_in_another_arrangement_of_the_same_bytes_gives_its_place() -> None:
+    """h[i, j], and y[k] = h[k / n, k % n] + …: one element number, whatever the axes."""
+    x = given_input("x", N, N)
+    h = product(x, "h")
+    p = product(product(h, "t"), "p")
+    (flat,) = axes(k=N * N)
+    row, column = (apply(op, Index(flat), i32(N)) for op in ("floordiv", "mod"))
+    total = apply("add", Read(p, (row, column)), Read(h, (row, column)))
+    y = Map((flat,), total, F, Origin("y", "test"))
+    turned = Map((flat,), apply("add", Read(p, (row, column)), Read(h, (column, row))), F)
+    for node, expected in ((y, ["h"]), (turned, [])):
+        made = apply("add", Index(A), apply("mul", Index(B), i32(N)))
+        lift = apply("mul", Read(node, (made,)), read(weight("q.w", N, N), B, C))
+        out = Reduce((A, C), (B,), SUM, (lift,), (F,), Origin("out", "test"))
+        graph = Graph("arranged", (("out", out, 0),), (x,))
+        program = compile_graph(graph, TARGET)
+        assert [name for name in taken(program).values() if name == "h"] == expected
+        assert_right(graph, program)
+
+
 def test_what_else_the_kernel_computes_forbids_it() -> None:
     """A second result could read what the first has overwritten, an inner group all of it."""
     graph = residual()
-    names = {(n, 0): f"v{number}" for number, n in enumerate(topological(graph))}
-    made = {g.stores[0].node.origin.name: g for g in fuse(graph, 8)}
-    group = made["y"]
-    assert len(candidates(group, names)) == 1
-    assert candidates(replace(group, stores=group.stores * 2), names) == []
-    assert candidates(replace(group, inner=(made["t"],)), names) == []
+    tensors = compile_graph(graph, TARGET).tensors
+    groups = {g.stores[0].node.origin.name: g for g in fuse(graph, 8)}
+    names = {
+        v: v[0].origin.name for g in groups.values() for v in (*g.operands, (g.stores[0].node, 0))
+    }
+    group = groups["y"]
+    assert list(candidates(group, names, tensors, {"h"})) == [("h", "y")]
+    two = replace(group, stores=group.stores * 2)
+    assert list(candidates(two, names, tensors, {"h"})) == []
+    inner = replace(group, inner=(groups["t"],))
+    assert list(candidates(inner, names, tensors, {"h"})) == []
 
 
 def test_inputs_results_and_weights_stay() -> None:

@@ -190,6 +190,23 @@ def test_every_rule_says_what_it_is() -> None:
         assert rule.doc.endswith(".") and (rule.examples or rule.kind != "equation")
 
 
+def test_attention_in_ones_own_words() -> None:
+    """No operator of the library is called, and one rule makes what the next one looks for."""
+    text = """op own(q: T[b, s, e], k: T[b, t, e], v: T[b, t, f]) -> T[b, s, f] {
+      scores[b, i, j] = sum over d < e of q[b, i, d] * k[b, j, d]
+      top[b, i < s] = max over j < t of scores[b, i, j]
+      weight[b, i, j] = exp(scores[b, i, j] - top[b, i])
+      total[b, i < s] = sum over j < t of weight[b, i, j]
+      p[b, i, j] = weight[b, i, j] / total[b, i]
+      out[b, i, d] = sum over j < t of p[b, i, j] * v[b, j, d]
+    }"""
+    graph = build(load(None, text), None, {"b": 2, "s": 3, "t": 4, "e": 2, "f": 5}, {}, DType.F32)
+    rules = select(RULES, only=["softmax_one_pass", "flash_attention"])
+    after, report = rewrite(graph, rules)
+    assert report.fired("softmax_one_pass") == report.fired("flash_attention") == 1
+    agree(graph, after, rules[1], 0)
+
+
 def test_results_keep_names_types_and_order() -> None:
     text = """model two(x: T[s, t], v: T[t, f]) -> (first: T[s, f], second: T[s, t]) {
       first = matmul(softmax(x), v)

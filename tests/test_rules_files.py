@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from sdlc.cli import commands
+from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import always, rewrite
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
@@ -54,6 +56,12 @@ def said(text: str) -> str:
         (rule_text(equation="relu(x) => reduce_sum(x)"), "[1] on the left, [] on the right"),
         (rule_text(equation="relu(x) -> relu(x)"), "a rule begins with its equation"),
         (rule_text(equation="relu(x) => { y = relu(x) }"), "end it with `return expression`"),
+        (rule_text(clauses="example m = 3"), "the example does not give the size `n`"),
+        (rule_text(clauses="example n = 3, m = 3"), "the example has a size too many, `m`"),
+        (
+            rule_text(equation="relu(y) => relu(x)").replace("x: T[n]", "x: T[n], y: T[n]"),
+            "the left side of `r` does not use `x`",
+        ),
         (rule_text() + rule_text(), "the rule `r` is defined twice"),
         (
             "rule halo(x: T[n]) { relu(x) => relu(x); example n = 1 }",
@@ -80,6 +88,22 @@ def test_a_counter_example_is_shrunk() -> None:
   } => { return relu(relu(x)) + x - relu(x) }"""
     message = said(rule_text(equation=equation))
     assert "= with: n = 3" in message and "= x: [0., 0., 1.]" in message.replace("-1.", "1.")
+
+
+@pytest.mark.parametrize(
+    "equation", ["relu(x) => relu(x) * 2 / 2", "x + relu(x) => relu(x) + x", "relu(x) => relu(x)"]
+)
+def test_rules_that_do_not_end_end(equation: str) -> None:
+    """A right side that holds the left one, or is its mirror image, or itself."""
+    library = load(None, rule_text(equation=equation))
+    (rule,) = chosen_rules(library, only=["r"])
+    text = "op f(x: T[b, n]) -> T[b, n] { return x + relu(x) + (relu(x) + x) }"
+    graph = build(load(None, text), "f", {"b": 2, "n": 3}, {}, DType.F32)
+    after, report = rewrite(graph, [rule], always)
+    assert len(report.attempts) < 10
+    inputs = {"x": np.arange(-3, 3, dtype=np.float32).reshape(2, 3)}
+    wanted = evaluate(graph, inputs, {}, Mode.F64)["out"]
+    np.testing.assert_array_equal(evaluate(after, inputs, {}, Mode.F64)["out"], wanted)
 
 
 def test_conditions_and_worth() -> None:
@@ -128,3 +152,14 @@ def test_rules_of_a_file_are_checked(tmp_path: Path) -> None:
     assert "good: its sides are equal" in run("rules", "--check", file)
     file.write_text("op nothing(x: T[n]) -> T[n] { return x }\n")
     assert "has no rules" in run("rules", "--check", file)
+
+
+def test_an_input_of_a_program_is_no_metavariable() -> None:
+    """Equal inputs are one object: a rule's metavariables, which are kept, are called otherwise."""
+    rules = chosen_rules(load(None, ""), only=["flash_attention"])
+    text = "op f(x: T[s, t], v: T[t, e]) -> T[s, e] { return matmul(softmax(x), v) }"
+    for _ in range(2):
+        graph = build(load(None, text), "f", {"s": 11, "t": 17, "e": 23}, {}, DType.F32)
+        assert rewrite(graph, rules)[1].fired("flash_attention") == 1
+        assert {i.origin.definition for i in graph.inputs} == {"f"}
+        del graph

@@ -131,7 +131,7 @@ class _Lifting:
             body = substitute(bound.body, places)
             front = self.used(body)
             at = self.match.root.origin
-            origin = replace(at, name=name)
+            origin = replace(at, name=name.partition("$")[0])
             dtype = self.stored if body.dtype.is_float else body.dtype
             self.made[name] = Map((*front, *own), body, dtype, origin), front
         return self.made[name]

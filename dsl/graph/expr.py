@@ -1,6 +1,7 @@
 """Scalar expressions of the graph: frozen, interned, without effects.
 
 In: axes, literals, reads of nodes. Out: the bodies of `Map` and the lifts of `Reduce`.
+An expression knows its type, the reads in it and the axes that it depends on once it is made.
 Invariant: every `Index` names an axis of the node that holds the expression; a `Read` without a
 `fill` is in bounds for every point of those axes. A `Read` with a `fill` has the fill's value where
 any of its indices is out of range; the fill is only looked at there.
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import field as dataclass_field
+from itertools import chain
+from typing import TYPE_CHECKING, ClassVar
 
 from sdlc.graph.intern import Interned
 from sdlc.graph.scalar import result_type
@@ -38,19 +41,27 @@ class Axis:
         return f"{self.name} < {self.extent}"
 
 
+_set = object.__setattr__
+"""Gives a frozen object what it derives from its fields, once, as it is made."""
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Literal(metaclass=Interned):
     value: float | int | bool
     dtype: DType
+    reads: ClassVar[tuple[Read, ...]] = ()
+    axes: ClassVar[frozenset[Axis]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Index(metaclass=Interned):
     axis: Axis
+    dtype: ClassVar[DType] = DType.I32
+    reads: ClassVar[tuple[Read, ...]] = ()
+    axes: frozenset[Axis] = field(init=False)
 
-    @property
-    def dtype(self) -> DType:
-        return DType.I32
+    def __post_init__(self) -> None:
+        _set(self, "axes", frozenset((self.axis,)))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -61,6 +72,16 @@ class Read(metaclass=Interned):
     indices: tuple[Expr, ...]
     field: int = 0
     fill: Expr | None = None
+    axes: frozenset[Axis] = dataclass_field(init=False)
+    _inner: tuple[Read, ...] = dataclass_field(init=False)
+
+    def __post_init__(self) -> None:
+        _set(self, "axes", axes_of(*children(self)))
+        _set(self, "_inner", reads_of(*children(self)))
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (*self._inner, self)
 
     @property
     def dtype(self) -> DType:
@@ -75,11 +96,15 @@ class Apply(metaclass=Interned):
     op: str
     args: tuple[Expr, ...]
     dtype: DType = field(init=False)
+    reads: tuple[Read, ...] = field(init=False)
+    axes: frozenset[Axis] = field(init=False)
 
     def __post_init__(self) -> None:
-        dtype = result_type(self.op, tuple(a.dtype for a in self.args))
+        dtype = result_type(self.op, tuple([a.dtype for a in self.args]))
         # An f16 value inside an expression is an f32 that was rounded to half precision.
-        object.__setattr__(self, "dtype", DType.F32 if dtype is DType.F16 else dtype)
+        _set(self, "dtype", DType.F32 if dtype is DType.F16 else dtype)
+        _set(self, "reads", reads_of(*self.args))
+        _set(self, "axes", axes_of(*self.args))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -89,9 +114,27 @@ class Slot(metaclass=Interned):
     side: int
     field: int
     dtype: DType
+    reads: ClassVar[tuple[Read, ...]] = ()
+    axes: ClassVar[frozenset[Axis]] = frozenset()
 
 
 Expr = Literal | Index | Read | Apply | Slot
+
+
+def reads_of(*exprs: Expr) -> tuple[Read, ...]:
+    """Every distinct read in expressions, nested ones included, in order of appearance."""
+    parts = [e.reads for e in exprs if e.reads]
+    return parts[0] if len(parts) == 1 else tuple(dict.fromkeys(chain(*parts)))
+
+
+def axes_of(*exprs: Expr) -> frozenset[Axis]:
+    """The axes that expressions depend on; one set is shared where it has everything."""
+    found: frozenset[Axis] = frozenset()
+    for expr in exprs:
+        if not expr.axes <= found:
+            found = expr.axes if found < expr.axes else found | expr.axes
+    return found
+
 
 ZERO = Literal(0.0, DType.F32)
 ONE = Literal(1.0, DType.F32)

@@ -85,12 +85,13 @@ def read_parts(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
             whys.append(f"`{node_name(e.source)}` is a result of the program, so it is stored")
             return None
         if e.fill is None:
-            return read_through(e, e.source)
+            return rebuild(read_through(e, e.source), change)
         parts = _with_last_fill(e.source.body, e.fill)
         if parts is not e.source.body and not _covered(e.source):
             whys.append(f"`{node_name(e.source)}` has another value outside than between its parts")
             return None
-        return substitute(parts, dict(zip(e.source.axes, e.indices, strict=True)))
+        places = dict(zip(e.source.axes, e.indices, strict=True))
+        return rebuild(substitute(parts, places), change)
 
     exprs = tuple(rebuild(e, change) for e in expressions(node))
     if exprs == expressions(node):

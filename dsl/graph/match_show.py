@@ -20,7 +20,8 @@ def axis_name(axis: Axis) -> str:
 
 
 def node_name(node: Node) -> str:
-    return node.name if isinstance(node, Input) else node.origin.name or "value"
+    """The name of a tensor or metavariable."""
+    return node.name.partition("$")[0] if isinstance(node, Input) else node.origin.name or "value"
 
 
 def shown(expr: Expr) -> str:

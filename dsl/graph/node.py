@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sdlc.graph.expr import Axis, Expr, Read, Slot, apply, walk
+from sdlc.graph.expr import Axis, Expr, Read, Slot, apply, reads_of, walk
 from sdlc.graph.intern import Interned
 from sdlc.graph.types import Array, DType, Origin
 
@@ -50,24 +50,16 @@ class Monoid(metaclass=Interned):
     fields: tuple[Field, ...]
     combine: tuple[Expr, ...]
 
-    @property
-    def is_sum(self) -> bool:
-        """Whether this is addition of one f32, by its equation."""
-        left, right = Slot(0, 0, DType.F32), Slot(1, 0, DType.F32)
-        return (
-            len(self.fields) == 1
-            and self.fields[0].identity == 0
-            and self.combine in ((apply("add", left, right),), (apply("add", right, left),))
-        )
+    is_sum: bool = field(init=False)
+    """Whether this is addition of one f32, by its equation."""
+    is_sums: bool = field(init=False)
+    """Whether every field is a sum of its own."""
 
-    @property
-    def is_sums(self) -> bool:
-        """Whether every field is a sum of its own."""
-        return all(
-            combine in (apply("add", *sides), apply("add", *reversed(sides)))
-            for field, combine in enumerate(self.combine)
-            for sides in [[Slot(side, field, self.fields[field].dtype) for side in (0, 1)]]
-        )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_sums", _are_sums(self.fields, self.combine))
+        one = len(self.fields) == 1 and self.fields[0].identity == 0
+        f32 = one and self.fields[0].dtype is DType.F32
+        object.__setattr__(self, "is_sum", f32 and self.is_sums)
 
     @property
     def is_separate(self) -> bool:
@@ -78,6 +70,14 @@ class Monoid(metaclass=Interned):
             for e in walk(combine)
             if isinstance(e, Slot)
         )
+
+
+def _are_sums(fields: tuple[Field, ...], combine: tuple[Expr, ...]) -> bool:
+    for number, (one, found) in enumerate(zip(fields, combine, strict=False)):
+        sides = [Slot(side, number, one.dtype) for side in (0, 1)]
+        if found not in (apply("add", *sides), apply("add", *reversed(sides))):
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -195,7 +195,7 @@ def expressions(node: Node) -> tuple[Expr, ...]:
 
 def reads(node: Node) -> tuple[Read, ...]:
     """Every distinct read in a node's expressions, nested ones included."""
-    return tuple(e for e in walk(*expressions(node)) if isinstance(e, Read))
+    return reads_of(*expressions(node))
 
 
 def sources(node: Node) -> tuple[Node, ...]:

@@ -25,6 +25,9 @@ from sdlc.graph.types import Array
 POINTS = 1 << 20
 """Points of a box: 8 MiB for each f64 temporary."""
 
+LONGEST_RUN = 512
+"""The longest run that is folded one state after another."""
+
 WINDOW = 16
 """The longest reduced axis that a contraction walks one value at a time."""
 
@@ -82,9 +85,18 @@ def halve(monoid: Monoid, states: list[Array], arithmetic: Arithmetic) -> list[A
 
 
 def _in_order(monoid: Monoid, states: list[Array], arithmetic: Arithmetic) -> list[Array]:
-    """One state after another: the order in which rounding errors grow most."""
+    """One state after another: the order in which rounding errors grow most. Long runs are parted,
+    as no program folds them one by one either."""
+    count = states[0].shape[-1]
+    if count > LONGEST_RUN:
+        whole = count // LONGEST_RUN * LONGEST_RUN
+        parts = [s[..., :whole].reshape(*s.shape[:-1], -1, LONGEST_RUN) for s in states]
+        made = _in_order(monoid, parts, arithmetic)
+        rest = [s[..., whole:] for s in states]
+        joined = [np.concatenate(p, axis=-1) for p in zip(made, rest, strict=True)]
+        return _in_order(monoid, joined, arithmetic)
     total = [s[..., 0] for s in states]
-    for k in range(1, states[0].shape[-1]):
+    for k in range(1, count):
         total = combine(monoid, total, [s[..., k] for s in states], arithmetic)
     return total
 

@@ -165,7 +165,8 @@ def rewrite(
 
 class _Run:
     """A graph on its way. `roots` leads from a node to what it was in the beginning, or when a rule
-    made it; `attempts` has the last one for each rule and root."""
+    made it; `attempts` has the last one for each rule and root; `seen` is what rules have looked
+    at, `fired` what they made, which they do not look at again."""
 
     def __init__(self, graph: Graph, profitable: Profitable) -> None:
         self.graph, self.profitable = graph, profitable
@@ -173,13 +174,26 @@ class _Run:
         self.first = frozenset(self.around.order)
         self.roots: dict[Node, Node] = {}
         self.seen: set[tuple[str, Node]] = set()
+        self.fired: set[tuple[str, Node]] = set()
         self.attempts: dict[tuple[str, Node], Attempt] = {}
 
     def root(self, node: Node) -> Node:
         return self.roots.get(node, node)
 
-    def replace(self, made: Mapping[Node, Node]) -> None:
-        self.graph, done = _replaced(self.graph, made, self.around.sources)
+    def replace(self, rule: Rule, made: dict[Node, Node]) -> None:
+        """Puts what a rule made in place; not what would come to read itself, as where the right
+        side contains the left one."""
+        while True:
+            try:
+                self.graph, done = _replaced(self.graph, made, self.around.sources)
+                break
+            except _Circular as circle:
+                del made[circle.node]
+                why = "what it would become reads it"
+                key = rule.name, self.root(circle.node)
+                self.attempts[key] = Attempt(rule.name, circle.node, False, why)
+        kept = {(name, done.get(node, node)) for name, node in self.fired}
+        self.fired = kept | {(rule.name, done[old]) for old in made if old in done}
         for old, new in done.items():
             if old not in made:
                 self.roots[new] = self.root(old)
@@ -213,9 +227,10 @@ def _apply(run: _Run, rule: Rule, again: bool) -> bool:
             if where is not None and node not in where:
                 continue
             root = run.root(node)
-            if (rule.name, node) in run.seen or root in refused or not rule.looks_at(node):
+            key = rule.name, node
+            if key in run.seen or key in run.fired or root in refused or not rule.looks_at(node):
                 continue
-            run.seen.add((rule.name, node))
+            run.seen.add(key)
             found = rule.attempt(rule, node, asked)
             why = found.why if isinstance(found, Refused) else ""
             run.attempts[rule.name, root] = Attempt(rule.name, node, not why, why)
@@ -225,17 +240,31 @@ def _apply(run: _Run, rule: Rule, again: bool) -> bool:
                 made[node] = found
         if not made:
             break
-        fired = True
-        run.replace(made)
+        run.replace(rule, made)
+        fired = fired or bool(made)
     return fired
+
+
+def replace_nodes(graph: Graph, made: Mapping[Node, Node]) -> Graph:
+    """The graph with nodes replaced by others, which do not read them."""
+    return _replaced(graph, made, {})[0]
+
+
+class _Circular(Exception):
+    """The replacement of this node would read the node."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.node = node
 
 
 def _replaced(
     graph: Graph, made: Mapping[Node, Node], known: Sources
 ) -> tuple[Graph, dict[Node, Node]]:
     """The graph with nodes replaced, also where the new ones read replaced ones; and what became of
-    every node."""
+    every node. Raises _Circular."""
     done: dict[Node, Node] = {}
+    path: dict[Node, None] = {}
     stack = [(node, False) for _, node, _ in reversed(graph.outputs)]
     while stack:
         node, entered = stack.pop()
@@ -244,9 +273,13 @@ def _replaced(
         wanted = made.get(node, node)
         needs = known[wanted] if wanted in known else sources(wanted)
         if entered:
+            del path[node]
             same = all(done[s] is s for s in needs)
             done[node] = wanted if same else _with_sources(wanted, done)
         else:
+            path[node] = None
+            if any(s in path for s in needs):
+                raise _Circular(next(n for n in reversed(path) if n in made))
             stack.append((node, True))
             stack.extend((s, False) for s in needs if s not in done)
     outputs = tuple((name, done[node], at) for name, node, at in graph.outputs)

@@ -145,17 +145,22 @@ def _strides(stage: Staged, group: Group) -> tuple[tuple[int, ...], int]:
     return tuple(strides), size
 
 
-def _kernel(
-    group: Group, nest: Nest, work: Work, storage: dict[Value, Storage], name: str
-) -> k.Kernel:
-    stored: list[tuple[Node, int]] = [(s.node, s.field) for s in group.stores]
-    body = work.emit.body()
-    folded = work.constants.keys() - {
+def _loaded(body: tuple[k.Stmt, ...]) -> set[str]:
+    """The names of the buffers that are read."""
+    return {
         e.buffer.name
         for stmt in k.statements(body)
         for e in k.walk(*k.statement_expressions(stmt))
         if isinstance(e, k.Load)
     }
+
+
+def _kernel(
+    group: Group, nest: Nest, work: Work, storage: dict[Value, Storage], name: str
+) -> k.Kernel:
+    stored: list[tuple[Node, int]] = [(s.node, s.field) for s in group.stores]
+    body = work.emit.body()
+    folded = work.constants.keys() - (_loaded(body) if work.constants else set())
     values = (*group.operands, *stored)
     buffers = [storage[v].buffer for v in values if storage[v].buffer.name not in folded]
     grid = tuple(nest.size(Kind.GROUP, d) for d in range(3))

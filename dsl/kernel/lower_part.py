@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from sdlc.graph.expr import Expr, Slot, walk
+from sdlc.graph.expr import Expr, Slot, axes_of, walk
 from sdlc.graph.node import Monoid, Node
 from sdlc.graph.types import DType
 from sdlc.kernel import ir as k
@@ -28,9 +28,9 @@ from sdlc.kernel.lower_fold import Folding, combined, identity, splat
 from sdlc.kernel.lower_names import LANE, Names, loop_var
 from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.translate import Held, Scope, Storage, translate
-from sdlc.kernel.vectorize import contiguous, depends, replaced, vectorize
+from sdlc.kernel.vectorize import Copies, contiguous, depends, replaced, vectorize
 from sdlc.schedule.contraction import constant_factor
-from sdlc.schedule.group import Group, Output, axes_of
+from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Kind, Loop, Nest
 
 Value = tuple[Node, int]
@@ -52,6 +52,7 @@ class Work:
     group_size: tuple[int, int, int]
     constants: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Small constants in storage order, by buffer; known elements are written into the code."""
+    copies: Copies = field(default_factory=Copies)
 
     shared: dict[tuple[str, int], k.Buffer] = field(default_factory=dict)
     """Local arrays in which work-items combine states, by name and size: used again and again."""
@@ -81,6 +82,18 @@ class Work:
         return made
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A store of one output, before the point of the register tile is known: `symbols` stand for
+    the results of the reduction."""
+
+    symbols: Mapping[tuple[int, int], k.Var]
+    buffer: k.Buffer
+    index: k.Expr
+    value: k.Expr
+    guard: k.Expr
+
+
 class Part:
     """Emits one group under its nest. `prefix` names its loops apart from other parts'."""
 
@@ -95,6 +108,7 @@ class Part:
         self.width = self.vector.extent if self.vector else 1
         self.vector_reduces = self.vector is not None and nest.is_reduced(self.vector)
         self.tile = self.points(reduced=False)
+        self.made_wide: dict[k.Expr, k.Expr] = {}
         factor = constant_factor(group)
         self.periodic = frozenset({(factor.source, factor.field)} if factor is not None else ())
         self.shared = tuple(lp for lp in nest.loops if lp.kind is Kind.LANE and nest.is_reduced(lp))
@@ -145,13 +159,13 @@ class Part:
 
     def at(self, expr: k.Expr, point: Point) -> k.Expr:
         """The expression at a point of the register tile."""
-        made = self.simplify(replaced(expr, point)) if point else expr
+        made = self.simplify(self.work.copies.at(expr, point)) if point else expr
         return self.work.folded(made) if self.work.constants else made
 
     def wide(self, expr: k.Expr) -> k.Expr:
         if self.vector is None:
             return expr
-        return vectorize(expr, LANE, self.width, self.work.simplifier)
+        return vectorize(expr, LANE, self.width, self.work.simplifier, self.made_wide)
 
     # ---- reduction
 
@@ -282,9 +296,13 @@ class Part:
 
     def store(self, results: Sequence[Slots]) -> None:
         jobs: list[k.Store] = []
+        forms: dict[object, _Form] = {}
         for point, slots in zip(self.tile, results, strict=True):
-            for output in self.group.stores:
-                jobs += self._stores(output, point, slots)
+            kinds = tuple((key, v.type.dtype) for key, v in slots.items())
+            for number, output in enumerate(self.group.stores):
+                if (number, kinds) not in forms:
+                    forms[(number, kinds)] = self._form(output, slots)
+                jobs += self._stores(forms[(number, kinds)], point, slots)
         self.emit_stores(jobs)
 
     def emit_stores(self, jobs: Sequence[k.Store]) -> None:
@@ -295,13 +313,17 @@ class Part:
             guard = None if job.guard is None else self.emit.settle(next(made))
             self.emit.add(k.Store(job.buffer, index, value, guard))
 
-    def _stores(self, output: Output, point: Point, slots: Slots) -> list[k.Store]:
+    def _form(self, output: Output, slots: Slots) -> _Form:
         symbols = {key: k.Var(f"slot{key[1]}", k.Type(v.type.dtype)) for key, v in slots.items()}
-        value = self.at(self.scalar(output.value, symbols), point)
+        value = self.scalar(output.value, symbols)
         buffer, flat = self._target(output)
-        index = self.at(self.simplify(flat), point)
-        guard = self.at(self._store_guard(buffer), point)
-        results: Point = {symbols[key]: v for key, v in slots.items()}
+        return _Form(symbols, buffer, self.simplify(flat), value, self._store_guard(buffer))
+
+    def _stores(self, form: _Form, point: Point, slots: Slots) -> list[k.Store]:
+        buffer = form.buffer
+        value, index = self.at(form.value, point), self.at(form.index, point)
+        guard = self.at(form.guard, point)
+        results: Point = {form.symbols[key]: v for key, v in slots.items()}
         if self.vector is None or self.vector_reduces:
             return [stored(buffer, index, replaced(value, results), guard)]
         return self._vector_stores(buffer, index, value, guard, results)

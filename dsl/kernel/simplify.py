@@ -134,6 +134,18 @@ class Simplifier:
             self._done[found] = found
         return found
 
+    def shifted(self, expr: Expr, var: Var, number: int) -> Expr | None:
+        """The expression with a number for a variable, where only a constant changes: in a sum
+        that is simple already, and has the variable in no other atom. Else None."""
+        form = expr.form
+        if form is None or var not in form[0] or self._done.get(expr) is not expr:
+            return None
+        terms = dict(form[0])
+        step = terms.pop(var)
+        if any(var in atom.variables for atom in terms):
+            return None
+        return integer.canonical_sum(self, (terms, form[1] + number * step))
+
     def _visit(self, expr: Expr) -> Expr:
         if isinstance(expr, (Var, WorkId)):
             return self._known(self.values.get(expr, expr))

@@ -31,6 +31,28 @@ def replaced(expr: k.Expr, values: Mapping[k.Expr, k.Expr]) -> k.Expr:
     return visit(expr)
 
 
+class Copies:
+    """Copies of expressions with other values for variables. What has the same values in several
+    copies (a row's factor, for all columns of a tile) is made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[k.Expr, tuple[tuple[k.Expr, k.Expr], ...]], k.Expr] = {}
+
+    def at(self, expr: k.Expr, point: Mapping[k.Expr, k.Expr]) -> k.Expr:
+        """`expr` with the variables replaced that `point` has values for."""
+        if not expr.operands:
+            return point.get(expr, expr)
+        own = expr.variables
+        values = tuple([item for item in point.items() if item[0] in own])
+        if not values:
+            return expr
+        found = self._made.get((expr, values))
+        if found is None:
+            found = k.with_operands(expr, tuple([self.at(o, point) for o in expr.operands]))
+            self._made[(expr, values)] = found
+        return found
+
+
 def depends(expr: k.Expr, on: frozenset[k.Var]) -> bool:
     """Whether any of `on` occurs in the expression."""
     return not expr.variables.isdisjoint(on)
@@ -44,13 +66,20 @@ def contiguous(index: k.Expr, lane: k.Var) -> bool:
     )
 
 
-def vectorize(expr: k.Expr, lane: k.Var, width: int, simplifier: Simplifier) -> k.Expr:
-    """`expr` for all lanes at once."""
+def vectorize(
+    expr: k.Expr,
+    lane: k.Var,
+    width: int,
+    simplifier: Simplifier,
+    memo: dict[k.Expr, k.Expr] | None = None,
+) -> k.Expr:
+    """`expr` for all lanes at once. `memo` remembers what was made, of the same lane and width."""
     varying = frozenset({lane})
-    memo: dict[k.Expr, k.Expr] = {}
+    memo = {} if memo is None else memo
 
     def at(e: k.Expr, number: int) -> k.Expr:
-        return simplifier.visit(replaced(e, {lane: k.i32(number)}))
+        made = simplifier.shifted(e, lane, number)
+        return made or simplifier.visit(replaced(e, {lane: k.i32(number)}))
 
     def visit(e: k.Expr) -> k.Expr:
         if e not in memo:

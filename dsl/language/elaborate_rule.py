@@ -10,7 +10,7 @@ are learned from a first match at probes, extents that stand for what is not kno
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import islice
 
 from sdlc.graph.apply_rules import instantiate
@@ -20,7 +20,7 @@ from sdlc.graph.match import Match, Pattern, Trace, make_pattern, matches
 from sdlc.graph.mechanisms import DEFAULT, MECHANISMS
 from sdlc.graph.node import Graph, Input, Map, Node, Reduce
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.rules import Asked, Refused, Rule, Sizes, select
+from sdlc.graph.rules import Asked, Refused, Rule, Sizes, replace_nodes, select
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.language.elaborate import enter, size_names
@@ -47,6 +47,7 @@ from sdlc.language.syntax import (
     Return,
     RuleDefinition,
     Statement,
+    TensorType,
 )
 from sdlc.language.traverse import names_in
 from sdlc.language.values import describe, is_tensor
@@ -226,14 +227,15 @@ class Equation:
     def _pattern(self, sizes: Sizes, precision: DType) -> Pattern:
         key = (tuple(sizes.items()), precision)
         if key not in self._patterns:
-            root, inputs = self._elaborate(self.definition.left, sizes, precision)
-            self._patterns[key] = make_pattern(root, inputs)
+            side = _kept(self._program(self.definition.left, sizes, precision))
+            self._patterns[key] = make_pattern(side.outputs[0][1], side.inputs)
         return self._patterns[key]
 
     def _right(self, sizes: Sizes, precision: DType) -> Node:
         key = (tuple(sizes.items()), precision)
         if key not in self._rights:
-            self._rights[key] = self._elaborate(self.definition.right, sizes, precision)[0]
+            side = _kept(self._program(self.definition.right, sizes, precision))
+            self._rights[key] = side.outputs[0][1]
         return self._rights[key]
 
     def _program(self, side: Sequence[Statement], sizes: Sizes, precision: DType) -> Graph:
@@ -264,11 +266,22 @@ class Equation:
         return Frame(session, self._as_op(()))
 
     def _as_op(self, side: Sequence[Statement]) -> Definition:
-        """A side as the definition that it would be by itself."""
-        rule = self.definition
-        return Definition(
-            "op", rule.name, rule.parameters, (), (), rule.doc, tuple(side), rule.header, rule.span
-        )
+        return as_op(self.definition, side)
+
+
+def as_op(rule: RuleDefinition, side: Sequence[Statement]) -> Definition:
+    """A side of a rule as the definition that it would be by itself."""
+    return Definition(
+        "op", rule.name, rule.parameters, (), (), rule.doc, tuple(side), rule.header, rule.span
+    )
+
+
+def _kept(side: Graph) -> Graph:
+    """A side whose metavariables have names that no program's inputs have. Equal nodes are one
+    object: an input of a program must not become a metavariable that is kept, with its origin."""
+    made: dict[Node, Node] = {i: replace(i, name=f"{i.name}$") for i in side.inputs}
+    inputs = tuple(replace(i, name=f"{i.name}$") for i in side.inputs)
+    return replace(replace_nodes(side, made), inputs=inputs)
 
 
 def guard_name(guard: Guard) -> str:
@@ -319,7 +332,38 @@ def _problems(definition: RuleDefinition, taken: Collection[str]) -> Iterator[Di
             message = f"there is no guard `{name}`"
             advice = did_you_mean(name, GUARDS) or f"guards are {', '.join(GUARDS)}"
             yield Diagnostic("E046", message, guard.span, help=f"{advice}; or write a condition")
+    for parameter in definition.parameters:
+        if isinstance(parameter.type, TensorType) and not _mentions(
+            definition.left, parameter.name
+        ):
+            message = f"the left side of `{definition.name}` does not use `{parameter.name}`"
+            help = "a metavariable is bound by what stands in its place on the left"
+            yield Diagnostic("E046", message, parameter.span, help=help)
+    yield from _example_problems(definition)
     if not definition.examples:
         message = f"the rule `{definition.name}` has no example"
         help = "give the sizes of one instance, with which it is tested: `example n = 5, m = 3`"
         yield Diagnostic("E046", message, definition.header, help=help)
+
+
+def _example_problems(definition: RuleDefinition) -> Iterator[Diagnostic]:
+    """Examples that do not give every size of the parameters, or give others."""
+    sizes = [name.lstrip("*") for name in size_names(as_op(definition, ()))]
+    for example in definition.examples:
+        given = [argument.name for argument in example.sizes]
+        for name in [*sizes, *given]:
+            if (name in sizes) is not (name in given):
+                what = "does not give the size" if name in sizes else "has a size too many,"
+                help = f"the sizes of `{definition.name}` are {', '.join(sizes)}"
+                yield Diagnostic("E046", f"the example {what} `{name}`", example.span, help=help)
+
+
+def _mentions(tree: object, name: str) -> bool:
+    """Whether a name stands in a part of a syntax tree."""
+    if isinstance(tree, Name):
+        return tree.id == name
+    if isinstance(tree, tuple):
+        return any(_mentions(part, name) for part in tree)
+    if not is_dataclass(tree):
+        return False
+    return any(_mentions(getattr(tree, f.name), name) for f in fields(tree))

@@ -43,6 +43,7 @@ from sdlc.program.values import describe
 from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled
+from sdlc.schedule.show import show_step
 from sdlc.target import Target
 
 Value = tuple[Node, int]
@@ -205,6 +206,7 @@ def _group(
         *place,
         definition=item.group.origins[0].definition or item.group.name,
         text=_text(item.group),
+        steps=tuple(show_step(step) for step in item.steps),
         nest=str(item.nest),
         definitions=tuple(dict.fromkeys(o.definition for o in origins if o.definition)),
         scope=item.group.origins[-1].scope,

@@ -18,6 +18,7 @@ from sdlc.program.explain_text import bytes_text, time_text
 
 BOUNDS = ("memory", "compute", "launch")
 MOST_BARS, OTHERS = 14, "all others"
+UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
 HUES = 8
 """Colours that definitions share."""
 _NOISE = re.compile(
@@ -69,25 +70,26 @@ def _bar(name: str, bound: str, spent: dict[str, float]) -> dict[str, object]:
 
 def live_bytes(live: Sequence[int]) -> str:
     """The bytes of temporaries that are alive in each dispatch."""
+    scale, unit = next((u for u in UNITS if max(live) >= u[0]), UNITS[-1])
     chart = pygal.Line(
-        **_common(height=170),
+        **_common(height=200, width=1240),
         fill=True,
         show_dots=False,
         include_x_axis=True,
-        y_labels_major_count=4,
-        show_minor_y_labels=False,
+        max_scale=6,
+        show_x_guides=False,
     )
     step = max(1, -(-len(live) // 14))
     chart.x_labels = [str(n) if n % step == 0 else "" for n in range(len(live))]
-    chart.value_formatter = bytes_text
-    chart.add("live", list(live))
+    chart.value_formatter = lambda value: f"{value:g} {unit}"
+    chart.add("live", [nbytes / scale for nbytes in live])
     return _cleaned(chart.render(is_unicode=True, disable_xml_declaration=True))
 
 
-def _common(height: int) -> dict[str, object]:
+def _common(height: int, width: int = 760) -> dict[str, object]:
     return {
         "js": [],
-        "width": 760,
+        "width": width,
         "height": height,
         "margin": 6,
         "show_legend": False,

@@ -60,7 +60,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class GroupFacts:
-    """`text` is the meaning in index notation, `nest` the loops; `definition` is where most of the
+    """`text` is the meaning in index notation, `steps` what the schedule did to it in order, `nest`
+    the loops that came of it; `definition` is where most of the
     work comes from, `definitions` also lists what is inlined; `scope` is the weights' path, `calls`
     lead from there to the program, the last one first. `part` is `run`, or `load` for what is done
     once, when weights are loaded."""
@@ -69,6 +70,7 @@ class GroupFacts:
     number: int
     definition: str
     text: str
+    steps: tuple[str, ...]
     nest: str
     definitions: tuple[str, ...]
     scope: str

@@ -88,6 +88,9 @@ def count_text(count: float) -> str:
 
 def _group(group: GroupFacts, dispatch: DispatchFacts) -> str:
     lines = [f"{_number(group)}  {group.text}"]
+    lines += [f"  called from {c.file}:{c.line} {c.definition}: {c.text}" for c in group.calls]
+    if group.steps:
+        lines.append(f"  schedule: {'; '.join(group.steps)}")
     lines += [f"  {line}" for line in group.nest.splitlines()]
     lines += [f"  {verdict_text(v)}" for v in group.verdicts]
     return "\n".join([*lines, f"  {cost_text(dispatch)}"])

@@ -12,16 +12,21 @@ Where it is done, the two bindings overlap, which some interfaces forbid: it is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
+from sdlc.graph.expr import Index, Read, walk
 from sdlc.graph.node import Node
+from sdlc.graph.types import DType
+from sdlc.kernel import ir as k
 from sdlc.kernel.ir import Kernel
 from sdlc.kernel.overlay import overlaid, overlapping
+from sdlc.kernel.simplify import simplify
+from sdlc.kernel.translate import Scope, Storage, translate
 from sdlc.kernel.verify import KernelError, verify
 from sdlc.program.memory import lifetimes_of
 from sdlc.program.program import Dispatch, Program, Tensor
-from sdlc.schedule.group import Group
+from sdlc.schedule.group import Group, Output
 from sdlc.schedule.plan import Plan
 
 Value = tuple[Node, int]
@@ -34,9 +39,9 @@ def in_place(program: Program, scheduled: Plan, names: Mapping[Value, str]) -> P
     proofs: dict[tuple[str, str, str], bool] = {}
     pairs = zip(scheduled.kernels, program.dispatches, strict=True)
     for time, (item, dispatch) in enumerate(pairs):
-        for read, written in candidates(item.group, names):
-            ends = written in lives and read in lives and lives[read].last == time
-            if not (ends and _alike(tensors[read], tensors[written])):
+        last = {t for _, t in dispatch.bindings if t in lives and lives[t].last == time}
+        for read, written in candidates(item.group, names, tensors, last):
+            if written not in lives:
                 continue
             bound = dict(_parameters(dispatch, read, written))
             place = (dispatch.kernel, bound[read], bound[written])
@@ -49,21 +54,41 @@ def in_place(program: Program, scheduled: Plan, names: Mapping[Value, str]) -> P
     return replace(program, tensors=tensors, kernels=kernels)
 
 
-def candidates(group: Group, names: Mapping[Value, str]) -> list[tuple[str, str]]:
-    """What a group reads at the very element that it writes, and nowhere else."""
+def candidates(
+    group: Group, names: Mapping[Value, str], tensors: Mapping[str, Tensor], among: Set[str]
+) -> Iterator[tuple[str, str]]:
+    """Which of the tensors `among` a group reads where it writes its only result, byte for byte,
+    and nowhere else."""
     if len(group.stores) != 1:
-        return []
+        return
     store = group.stores[0]
-    elsewhere = [r for part in group.inner for r in part.reads]
-    elsewhere += [r for r in group.reads if r.indices != store.indices]
-    spoilt = {(r.source, r.field) for r in elsewhere}
     written = names[(store.node, store.field)]
-    return [(names[value], written) for value in group.operands if value not in spoilt]
+    within = {(r.source, r.field) for part in group.inner for r in part.reads}
+    for value in group.operands:
+        read = names[value]
+        if read not in among or read == written or value in within:
+            continue
+        places = {_place(tensors[read], r) for r in group.reads if (r.source, r.field) == value}
+        if places == {_place(tensors[written], store)} and None not in places:
+            yield read, written
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
-    """Whether equal indices mean equal places."""
-    return (a.shape, a.dtype, a.order, a.block) == (b.shape, b.dtype, b.order, b.block)
+def _place(tensor: Tensor, at: Read | Output) -> tuple[DType, int, k.Expr] | None:
+    """Which element is touched at each point of the axes, in a form that is equal where the place
+    is; None where it depends on what is stored elsewhere."""
+    if any(isinstance(e, Read) for e in walk(*at.indices)):
+        return None
+    axes = {e.axis: k.Var(e.axis.name, k.I32) for e in walk(*at.indices) if isinstance(e, Index)}
+    scope = Scope(axes, {}, {})
+    storage = Storage(_NOWHERE, tensor.shape, tensor.order, tensor.block)
+    number = storage.flat(tuple(translate(i, scope) for i in at.indices))
+    ranges: dict[k.Expr, tuple[int, int]] = {
+        var: (0, axis.extent - 1) for axis, var in axes.items()
+    }
+    return tensor.dtype, tensor.nbytes, simplify(number, ranges)
+
+
+_NOWHERE = k.Buffer("", DType.F32, 0)
 
 
 def _parameters(dispatch: Dispatch, *tensors: str) -> list[tuple[str, str]]:

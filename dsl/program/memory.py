@@ -7,8 +7,9 @@ in place of the other; every offset is a multiple of the alignment; lower bound 
     plan = plan_memory((Lifetime("a", 0, 1, 32), Lifetime("b", 1, 2, 8)), alignment=16)
     plan.offsets == {"a": 0, "b": 32} and plan.arena == 48
 
-Strategies are pure functions from aligned lifetimes to offsets. The greedy ones follow Pisarchyk
-and Lee, "Efficient memory management for deep neural net inference", arXiv 2001.03288, section 5.
+Strategies are pure functions from aligned lifetimes to offsets. The first two greedy ones follow
+Pisarchyk and Lee, "Efficient memory management for deep neural net inference", arXiv 2001.03288,
+section 5; the third suits lives of unlike length, as results in place of operands make them.
 """
 
 from __future__ import annotations
@@ -85,9 +86,16 @@ def greedy_by_breadth(lifetimes: Sequence[Lifetime]) -> Offsets:
     return _place(order.values())
 
 
+def greedy_by_area(lifetimes: Sequence[Lifetime]) -> Offsets:
+    """Those that take the most bytes for the longest time first."""
+    area = {t.name: t.nbytes * (t.last - t.first + 1) for t in lifetimes}
+    return _place(sorted(lifetimes, key=lambda t: (-area[t.name], t.first, t.name)))
+
+
 STRATEGIES: tuple[tuple[str, Strategy], ...] = (
     ("greedy_by_size", greedy_by_size),
     ("greedy_by_breadth", greedy_by_breadth),
+    ("greedy_by_area", greedy_by_area),
     ("naive", naive),
 )
 

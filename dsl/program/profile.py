@@ -2,7 +2,7 @@
 
 In: an executable whose inputs are set. Out: `Measured` for every dispatch, in order, and sums over
 what is alike. Invariant: times are the device's own (no host, no queue between launches); each is
-the median of `rounds` runs.
+the shortest of `rounds` runs, the one that other work disturbed least.
 
     for row in summed(profile(executable, rounds=5), lambda m: m.kernel):
         print(row.name, row.seconds, row.flop_rate)
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import median
 
 from sdlc.program.execute import Executable
 from sdlc.program.program import Dispatch, Program
@@ -21,7 +20,7 @@ from sdlc.program.program import Dispatch, Program
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One dispatch. `nbytes` are of the tensors that it binds, each once: the least that must move.
-    `begin` is when it began in one of the runs."""
+    `begin` is when it began in the last of the runs."""
 
     label: str
     kernel: str
@@ -59,7 +58,7 @@ def profile(executable: Executable, rounds: int = 5) -> tuple[Measured, ...]:
     runs = [executable.profile() for _ in range(max(1, rounds))]
     made = []
     for dispatch, timings in zip(program.dispatches, zip(*runs, strict=True), strict=True):
-        seconds = median(t.seconds for t in timings)
+        seconds = min(t.seconds for t in timings)
         nbytes, begin = moved_bytes(program, dispatch), timings[-1].begin
         measured = Measured(dispatch.label, dispatch.kernel, dispatch.flop, nbytes, begin, seconds)
         made.append(measured)

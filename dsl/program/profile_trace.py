@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from sdlc.program.profile import Measured
@@ -57,10 +56,8 @@ def _events(process: int, track: Track, first: float) -> Iterator[Event]:
         yield _slice(phase.name, "host", spent, (process, HOST), {})
     if track.dispatches:
         yield _name("thread_name", "device", process, DEVICE)
-    ends = (*(each.begin for each in track.dispatches[1:]), inf)
-    for each, end in zip(track.dispatches, ends, strict=True):
-        # The median of several runs may be longer than the one run that gave the beginnings.
-        spent = (track.start - first + each.begin, min(each.seconds, end - each.begin))
+    for each in track.dispatches:
+        spent = (track.start - first + each.begin, each.seconds)
         yield _slice(each.label or each.kernel, "device", spent, (process, DEVICE), _facts(each))
 
 

@@ -95,7 +95,7 @@ def _check_match(rule: Rule, left: Graph, sizes: Sizes, sources: Mapping[str, st
     if not report.fired(rule.name) and not _conditional(report.refusals(rule.name)):
         message = f"the left side of `{rule.name}` does not match itself"
         why = next(iter(report.refusals(rule.name)), "it computes nothing")
-        help = "every parameter must be read on the left, at axes that are its own"
+        help = "the left side reads every parameter, and the right side does not hold the left one"
         raise SdlError((_diagnostic(rule, "E047", message, why, sizes, help),), sources)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, walk
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, axes_of, reads_of
 from sdlc.graph.node import Const, Input, Role
-from sdlc.schedule.group import Group, axes_of
+from sdlc.schedule.group import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,6 @@ def _factors(lift: Expr) -> tuple[Expr, Expr] | None:
         return None
     left, right = lift.args
     return (right, left) if is_static(left) and not is_static(right) else (left, right)
-
-
-def reads_of(expr: Expr) -> tuple[Read, ...]:
-    return tuple(e for e in walk(expr) if isinstance(e, Read))
 
 
 def is_static(expr: Expr) -> bool:

@@ -256,7 +256,8 @@ def _combining(
         if isinstance(top, Apply) and top.op == "mul" and _is_addition(combine):
             slots -= min(item.evaluations(depends[top]) * item.width(depends[top]), folds)
     ways = prod(lp.extent for lp in nest.loops if lp.kind is Kind.LANE and nest.is_reduced(lp))
-    return slots + each * BARRIER * (ways.bit_length() - 1)
+    rounds = (ways.bit_length() - 1) * item.evaluations(frozenset(group.axes))
+    return slots + each * BARRIER * rounds
 
 
 def _is_addition(combine: Expr) -> bool:

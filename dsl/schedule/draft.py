@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sdlc.graph.expr import Axis, Expr
+from sdlc.graph.expr import Axis, Expr, reads_of
 from sdlc.schedule.affine import affine
-from sdlc.schedule.contraction import reads_of
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Step, Tile
 from sdlc.target import Profile

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Apply, Axis, Expr, Index, Read, Slot, walk
+from sdlc.graph.expr import Apply, Axis, Expr, Read, Slot, reads_of, walk
 from sdlc.graph.node import Monoid, Node
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Origin
@@ -50,7 +50,7 @@ class Group:
     @property
     def reads(self) -> tuple[Read, ...]:
         """Every distinct read of its own expressions, in order of appearance."""
-        return tuple(e for e in walk(*self.expressions) if isinstance(e, Read))
+        return reads_of(*self.expressions)
 
     @property
     def parts(self) -> tuple[Group, ...]:
@@ -96,11 +96,6 @@ def cost(*exprs: Expr) -> int:
         for e in walk(*exprs)
         if isinstance(e, Apply) and (e.dtype.is_float or e.args[0].dtype.is_float)
     )
-
-
-def axes_of(*exprs: Expr) -> frozenset[Axis]:
-    """The axes that expressions depend on."""
-    return frozenset(e.axis for e in walk(*exprs) if isinstance(e, Index))
 
 
 def slot(monoid: Monoid, field: int) -> Slot:

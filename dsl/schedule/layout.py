@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Axis, Read
+from sdlc.graph.expr import Axis, Read, reads_of
 from sdlc.graph.node import Const, Input, Node, Role
 from sdlc.schedule.affine import affine, bare_axis
-from sdlc.schedule.contraction import Contraction, contraction, reads_of
+from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.group import Group, Output
 
 Value = tuple[Node, int]

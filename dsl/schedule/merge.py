@@ -11,6 +11,7 @@ merged group reads its common factor once for all its fields.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -124,14 +125,16 @@ def siblings(groups: tuple[Group, ...], max_reads: int) -> tuple[Group, ...]:
     """The groups with contractions of one left factor and equal extents computed together, where
     none depends on another."""
     made: list[Group | None] = list(groups)
+    able = [n for n, g in enumerate(groups) if _may_share(g)]
     places = {s.node: n for n, g in enumerate(groups) for s in g.stores}
-    for number in range(len(groups)):
+    for number in able:
         first = made[number]
-        if first is None or not _may_share(first):
+        if first is None:
             continue
-        for later in range(number + 1, len(groups)):
+        extents = _extents(first)
+        for later in able[bisect(able, number) :]:
             other = made[later]
-            if other is None or not _may_share(other) or len(other.lift) > 1:
+            if other is None or len(other.lift) > 1 or _extents(other) != extents:
                 continue
             if any(places.get(source, -1) >= number for source, _ in other.operands):
                 continue
@@ -143,6 +146,10 @@ def siblings(groups: tuple[Group, ...], max_reads: int) -> tuple[Group, ...]:
                 break
         made[number] = first
     return tuple(g for g in made if g is not None)
+
+
+def _extents(group: Group) -> list[int]:
+    return [x.extent for x in (*group.axes, *group.over)]
 
 
 def _may_share(group: Group) -> bool:
@@ -158,8 +165,7 @@ def _together(first: Group, other: Group) -> Group | None:
     """Both groups as one, if they have one left factor once `other`'s axes are named alike."""
     a, b = contraction(first), contraction(other)
     assert a is not None and b is not None and first.monoid is not None and other.monoid is not None
-    extents = [x.extent for x in (*first.axes, *first.over)]
-    if extents != [x.extent for x in (*other.axes, *other.over)] or not a.m or not a.n:
+    if not a.m or not a.n:
         return None
     names: dict[Axis, Expr] = {
         y: Index(x)

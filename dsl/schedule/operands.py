@@ -14,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from sdlc.graph.expr import Axis, Expr, Index, Read, apply, walk
+from sdlc.graph.expr import Axis, Expr, Index, Read, apply, axes_of, walk
 from sdlc.graph.node import Input
 from sdlc.graph.types import DType
 from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vector_width
-from sdlc.schedule.group import Group, Output, axes_of
+from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft
 from sdlc.target import Profile

@@ -24,6 +24,7 @@ from sdlc.graph.expr import (
     Read,
     Slot,
     apply,
+    axes_of,
     f32,
     i32,
     rebuild,
@@ -33,7 +34,7 @@ from sdlc.graph.expr import (
 from sdlc.graph.node import Field, Map, Monoid, Node, Reduce
 from sdlc.graph.types import DType
 from sdlc.schedule.absorb import Absorbed, arrangement, readers_of
-from sdlc.schedule.group import Group, Output, axes_of, slot
+from sdlc.schedule.group import Group, Output, slot
 
 COMBINED = 2
 """The side of a slot that stands for the combined leaders in a weight."""

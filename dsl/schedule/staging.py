@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
-from sdlc.graph.expr import Axis
+from sdlc.graph.expr import Axis, axes_of
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
-from sdlc.schedule.group import Group, axes_of
+from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, apply, initial
 
 MOST_STATES = 96

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import prod
 
-from sdlc.graph.expr import Axis
+from sdlc.graph.expr import Axis, axes_of, reads_of
 from sdlc.schedule.affine import affine
-from sdlc.schedule.contraction import Contraction, constant_factor, contraction, reads_of
+from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
-from sdlc.schedule.group import Group, axes_of
+from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps

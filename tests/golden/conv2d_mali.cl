@@ -36,18 +36,18 @@ void conv2d_out(__global const half *restrict x, __global const half *restrict k
   const int at6 = lane_x * 1152;
   const bool inside2 = lane_y < 1;
   const int at11 = min(at1 + 4, 7);
+  int at7 = at6;
   for (int d = 0; d < 16; ++d) {
     const int at3 = d * 64;
     const int at4 = at2 + at3;
-    const int at7 = d * 9 + at6;
     const int at9 = at1 + at3;
     const int at12 = at11 + at3;
+    int at8 = at7;
     for (int i = 0; i < 3; ++i) {
       const int at = lane_z + i;
       const bool inside = 1 <= at && at < 9;
       const int at5 = min(max(at - 1, 0), 7) * 8;
       const float value = (inside && inside1) ? (float)AT(const half, x, at4 + at5)[0] : 0.0f;
-      const int at8 = i * 3 + at7;
       const float4 value1 = (float4)((float)AT(const half, k, at8)[0], (float)AT(const half, k, at8)[144], (float)AT(const half, k, at8)[288], (float)AT(const half, k, at8)[432]);
       total_value = fma((float4)(value), value1, total_value);
       const int at10 = at5 + at9;
@@ -85,7 +85,9 @@ void conv2d_out(__global const half *restrict x, __global const half *restrict k
       total_value5 = fma((float4)(value4), value11, total_value5);
       total_value6 = fma((float4)(value7), value11, total_value6);
       total_value7 = fma((float4)(value10), value11, total_value7);
+      at8 = at8 + 3;
     }
+    at7 = at7 + 9;
   }
   const int at13 = lane_x * 512 + lane_z * 8 + at1;
   AT(half, out, at13)[0] = (half)total_value.s0;

@@ -121,7 +121,7 @@
   // Addresses: #d12 and #k3 open, #definition=…, #fired=… and #missed=… filter.
   const follow = () => {
     const [name, value] = decodeURIComponent(location.hash.slice(1)).split("=");
-    if (value !== undefined) {
+    if (["definition", "fired", "missed"].includes(name)) {
       form.reset();
       if (name === "definition") form.elements.definition.value = value;
       else form.elements.rule.value = `${name}=${value}`;

@@ -10,10 +10,11 @@
 //               lane1 col.lane < 2 step 4
 //                 for d < 16  (reduced)
 //                   for i < 3  (reduced)
-//                     unroll j < 3  (reduced)
-//                       unroll o.tile < 2 step 4
-//                         unroll col.tile < 4
-//                           vector o.vec < 4
+//                     for j < 1 step 3  (reduced)
+//                       unroll j.unroll < 3  (reduced)
+//                         unroll o.tile < 2 step 4
+//                           unroll col.tile < 4
+//                             vector o.vec < 4
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #pragma OPENCL FP_CONTRACT OFF
 #define AT(type, base, offset) ((__global type *)((__global const char *)(base) + (uint)(offset) * (uint)sizeof(type)))
@@ -49,38 +50,38 @@ void conv2d_out(__global const half *restrict x, __global const half *restrict k
       const int at5 = min(max(at - 1, 0), 7) * 8;
       const float value = (inside && inside1) ? (float)AT(const half, x, at4 + at5)[0] : 0.0f;
       const float4 value1 = (float4)((float)AT(const half, k, at8)[0], (float)AT(const half, k, at8)[144], (float)AT(const half, k, at8)[288], (float)AT(const half, k, at8)[432]);
-      total_value = fma((float4)(value), value1, total_value);
       const int at10 = at5 + at9;
       const half4 x_wide = vload4(0, x + at10);
       const float value2 = inside ? (float)x_wide.s0 : 0.0f;
-      total_value1 = fma((float4)(value2), value1, total_value1);
       const float value3 = inside ? (float)x_wide.s1 : 0.0f;
-      total_value2 = fma((float4)(value3), value1, total_value2);
       const float value4 = inside ? (float)x_wide.s2 : 0.0f;
-      total_value3 = fma((float4)(value4), value1, total_value3);
       const float4 value5 = (float4)((float)AT(const half, k, at8)[576], (float)AT(const half, k, at8)[720], (float)AT(const half, k, at8)[864], (float)AT(const half, k, at8)[1008]);
+      const float4 value6 = (float4)((float)AT(const half, k, at8)[1], (float)AT(const half, k, at8)[145], (float)AT(const half, k, at8)[289], (float)AT(const half, k, at8)[433]);
+      const float value7 = inside ? (float)x_wide.s3 : 0.0f;
+      const float4 value8 = (float4)((float)AT(const half, k, at8)[577], (float)AT(const half, k, at8)[721], (float)AT(const half, k, at8)[865], (float)AT(const half, k, at8)[1009]);
+      const float4 value9 = (float4)((float)AT(const half, k, at8)[2], (float)AT(const half, k, at8)[146], (float)AT(const half, k, at8)[290], (float)AT(const half, k, at8)[434]);
+      const float value10 = (inside && inside2) ? (float)AT(const half, x, at12 + at5)[0] : 0.0f;
+      const float4 value11 = (float4)((float)AT(const half, k, at8)[578], (float)AT(const half, k, at8)[722], (float)AT(const half, k, at8)[866], (float)AT(const half, k, at8)[1010]);
+      total_value = fma((float4)(value), value1, total_value);
+      total_value1 = fma((float4)(value2), value1, total_value1);
+      total_value2 = fma((float4)(value3), value1, total_value2);
+      total_value3 = fma((float4)(value4), value1, total_value3);
       total_value4 = fma((float4)(value), value5, total_value4);
       total_value5 = fma((float4)(value2), value5, total_value5);
       total_value6 = fma((float4)(value3), value5, total_value6);
       total_value7 = fma((float4)(value4), value5, total_value7);
-      const float4 value6 = (float4)((float)AT(const half, k, at8)[1], (float)AT(const half, k, at8)[145], (float)AT(const half, k, at8)[289], (float)AT(const half, k, at8)[433]);
       total_value = fma((float4)(value2), value6, total_value);
       total_value1 = fma((float4)(value3), value6, total_value1);
       total_value2 = fma((float4)(value4), value6, total_value2);
-      const float value7 = inside ? (float)x_wide.s3 : 0.0f;
       total_value3 = fma((float4)(value7), value6, total_value3);
-      const float4 value8 = (float4)((float)AT(const half, k, at8)[577], (float)AT(const half, k, at8)[721], (float)AT(const half, k, at8)[865], (float)AT(const half, k, at8)[1009]);
       total_value4 = fma((float4)(value2), value8, total_value4);
       total_value5 = fma((float4)(value3), value8, total_value5);
       total_value6 = fma((float4)(value4), value8, total_value6);
       total_value7 = fma((float4)(value7), value8, total_value7);
-      const float4 value9 = (float4)((float)AT(const half, k, at8)[2], (float)AT(const half, k, at8)[146], (float)AT(const half, k, at8)[290], (float)AT(const half, k, at8)[434]);
       total_value = fma((float4)(value3), value9, total_value);
       total_value1 = fma((float4)(value4), value9, total_value1);
       total_value2 = fma((float4)(value7), value9, total_value2);
-      const float value10 = (inside && inside2) ? (float)AT(const half, x, at12 + at5)[0] : 0.0f;
       total_value3 = fma((float4)(value10), value9, total_value3);
-      const float4 value11 = (float4)((float)AT(const half, k, at8)[578], (float)AT(const half, k, at8)[722], (float)AT(const half, k, at8)[866], (float)AT(const half, k, at8)[1010]);
       total_value4 = fma((float4)(value3), value11, total_value4);
       total_value5 = fma((float4)(value4), value11, total_value5);
       total_value6 = fma((float4)(value7), value11, total_value6);

@@ -84,8 +84,10 @@ void softmax_out(__global const half *restrict x, __global half *restrict out) {
   if (lane_x < 1) { shared_m[lane_x] = value7; }
   if (lane_x < 1) { shared_l[lane_x] = total11; }
   barrier(CLK_LOCAL_MEM_FENCE);
-  s_kept[0] = shared_m[0];
-  s_kept1[0] = shared_l[0];
+  const float total12 = shared_m[0];
+  const float total13 = shared_l[0];
+  s_kept[0] = total12;
+  s_kept1[0] = total13;
   const int at8 = lane_x + at1;
   for (int i = 0; i < 2; ++i) {
     const int at9 = i * 64;

@@ -85,8 +85,10 @@ fn softmax_out(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
   if (lane_x < 1) { shared_m[lane_x] = value7; }
   if (lane_x < 1) { shared_l[lane_x] = total11; }
   workgroupBarrier();
-  s_kept[0] = shared_m[0];
-  s_kept1[0] = shared_l[0];
+  let total12 = shared_m[0];
+  let total13 = shared_l[0];
+  s_kept[0] = total12;
+  s_kept1[0] = total13;
   let at8 = lane_x + at1;
   for (var i = 0; i < 2; i++) {
     let at9 = i * 64;

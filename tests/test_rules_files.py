@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -163,3 +164,4 @@ def test_an_input_of_a_program_is_no_metavariable() -> None:
         assert {i.origin.definition for i in graph.inputs} == {name}
         assert rewrite(graph, rules)[1].fired("flash_attention") == 1
         del graph
+        gc.collect()

@@ -25,17 +25,21 @@ from sdlc.program.profile_data import random_inputs
 from sdlc.program.program import Program, Tensor
 from sdlc.program.values import load, store
 
+BEHIND = 1.5
+"""A kernel that takes so many times as long as the fastest in its first turn gets no other."""
 POISON = b"\xff"
 """NaN in every float type: a result that a kernel forgets to write shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """`rounds` turns, of which the median counts; a turn repeats a kernel until it has taken about
+    """`rounds` turns, of which the median counts, fewer where they would take more than
+    `most_seconds` for each kernel; a turn repeats a kernel until it has taken about
     `turn_seconds`."""
 
     rounds: int = 5
     turn_seconds: float = 0.02
+    most_seconds: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Timed:
     def times_of(self, other: Timed) -> float:
         """How many times as long as `other` it takes: the median over the turns, which both had
         side by side, so that a machine that slows down for a while slows both."""
-        return median(a / b for a, b in zip(self.turns, other.turns, strict=True))
+        return median(a / b for a, b in zip(self.turns, other.turns, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,22 @@ def _place(device: Device, tensor: Tensor) -> Binding:
 
 
 def time_all(bench: Workbench, kernels: Sequence[Made], effort: Effort) -> list[Timed]:
-    """The time of one launch of each, by turns, each warm."""
+    """The time of one launch of each, by turns. Those far behind after a turn get no more of them:
+    their time is that turn's. The first always stays."""
     recordings = [_recording(bench, made, effort.turn_seconds) for made in kernels]
-    turns = [[_turn(bench, *each) for each in recordings] for _ in range(effort.rounds)]
-    return [_over(column) for column in zip(*turns, strict=True)]
+    turns = [[_turn(bench, *each)] for each in recordings]
+    limit = BEHIND * min(t[0].seconds for t in turns)
+    staying = [n for n, t in enumerate(turns) if n == 0 or t[0].seconds <= limit]
+    for _ in range(_rounds(max(t[0].seconds for t in turns), recordings, effort) - 1):
+        for n in staying:
+            turns[n].append(_turn(bench, *recordings[n]))
+    return [_over(each) for each in turns]
+
+
+def _rounds(slowest: float, recordings: Sequence[tuple[Any, int]], effort: Effort) -> int:
+    """As many turns as asked for, but where kernels take long: two at least."""
+    turn = slowest * max(launches for _, launches in recordings)
+    return max(2, min(effort.rounds, int(effort.most_seconds / max(turn, 1e-9))))
 
 
 def _over(turns: Sequence[Timed]) -> Timed:
@@ -122,9 +138,8 @@ def _over(turns: Sequence[Timed]) -> Timed:
 
 
 def _recording(bench: Workbench, made: Made, seconds: float) -> tuple[Any, int]:
-    """As many launches as take about so long, and their number."""
+    """As many launches as take about so long, and their number. The kernel has run before."""
     one = bench.device.record(made.built, [made.launch])
-    bench.run(one)
     repeats = max(1, min(1000, int(seconds / max(_turn(bench, one, 1).seconds, 1e-7))))
     return bench.device.record(made.built, [made.launch] * repeats), repeats
 

@@ -174,7 +174,7 @@ def _followed(group: Group, store: Output, orders: Orders) -> tuple[int, ...]:
     best: tuple[int, ...] | None = None
     size = 0
     position = {bare_axis(i): d for d, i in enumerate(store.indices)}
-    for read in group.reads:
+    for read in (r for part in group.parts for r in part.reads):
         order = orders.get((read.source, read.field))
         axes = [bare_axis(i) for i in read.indices]
         known = [a for a in axes if a is not None and a in position]

@@ -10,7 +10,7 @@ one read of its inputs.
 
 from __future__ import annotations
 
-from sdlc.graph.expr import Axis, Index
+from sdlc.graph.expr import Axis, Expr, Index, Read
 from sdlc.graph.node import Node
 from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of
 from sdlc.schedule.contraction import constant_factor, period
@@ -79,6 +79,15 @@ def _spread_out(draft: NestDraft, part: Group) -> None:
             draft.take(Bind(f"{part.name}/{loop.name}", kind))
 
 
+def _written_inside(group: Group, read: Read) -> list[Expr]:
+    """The indices of a read along which the inner group that it reads is written out itself."""
+    part = next(g for g in group.inner if g.stores[0].node is read.source)
+    factor = constant_factor(part)
+    found = [period(i) for i in factor.indices] if factor is not None else []
+    axes = {place[0] for place in found if place is not None}
+    return [i for a, i in zip(part.axes, read.indices, strict=True) if a in axes]
+
+
 def _unroll(draft: NestDraft, part: Group, prefix: str) -> frozenset[Axis]:
     """Writes out every loop that the constant, or a period of an inner value, is read at, and the
     terms of the sum; gives their axes."""
@@ -89,6 +98,7 @@ def _unroll(draft: NestDraft, part: Group, prefix: str) -> frozenset[Axis]:
         nest = next(s for s in nest.stages if f"{s.value}/" == prefix).nest
     held = [r for r in part.reads if (r.source, r.field) in draft.group.held]
     periods = [period(i) for r in held for i in r.indices if not isinstance(i, Index)]
+    periods += [period(i) for r in held for i in _written_inside(draft.group, r)]
     sizes = dict(found for found in (*map(period, factor.indices), *periods) if found is not None)
     sizes |= {a: a.extent for a in part.over}
     for axis, size in sizes.items():

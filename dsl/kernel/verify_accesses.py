@@ -260,23 +260,47 @@ def _join_loop(
     segments.append(at_iteration(last, var, i32(end), (end, end)))
 
 
+class Iteration:
+    """Ranges in which the loop variable `var` lies within `interval`, and what holds there under
+    conditions in which it has `value`."""
+
+    def __init__(
+        self, ranges: Mapping[Expr, Interval], var: Var, interval: Interval, done: dict[Expr, Expr]
+    ) -> None:
+        self.ranges = {**ranges, var: interval}
+        self.simplifier = Simplifier(Bounds(self.ranges))
+        self._replaced = done
+        self._under: dict[tuple[Expr, ...], tuple[tuple[Expr, ...], Bounds]] = {}
+
+    def at(self, expr: Expr) -> Expr:
+        return self.simplifier.visit(replaced(expr, self._replaced))
+
+    def under(self, conditions: tuple[Expr, ...]) -> tuple[tuple[Expr, ...], Bounds]:
+        """The conditions, and the bounds where they hold."""
+        found = self._under.get(conditions)
+        if found is None:
+            # What a branch or guard says of an atom is said again by the conditions.
+            made, bounds = tuple(self.at(c) for c in conditions), self.simplifier.bounds
+            for condition in made:
+                bounds = bounds.assuming(condition)
+            found = self._under[conditions] = made, bounds
+        return found
+
+
 def at_iteration(segment: Segment, var: Var, value: Expr, interval: Interval) -> Segment:
     """The accesses with `value` for the loop variable `var`, which lies within `interval`."""
     made: Segment = []
-    simplifiers: dict[frozenset[tuple[Expr, Interval]], Simplifier] = {}
+    known: dict[int, Iteration] = {}
     done: dict[Expr, Expr] = {var: value}
-    for access in segment:
-        # What a branch or guard says of an atom is said again by the conditions.
-        ranges = {**access.ranges, var: interval}
-        key = frozenset(ranges.items())
-        simplifier = simplifiers.setdefault(key, Simplifier(Bounds(ranges)))
-        conditions = tuple(simplifier.visit(replaced(c, done)) for c in access.conditions)
-        bounds = simplifier.bounds
-        for condition in conditions:
-            bounds = bounds.assuming(condition)
-        index = simplifier.visit(replaced(access.index, done))
+    for a in segment:
+        # Accesses share their ranges, so they are told apart by identity.
+        here = known.get(id(a.ranges))
+        if here is None:
+            here = known[id(a.ranges)] = Iteration(a.ranges, var, interval, done)
+        conditions, bounds = here.under(a.conditions)
+        index = here.at(a.index)
         made.append(
-            replace(access, index=index, conditions=conditions, bounds=bounds, ranges=ranges)
+            replace(a, index=index, conditions=conditions, bounds=bounds, ranges=here.ranges)
         )
     return made
 

@@ -124,7 +124,8 @@ def _streams(group: Group, nest: Nest, orders: Orders) -> tuple[_Stream, ...]:
         found += [_stream(r, axes, orders, around, False) for r in reads]
         if not name:
             stores = (Read(s.node, s.indices, s.field) for s in part.stores)
-            found += [_stream(r, axes, orders, around, True) for r in stores]
+            outside = around - {lp.name for lp in nest.loops if nest.is_reduced(lp)}
+            found += [_stream(r, axes, orders, outside, True) for r in stores]
     return tuple(dict.fromkeys(found))
 
 
@@ -189,11 +190,12 @@ def _from_the_innermost(nest: Nest) -> tuple[_Run, ...]:
 def _traffic(
     streams: Sequence[_Stream], loops: Sequence[_Run], capacity: int
 ) -> dict[_Stream, float]:
-    """Bytes of every stream that miss a cache of this size."""
+    """Bytes of every stream that miss a cache of this size. What a loop does not move through
+    takes no room while it runs: it is in local memory, or stored later."""
     touched = {s: s.footprint(()) for s in streams}
     moved = dict(touched)
     for i, loop in enumerate(loops):
-        fits = sum(touched.values()) <= capacity
+        fits = sum(n for s, n in touched.items() if loop.key in s.around) <= capacity
         after = {s: s.footprint(loops[: i + 1]) for s in streams}
         for s in streams:
             if loop.key in s.around:

@@ -87,6 +87,31 @@ def test_attention_in_blocks_computes_the_definition(
     check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
 
 
+SHARED = st.builds(
+    Profile,
+    vector=st.sampled_from((1, 2, 4)),
+    lanes=st.sampled_from((4, 8, 32)),
+    register_tile=st.sampled_from(((1, 4), (2, 4), (4, 4))),
+    reduction_lanes=st.just(4),
+    unroll=st.sampled_from((1, 4)),
+    block=st.sampled_from((2, 4, 7, 8)),
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SHARED, SIZES, SIZES, st.integers(1, 5), st.integers(2, 17), st.integers(0, 2**31))
+def test_attention_through_local_memory_computes_the_definition(
+    profile: Profile, s: int, t: int, d: int, f: int, seed: int
+) -> None:
+    graph = attention_graph(1, s, t, d, f)
+    program = compile_graph(graph, target(profile))
+    assert len(program.dispatches) == 1
+    rng = np.random.default_rng(seed)
+    inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
+    allowed = tolerance(graph, inputs, {})
+    check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+
+
 def test_a_monoid_that_rescales_is_told_by_its_equations() -> None:
     form = rescaled(STATE)
     assert form is not None and form.leaders == (0,) and [f for f, _ in form.weights] == [1, 2]

@@ -372,8 +372,10 @@ class Part:
         for loop in self.shared:
             guard = k.call("and", guard, k.call("eq", self.names.loops[loop.name], k.i32(0)))
         for dim, size in enumerate(self.work.group_size):
-            if self.prefix and size > 1 and self.nest.size(Kind.LANE, dim) == 1:
-                guard = k.call("and", guard, k.call("eq", k.WorkId("lane", dim), k.i32(0)))
+            own = self.nest.size(Kind.LANE, dim)
+            if self.prefix and own < size:
+                inside = k.call("lt", k.WorkId("lane", dim), k.i32(own))
+                guard = k.call("and", guard, inside)
         return self.simplify(guard)
 
 

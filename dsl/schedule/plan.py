@@ -115,7 +115,7 @@ def groups_of(graph: Graph, target: Target, enabled: frozenset[str]) -> tuple[Gr
     if "rows" in enabled:
         groups = nest_rows(groups, results, profile)
     if "fold_blocks" in enabled and profile.block:
-        groups = carry(groups, results, profile.block)
+        groups = carry(groups, results, profile)
     return groups
 
 

@@ -35,6 +35,7 @@ from sdlc.graph.node import Field, Map, Monoid, Node, Reduce
 from sdlc.graph.types import DType
 from sdlc.schedule.absorb import Absorbed, arrangement, readers_of
 from sdlc.schedule.group import Group, Output, slot
+from sdlc.target import Profile
 
 COMBINED = 2
 """The side of a slot that stands for the combined leaders in a weight."""
@@ -275,9 +276,11 @@ def _added(dtype: DType) -> Expr:
     return apply("add", Slot(0, 0, dtype), Slot(1, 0, dtype))
 
 
-def carry(groups: tuple[Group, ...], kept: frozenset[Node], size: int) -> tuple[Group, ...]:
-    """The groups with every rescaled reduction folded in blocks of `size`; a producer that only
-    such a reduction reads is computed inside it, block by block."""
+def carry(groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile) -> tuple[Group, ...]:
+    """The groups with every rescaled reduction folded in blocks; a producer that only such a
+    reduction reads is computed inside it, block by block. Where work-items share reductions, only
+    those whose followers have axes of their own: the others are a reduction like any other."""
+    size, shared = profile.block, profile.reduction_lanes > 1
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
     producers = {g.stores[0].node: n for n, g in enumerate(groups) if len(g.stores) == 1}
@@ -286,6 +289,9 @@ def carry(groups: tuple[Group, ...], kept: frozenset[Node], size: int) -> tuple[
         if form is None:
             continue
         axis = max(group.over, key=lambda a: a.extent)
+        narrow = axes_of(*(group.lift[f] for f in form.leaders))
+        if shared and all(a in narrow for a in group.axes):
+            continue
         source = _source(group, form, axis)
         absorbed = None
         if source in producers and readers[source] == {number} and source not in kept:

@@ -49,7 +49,7 @@ class NestDraft:
 def private_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     """Everything within a work-item: inner groups in private arrays."""
     draft = NestDraft(group, initial(group))
-    rows, wide = _row_axes(group)
+    rows, wide = row_axes(group)
     width = _tile_wide(draft, wide, setting)
     _tile_rows(draft, rows, width, setting)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
@@ -63,7 +63,7 @@ def private_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     return tuple(draft.steps)
 
 
-def _row_axes(group: Group) -> tuple[list[Axis], list[Axis]]:
+def row_axes(group: Group) -> tuple[list[Axis], list[Axis]]:
     """The group's axes that every read of an inner group's result depends on, and the others."""
     found = [axes_of(*r.indices) for r in group.reads if (r.source, r.field) in group.held]
     used = frozenset(group.axes).intersection(*found)

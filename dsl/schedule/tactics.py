@@ -21,6 +21,7 @@ from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
+from sdlc.schedule.shared import shared_steps
 from sdlc.schedule.skinny import skinny_steps
 from sdlc.schedule.staging import private_steps
 from sdlc.schedule.transform import transform_steps
@@ -48,6 +49,8 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
         return transform_steps(group, _stored_axes(group, setting), setting)
     if group.inner and group.monoid is None:
         return rows_steps(group, _stored_axes(group, setting), setting)
+    if group.inner and setting.profile.reduction_lanes > 1:
+        return shared_steps(group, setting)
     if group.inner:
         return private_steps(group, setting)
     form = contraction(group)

@@ -19,11 +19,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdlc.api import Compiled, make_request
+from sdlc.api import Request, make_request
+from sdlc.graph import rules
+from sdlc.language import elaborate
 from sdlc.language.diagnostics import SdlError
 from sdlc.program import pipeline
 from sdlc.program.bundle import write_bundle
@@ -31,8 +34,15 @@ from sdlc.program.bundle import write_bundle
 ROOT = Path(__file__).resolve().parent.parent
 UNET = ROOT / "models" / "stable_diffusion" / "unet.sdl"
 CONFIG = ROOT / "tests" / "data" / "stable_diffusion_1_4_unet.json"
-PASSES = ("plan", "lower", "verify", "allocate")
-"""Functions that `pipeline.py` calls by these names; a name that is not there is left out."""
+PASSES = (
+    (elaborate, "build"),
+    (rules, "rewrite"),
+    *((pipeline, name) for name in ("plan", "lower", "verify", "allocate")),
+)
+"""Functions that `Request.build` and the pipeline call by these names, none within another."""
+
+
+NAMES = {"build": "elaborate", "rewrite": "rules"}
 
 
 class Clock:
@@ -52,56 +62,49 @@ class Clock:
         return timed
 
 
-def watched(clock: Clock) -> None:
-    """Puts the clock around the passes of the pipeline."""
-    for name in PASSES:
-        if hasattr(pipeline, name):
-            setattr(pipeline, name, clock.of(name, getattr(pipeline, name)))
-    passes = tuple((name, clock.of(name, change)) for name, change in pipeline.KERNEL_PASSES)
-    pipeline.KERNEL_PASSES = passes
+@contextmanager
+def watched(clock: Clock) -> Iterator[None]:
+    """Puts the clock around the passes."""
+    before = [(module, name, getattr(module, name)) for module, name in PASSES]
+    kernel_passes = pipeline.KERNEL_PASSES
+    for module, name, work in before:
+        setattr(module, name, clock.of(NAMES.get(name, name), work))
+    pipeline.KERNEL_PASSES = tuple((name, clock.of(name, change)) for name, change in kernel_passes)
+    try:
+        yield
+    finally:
+        for module, name, work in before:
+            setattr(module, name, work)
+        pipeline.KERNEL_PASSES = kernel_passes
 
 
-def compiled(target: str, latent: int, precision: str, clock: Clock) -> Compiled:
+def request_for(target: str, latent: int, precision: str) -> Request:
     sizes = {"b": 2, "c": 4, "h": latent, "w": latent, "t": 77, "d": 768}
-    request = clock.of("parse", make_request)(UNET, target, None, sizes, (CONFIG, precision))
-    graph = clock.of("elaborate", request.graph)()
-    program = clock.of("compile", pipeline.compile_graph)(graph, request.target, request.precision)
-    return Compiled(graph, program, request.target)
+    return make_request(UNET, target, None, sizes, (CONFIG, precision))
 
 
 def measure(target: str, latent: int, precision: str) -> None:
-    """One line for each pass; what `compile_graph` does beside its passes is called `rest`."""
+    """One line for each pass; what is done beside the passes is called `rest`."""
     clock = Clock()
-    before = {n: getattr(pipeline, n) for n in (*PASSES, "KERNEL_PASSES") if hasattr(pipeline, n)}
-    watched(clock)
-    try:
-        made = compiled(target, latent, precision, clock)
-        texts = clock.of("print", made.texts)()
-        with tempfile.TemporaryDirectory() as folder:
-            clock.of("write", write_bundle)(
-                made.program, texts, made.target.caps, Path(folder) / "bundle", None
-            )
-    finally:
-        for name, value in before.items():
-            setattr(pipeline, name, value)
-    seconds = clock.seconds
-    inner = sum(seconds[name] for name in before if name in seconds)
-    inner += sum(seconds[name] for name, _ in pipeline.KERNEL_PASSES)
-    seconds["rest"] = seconds.pop("compile") - inner
+    request = clock.of("parse", request_for)(target, latent, precision)
+    with watched(clock):
+        made = clock.of("rest", request.build)()
+    clock.seconds["rest"] -= sum(s for n, s in clock.seconds.items() if n not in ("parse", "rest"))
+    texts = clock.of("print", made.texts)()
+    with tempfile.TemporaryDirectory() as folder:
+        write = clock.of("write", write_bundle)
+        write(made.program, texts, made.target.caps, Path(folder) / "bundle", None)
     size = sum(len(text.text) for text in texts)
-    print(
-        f"\n{target} {precision} {latent}x{latent}: {len(made.program.kernels)} kernels,", end=" "
-    )
-    print(f"{len(made.program.dispatches)} dispatches, {size / 1e6:.2f} MB of text")
-    print("  ".join(f"{name} {took:.2f}" for name, took in seconds.items()))
-    print(f"total {sum(seconds.values()):.2f} s")
+    counts = f"{len(made.program.kernels)} kernels, {len(made.program.dispatches)} dispatches"
+    print(f"\n{target} {precision} {latent}x{latent}: {counts}, {size / 1e6:.2f} MB of text")
+    print("  ".join(f"{name} {took:.2f}" for name, took in clock.seconds.items()))
+    print(f"total {sum(clock.seconds.values()):.2f} s of processor time")
 
 
 def profiled(target: str, latent: int, precision: str) -> None:
     profile = cProfile.Profile()
     profile.enable()
-    made = compiled(target, latent, precision, Clock())
-    made.texts()
+    request_for(target, latent, precision).build().texts()
     profile.disable()
     for order in ("tottime", "cumtime"):
         pstats.Stats(profile).sort_stats(order).print_stats(40)

@@ -20,6 +20,7 @@ from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
 from sdlc.schedule.cost import Estimate, estimate, seconds_of
 from sdlc.schedule.plan import Plan, plan
+from sdlc.schedule.profit import profitable
 from sdlc.schedule.worth import Estimates, weights_of, with_weights
 from sdlc.target import Peak, Target
 
@@ -162,3 +163,14 @@ def test_weights_are_what_the_batch_does_not_index() -> None:
     names = [i.name for i in with_weights(right, weights_of(left)).inputs]
     assert names == ["x"]
     assert hoist(with_weights(right, weights_of(left))).load is not None
+
+
+def test_bilinear_rules_ask_the_model_and_others_do_not() -> None:
+    """Where a launch takes a second, more kernels never pay; where it takes none, they may."""
+    rules = equations()
+    cpu = load_target("cpu")
+    sizes = {"b": 2, "c": 320, "h": 64, "w": 64, "o": 320}
+    slow = replace(cpu, peak=replace(cpu.peak, launch_seconds=1.0))
+    assert "estimated at" in profitable(slow)(rules["winograd_4"], sizes)
+    assert profitable(cpu)(rules["winograd_4"], sizes) == ""
+    assert profitable(slow)(rules["flash_attention"], {"s": 64, "t": 64, "f": 16}) == ""

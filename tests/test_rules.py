@@ -172,6 +172,74 @@ def test_random_programs_compute_the_same(for_all: ForAll) -> None:
     assert sum(fired.values()) > 10
 
 
+# ---- what must not match -------------------------------------------------------------------------
+
+STRANGERS = {
+    "statistics of another": (
+        "flash_attention",
+        """op f(x: T[s, t], y: T[s, t], v: T[t, e]) -> T[s, e] {
+          a[i < s] = reduce softmax_stats over j < t of (m = y[i, j], l = 1)
+          p[i < s, j < t] = exp(x[i, j] - a.m[i]) / a.l[i]
+          return matmul(p, v)
+        }""",
+        {"s": 3, "t": 4, "e": 2},
+        "`x` is `x[i, j]` in one place and `y[i, j]` in another",
+    ),
+    "another value outside": (
+        "winograd_1d_2",
+        """op f(x: T[b, c, w], k: T[o, c, 3]) -> T[b, o, w] {
+          out[b, p, i] = sum over d < c, j < 3 of (x[b, d, i + j - 1] else 1) * k[p, d, j]
+        }""",
+        {"b": 1, "c": 2, "w": 5, "o": 3},
+        "`1` is not 0",
+    ),
+    "a kernel that changes on its way": (
+        "winograd_1d_2",
+        """op f(x: T[b, c, w], k: T[w, o, c, 3]) -> T[b, o, w] {
+          out[b, p, i] = sum over d < c, j < 3 of (x[b, d, i + j - 1] else 0) * k[i, p, d, j]
+        }""",
+        {"b": 1, "c": 2, "w": 5, "o": 3},
+        "`k` must not depend on `i`",
+    ),
+    "a wider window": (
+        "winograd_1d_2",
+        "op f(x: T[b, c, w], k: T[o, c, 5]) -> T[b, o, w] { return conv1d(x, k) }",
+        {"b": 1, "c": 2, "w": 5, "o": 3},
+        "the extent of `j` is 5, not 3",
+    ),
+    "a part of a picture": (
+        "winograd_1d_2",
+        """op f(x: T[b, c, v], k: T[o, c, 3]; w: int) -> T[b, o, w] {
+          out[b, p, i] = sum over d < c, j < 3 of (x[b, d, i + j - 1] else 0) * k[p, d, j]
+        }""",
+        {"b": 1, "c": 2, "v": 9, "o": 3, "w": 5},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STRANGERS)
+def test_strangers_do_not_match(case: str) -> None:
+    name, text, sizes, why = STRANGERS[case]
+    graph = build(load(None, text), "f", sizes, sizes, DType.F32)
+    report = rewrite(graph, select(RULES, only=[name]), always)[1]
+    assert report.fired(name) == 0
+    assert why in " ".join(report.refusals(name))
+
+
+def test_what_is_made_of_weights_has_no_other_axes() -> None:
+    """Many pictures, one kernel: it is transformed once."""
+    text = """op f(x: T[z, b, c, w], k: T[o, c, 3]) -> T[z, b, o, w] {
+      out[z, b, p, i] = sum over d < c, j < 3 of (x[z, b, d, i + j - 1] else 0) * k[p, d, j]
+    }"""
+    sizes = {"z": 2, "b": 3, "c": 2, "w": 5, "o": 4}
+    graph = build(load(None, text), None, sizes, {}, DType.F32)
+    after, report = rewrite(graph, select(RULES, only=["winograd_1d_2"]), always)
+    assert report.fired("winograd_1d_2") == 1
+    (weights,) = (n for n in topological(after) if n.origin.name == "u")
+    assert weights.shape == (4, 2, 4)
+
+
 # ---- choosing ------------------------------------------------------------------------------------
 
 

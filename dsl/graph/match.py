@@ -26,6 +26,7 @@ from sdlc.graph.node import Input, Map, Node, Reduce
 from sdlc.graph.rewrite import read_through
 
 COMMUTE = frozenset({"add", "mul", "min", "max", "eq", "ne", "and", "or"})
+LETTERS = "ijklmn"
 PROBE = 1000
 """Extents from here on stand for unknown sizes (see `elaborate_rule`)."""
 
@@ -385,14 +386,18 @@ class _Matcher:
         known = found.setdefault(source.name, bound)
         if known.body is bound.body or _plain(known.body) is _plain(bound.body):
             return True
-        why = f"`{source.name}` is `{shown(known.body)}` in one place and `{shown(bound.body)}`"
+        name = node_name(source)
+        why = f"`{name}` is `{shown(known.body)}` in one place and `{shown(bound.body)}`"
         self.fail(replace(state, depth=state.depth + 1), lambda: f"{why} in another")
         return False
 
 
 def parameters(variable: Input) -> tuple[Axis, ...]:
     """The axes at which a metavariable's value is written down."""
-    return tuple(Axis(f"{variable.name}${k}", n) for k, n in enumerate(variable.extents))
+    return tuple(
+        Axis(f"{LETTERS[k % len(LETTERS)]}${k}{variable.name}", n)
+        for k, n in enumerate(variable.extents)
+    )
 
 
 def _plain(expr: Expr) -> Expr:

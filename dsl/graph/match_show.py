@@ -27,5 +27,5 @@ def node_name(node: Node) -> str:
 def shown(expr: Expr) -> str:
     """The expression as it would be written, cut where it is long."""
     names = {e.source: node_name(e.source) for e in walk(expr) if isinstance(e, Read)}
-    text = re.sub(r"\$\d+", "", show_expr(expr, names))
+    text = re.sub(r"\$[\w$]*", "", show_expr(expr, names))
     return text if len(text) <= LONGEST else text[: LONGEST - 2].rstrip() + " …"

@@ -92,13 +92,17 @@ class _Stream:
     around: frozenset[str]
 
     def footprint(self, inside: Sequence[_Run]) -> float:
-        """Bytes that it touches over some loops, in whole lines."""
+        """Bytes that it touches over some loops, in whole lines: apart from one another, or, where
+        the innermost dimensions together are shorter than a line, those dimensions whole."""
         places = [index.extent(inside) for index in self.indices]
         if not places:
             return float(LINE)
-        inner = max(places[-1] * self.itemsize, LINE)
-        whole = prod(index.limit for index in self.indices) * self.itemsize
-        return float(max(LINE, min(inner * prod(places[:-1]), whole)))
+        apart = max(places[-1] * self.itemsize, LINE) * prod(places[:-1])
+        within, row = len(places), self.itemsize
+        while within and row * self.indices[within - 1].limit <= LINE:
+            within -= 1
+            row *= self.indices[within].limit
+        return float(max(LINE, min(apart, row * prod(places[:within]))))
 
 
 def traffic_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Traffic:

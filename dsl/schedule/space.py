@@ -96,6 +96,10 @@ def _slices(target: Target) -> tuple[int, ...]:
     return tuple(sorted({0, 8, 16, 32, chosen})) if chosen else (0,)
 
 
+def _depths(target: Target) -> tuple[int, ...]:
+    return (1, 2) if target.profile.slice else (1,)
+
+
 def _groups(target: Target) -> tuple[int, ...]:
     return _scaled(target.profile.groups, 0.5, 1, 2)
 
@@ -119,6 +123,7 @@ FINE: Table = MappingProxyType(
     {
         "unroll": _unroll,
         "slice": _slices,
+        "depth": _depths,
         "groups": _groups,
         "reduction_lanes": _reduction_lanes,
         "points": _points,

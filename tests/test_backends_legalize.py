@@ -56,6 +56,15 @@ LIMITS: dict[str, Capabilities] = {
         max_group=(4096, 4096, 64),
         max_storage_buffers=MANY,
     ),
+    "opencl with dear addresses": Capabilities(
+        ("opencl",),
+        f16_arithmetic=True,
+        vector_widths=(1, 2, 4, 8, 16),
+        max_work_items=4096,
+        max_group=(4096, 4096, 64),
+        max_storage_buffers=MANY,
+        integer_bits=32,
+    ),
     "wgsl": Capabilities(("wgsl",), f16_arithmetic=True, max_storage_buffers=MANY),
     "wgsl without f16": Capabilities(("wgsl",), max_storage_buffers=MANY, max_groups=1000),
     "scalars": Capabilities(

@@ -12,6 +12,7 @@ The values of each field come from capabilities and the profile, never from a ta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -29,6 +30,8 @@ from sdlc.schedule.point import DEFAULT, Point, point_of
 from sdlc.schedule.tactics import tactic
 from sdlc.target import Target
 
+ALIKE = 2
+"""Points with one estimate that are measured."""
 KEPT = 24
 """Points whose finer settings are tried as well: the best by estimate."""
 
@@ -96,6 +99,10 @@ def _slices(target: Target) -> tuple[int, ...]:
     return tuple(sorted({0, 8, 16, 32, chosen})) if chosen else (0,)
 
 
+def _depths(target: Target) -> tuple[int, ...]:
+    return (1, 2) if target.profile.slice else (1,)
+
+
 def _groups(target: Target) -> tuple[int, ...]:
     return _scaled(target.profile.groups, 0.5, 1, 2)
 
@@ -119,6 +126,7 @@ FINE: Table = MappingProxyType(
     {
         "unroll": _unroll,
         "slice": _slices,
+        "depth": _depths,
         "groups": _groups,
         "reduction_lanes": _reduction_lanes,
         "points": _points,
@@ -215,7 +223,21 @@ def _combinations(
 
 
 def in_order(found: Iterable[Candidate], most: int) -> tuple[Candidate, ...]:
-    """The best `most` candidates, and the default first."""
+    """The default, then the best `most` others: of those that the model cannot tell apart at most
+    `ALIKE`, the ones that say least."""
     listed = list(found)
     default = [c for c in listed if c.point == DEFAULT]
-    return (*default, *[c for c in listed if c.point != DEFAULT][:most])
+    others = [c for c in listed if c.point != DEFAULT]
+    others.sort(key=lambda c: (_coarse(c), len(c.point.overrides), c.estimate.seconds))
+    alike = Counter[float]()
+    chosen: list[Candidate] = []
+    for each in others:
+        alike[_coarse(each)] += 1
+        if alike[_coarse(each)] <= ALIKE and len(chosen) < most:
+            chosen.append(each)
+    return (*default, *chosen)
+
+
+def _coarse(candidate: Candidate) -> float:
+    """The estimate in two digits: finer differences mean nothing."""
+    return float(f"{candidate.estimate.seconds:.2g}")

@@ -105,7 +105,12 @@ def _place(target: str | None, device: str | None) -> Place:
     from sdlc.backends.target import load_target
 
     opened = None if device is None else open_device(device)
-    made = load_target(target) if target or opened is None else target_of(opened.info)
+    if target is not None:
+        made = load_target(target)
+    elif opened is not None:
+        made = target_of(opened.info)
+    else:
+        raise click.UsageError("give --target, --device or both")
     words = ("--target", made.name, *(("--device", device) if device else ()))
     return Place(made, opened, words)
 

@@ -128,11 +128,10 @@ def _constants(group: Group, storage: Mapping[Value, Storage]) -> dict[str, tupl
 
 
 def _strides(stage: Staged, group: Group) -> tuple[tuple[int, ...], int]:
-    """Elements between neighbours of what a stage holds, by axis, and its size."""
-    last = [lp.axis.name for lp in stage.nest.loops if lp.kind is Kind.VECTOR]
-    if stage.innermost:
-        last = [stage.innermost]
-    order = sorted(range(len(group.axes)), key=lambda n: group.axes[n].name in last)
+    """Elements between neighbours of what a stage holds, by axis, and its size; a vector's axis
+    is the innermost."""
+    vector = [lp.axis for lp in stage.nest.loops if lp.kind is Kind.VECTOR]
+    order = sorted(range(len(group.axes)), key=lambda n: group.axes[n] in vector)
     extents = [
         max(e, stage.nest.covered(a)) for a, e in zip(group.axes, stage.region.extents, strict=True)
     ]

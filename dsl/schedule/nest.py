@@ -83,8 +83,8 @@ class Place(Enum):
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Compute the inner group `value` in the body of loop `at` (of every work-item if empty), as
-    far as readers need it there, and keep it in `place`, its axis `innermost` last (or a vector,
-    or the last); `pad` elements follow each row. Its loops are named `value/loop` in later steps.
+    far as readers need it there, and keep it in `place`; `pad` elements follow each row. Its loops
+    are named `value/loop` in later steps.
 
     rewrite: for k { … a[i, k] … }  →  for k { for a/i, a/k { a' = … } barrier; … a'[i, k] … }
     """
@@ -93,7 +93,6 @@ class Stage:
     at: str
     place: Place
     pad: int = 0
-    innermost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,6 @@ class Staged:
     nest: Nest
     pad: int = 0
     spread: int = 0
-    innermost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +252,7 @@ def _stage(nest: Nest, step: Stage, group: Group | None, refuse: Callable[[str],
     loops = (*own, *(Loop(a.name, a, a.extent, 1) for a in part.over))
     made = Nest(loops, frozenset(part.over))
     # Readers are staged before what they read; values are computed in the opposite order.
-    staged = Staged(
-        step.value, step.at, step.place, region, made, step.pad, innermost=step.innermost
-    )
+    staged = Staged(step.value, step.at, step.place, region, made, step.pad)
     return replace(nest, stages=(staged, *nest.stages))
 
 

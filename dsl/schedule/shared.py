@@ -17,8 +17,8 @@ from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft, row_axes
 
-PAD = 4
-"""Elements after each row in local memory, so that rows start in different banks, aligned."""
+PAD = 1
+"""Elements after each row in local memory, so that rows start in different banks."""
 
 
 def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
@@ -30,7 +30,7 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     down, each = 1, 1
     if row is not None:
         each = min(setting.profile.register_tile[0], _power(row.extent))
-        down = min(_power(setting.profile.lanes // across), _power(-(-row.extent // each)))
+        down = min(_floor(setting.profile.lanes // across), _power(-(-row.extent // each)))
         _own_rows(draft, "", row, down, each)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     draft.take(*bind_groups(group.axes, left, setting.max_groups))
@@ -40,22 +40,12 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     for part in reversed(group.inner):
         private = _is_private(part, wide)
         place = Place.PRIVATE if private else Place.LOCAL
-        last = "" if private else _shared_row(draft, part, at, down * each)
-        draft.take(Stage(part.name, at, place, PAD if last else 0, last))
+        draft.take(Stage(part.name, at, place, 0 if private else PAD))
         if private:
             _private_part(draft, part, wide, setting)
         else:
             _local_part(draft, part, row, (across, down, each), setting)
     return tuple(draft.steps)
-
-
-def _shared_row(draft: NestDraft, part: Group, at: str, height: int) -> str:
-    """The axis of a part that the tile's rows are: innermost, so that a work-item's rows are
-    neighbours and work-items side by side read side by side."""
-    probe = NestDraft(draft.group, draft.nest)
-    probe.take(Stage(part.name, at, Place.LOCAL))
-    nest = _stage_nest(probe, part)
-    return next((a.name for a in part.axes if nest.loop(a.name).extent == height > 1), "")
 
 
 def _is_private(part: Group, wide: list[Axis]) -> bool:

@@ -139,7 +139,7 @@ def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
     left = setting.profile.reduction_lanes
     found: list[tuple[Axis, int]] = []
     for axis in sorted(part.over, key=lambda a: -a.extent)[:3]:
-        ways = min(1 << (axis.extent.bit_length() - 1), 1 << (left.bit_length() - 1))
+        ways = min(1 << (axis.extent.bit_length() - 1), 1 << (max(left, 1).bit_length() - 1))
         if ways > 1:
             found.append((axis, ways))
             left //= ways

@@ -31,6 +31,8 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     if row is not None:
         each = min(setting.profile.register_tile[0], _power(row.extent))
         down = min(_floor(setting.profile.lanes // across), _power(-(-row.extent // each)))
+        while down > 1 and _local_bytes(group, wide, down * each) > setting.local_bytes:
+            down //= 2
         _own_rows(draft, "", row, down, each)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     draft.take(*bind_groups(group.axes, left, setting.max_groups))
@@ -46,6 +48,16 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
         else:
             _local_part(draft, part, row, (across, down, each), setting)
     return tuple(draft.steps)
+
+
+def _local_bytes(group: Group, wide: list[Axis], height: int) -> int:
+    """Bytes of local memory that a tile of `height` rows takes: scores and weights hold a block of
+    keys of each row, statistics one element."""
+    shared = [part for part in group.inner if not _is_private(part, wide)]
+    folded = [p for p in shared if p.monoid is not None and contraction(p) is None]
+    block = max((p.over[-1].extent for p in folded), default=1)
+    long = len(shared) - len(folded)
+    return 4 * height * (long * (block + PAD) + len(folded))
 
 
 def _is_private(part: Group, wide: list[Axis]) -> bool:

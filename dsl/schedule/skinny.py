@@ -46,8 +46,10 @@ def skinny_steps(
     for axis in form.m:
         if axis.extent > 1:
             draft.tile(axis.name, axis.extent, Kind.UNROLL, "tile")
-    ways = min(profile.reduction_lanes // max(across, 1), longest.extent)
+    ways = min(max(profile.reduction_lanes // max(across, 1), 1), longest.extent)
     ways = 1 << (ways.bit_length() - 1)
+    if ways == 1:
+        return None
     way = f"{longest.name}.way"
     draft.take(Tile(longest.name, ways, way), Bind(way, Kind.LANE, 1))
     unroll = divisor(draft.nest.loop(longest.name).extent, profile.unroll)

@@ -10,7 +10,7 @@ one read of its inputs.
 
 from __future__ import annotations
 
-from sdlc.graph.expr import Axis, Expr, Index, Read
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Read
 from sdlc.graph.node import Node
 from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of
 from sdlc.schedule.contraction import constant_factor, period
@@ -37,10 +37,22 @@ def nest_transforms(groups: tuple[Group, ...], kept: frozenset[Node]) -> tuple[G
                 continue
             if constant_factor(producer) is None or arrangement(producer) is None:
                 continue
+            if not all(_stays(r) for r in group.reads if r.source is source):
+                continue
             assert at is not None
             current, made[at] = absorbed_into(current, producer), None
         made[number] = current
     return tuple(g for g in made if g is not None)
+
+
+def _stays(read: Read) -> bool:
+    """Whether a read is of the reader's own place: at axes, and at their quotients and remainders,
+    so that nothing is computed twice."""
+    return read.fill is None and all(
+        isinstance(i, Index)
+        or (isinstance(i, Apply) and i.op in ("floordiv", "mod") and isinstance(i.args[0], Index))
+        for i in read.indices
+    )
 
 
 def transform_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step, ...]:

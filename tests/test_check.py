@@ -135,6 +135,25 @@ def test_every_kernel_has_its_definition(precision: str, target: str) -> None:
         assert judge(subject, ROUTE, given) is None, subject.name
 
 
+STATISTICS = """op statistics(x: T[b, n]) -> (p: T[b, n], top: T[b], total: T[b]) {
+  s[i] = reduce softmax_stats over j < n of (m = x[i, j], l = 1)
+  p[i, j] = exp(x[i, j] - s.m[i]) / s.l[i]
+  top[i] = s.m[i] * 2
+  total[i] = log(s.l[i])
+}
+"""
+
+
+def test_fields_of_a_reduction_are_told_apart() -> None:
+    request = make_request(STATISTICS, "adreno", None, {"b": 3, "n": 9}, (None, "f32"))
+    graph = request.graph()
+    found = compiled(graph, graph, request.target).pieces
+    assert any(name.endswith(".l") for s in found for name in s.program.inputs)
+    for subject in found:
+        given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
+        assert judge(subject, ROUTE, given) is None, subject.name
+
+
 def test_a_kernel_alone_is_a_program_of_its_own() -> None:
     """The text of a definition means what the definition means."""
     made = small()

@@ -32,7 +32,8 @@ class Absorbed:
         assert places is not None
         self.places = places
         self.node = placeholder(name, self.store, self.axes)
-        output = replace(self.store, node=self.node, indices=tuple(Index(a) for a in self.axes))
+        here = tuple(Index(a) for a in self.axes)
+        output = replace(self.store, node=self.node, field=0, indices=here)
         self.group = replace(producer, name=name, stores=(output,), inner=())
 
     def read(self, expr: Read, moved: Substitution | None = None) -> Read:

@@ -206,7 +206,20 @@ def complete(nest: Nest, group: Group) -> Nest:
     for part in reversed(group.inner):
         if all(stage.value != part.name for stage in nest.stages):
             nest = apply(nest, Stage(part.name, at, Place.PRIVATE), group)
+    for stage in nest.stages:
+        _check_lanes(nest, stage)
     return settled(nest)
+
+
+def _check_lanes(nest: Nest, stage: Staged) -> None:
+    """Work-items of a stage are the kernel's: no more of them, and all of them where they share a
+    reduction."""
+    for loop in stage.nest.loops:
+        if loop.kind is Kind.LANE:
+            own, all_ = stage.nest.size(Kind.LANE, loop.dim), nest.size(Kind.LANE, loop.dim)
+            if own > all_ or (own < all_ and stage.nest.is_reduced(loop)):
+                step = Bind(f"{stage.value}/{loop.name}", Kind.LANE, loop.dim)
+                raise Refused(step, f"the kernel has {all_} work-items there, not {own}", nest)
 
 
 def apply(nest: Nest, step: Step, group: Group | None = None) -> Nest:
@@ -220,7 +233,8 @@ def apply(nest: Nest, step: Step, group: Group | None = None) -> Nest:
             return _stage(nest, step, group, refuse)
         case Spread():
             return _spread(nest, step, refuse)
-    value = (step.names[0] if isinstance(step, Reorder) else step.name).rpartition("/")[0]
+    named = step.names if isinstance(step, Reorder) else (step.name,)
+    value = named[0].rpartition("/")[0] if named else ""
     if value:
         return _inside(nest, step, value, refuse)
     return _apply_here(nest, step, refuse)
@@ -235,6 +249,9 @@ def _stage(nest: Nest, step: Stage, group: Group | None, refuse: Callable[[str],
     if step.at and step.at not in [lp.name for lp in nest.loops if lp.kind is Kind.SERIAL]:
         raise refuse(f"there is no serial loop `{step.at}`")
     ordered = settled(nest)
+    reader = _outer_reader(ordered, step, group)
+    if reader:
+        raise refuse(f"`{reader}` reads it outside of that loop")
     varying = (Kind.UNROLL, Kind.VECTOR, *((Kind.LANE,) if step.place is Place.LOCAL else ()))
     serial = [lp.name for lp in ordered.loops if lp.kind is Kind.SERIAL]
     outside = set(serial[: serial.index(step.at) + 1]) if step.at else set()
@@ -256,6 +273,19 @@ def _stage(nest: Nest, step: Stage, group: Group | None, refuse: Callable[[str],
     return replace(nest, stages=(staged, *nest.stages))
 
 
+def _outer_reader(nest: Nest, step: Stage, group: Group) -> str:
+    """A stage that reads the value and stands outside of the loop where it would be computed."""
+    part = next(g for g in group.inner if g.name == step.value)
+    wanted = {(s.node, s.field) for s in part.stores}
+    serial = [lp.name for lp in nest.loops if lp.kind is Kind.SERIAL]
+    depth = {name: n for n, name in enumerate(("", *serial))}
+    readers = {g.name for g in group.inner if wanted & {(r.source, r.field) for r in g.reads}}
+    for stage in nest.stages:
+        if stage.value in readers and depth[stage.at] < depth[step.at]:
+            return stage.value
+    return ""
+
+
 def _spread(nest: Nest, step: Spread, refuse: Callable[[str], Refused]) -> Nest:
     found = [s for s in nest.stages if s.value == step.value]
     if not found:
@@ -264,6 +294,8 @@ def _spread(nest: Nest, step: Spread, refuse: Callable[[str], Refused]) -> Nest:
         raise refuse("only a map in local memory can be spread over work-items")
     if found[0].region.extents[-1] % step.width:
         raise refuse("the width does not divide the innermost extent")
+    if any(lp.kind is not Kind.SERIAL for lp in found[0].nest.loops):
+        raise refuse("its loops are bound already")
     made = replace(found[0], spread=step.width)
     return replace(nest, stages=tuple(made if s is found[0] else s for s in nest.stages))
 
@@ -273,6 +305,8 @@ def _inside(nest: Nest, step: Step, value: str, refuse: Callable[[str], Refused]
     found = [s for s in nest.stages if s.value == value]
     if not found:
         raise refuse(f"there is no stage `{value}`")
+    if found[0].spread:
+        raise refuse("a stage that is spread over work-items has no loops of its own")
     start = len(value) + 1
     match step:
         case Reorder():
@@ -295,6 +329,8 @@ def _inside(nest: Nest, step: Step, value: str, refuse: Callable[[str], Refused]
 
 def _apply_here(nest: Nest, step: Tile | Reorder | Bind, refuse: Callable[[str], Refused]) -> Nest:
     names = [lp.name for lp in nest.loops]
+    if isinstance(step, Reorder) and not step.names:
+        raise refuse("there is nothing to reorder")
     for name in step.names if isinstance(step, Reorder) else (step.name,):
         if name not in names:
             raise refuse(f"there is no loop `{name}`")

@@ -85,7 +85,7 @@ def _other_name(name: str, taken: str) -> str:
 def _rows(group: Group, source: Node) -> dict[Axis, int] | None:
     """The axes that rows run along and how much of each is one row; None if reads differ."""
     found = {r.indices for r in group.reads if r.source is source}
-    if len(found) != 1:
+    if len(found) != 1 or any(r.fill is not None for r in group.reads if r.source is source):
         return None
     sizes: dict[Axis, int] = {}
     for index in next(iter(found)):

@@ -49,6 +49,7 @@ class Interned(type):
 
     def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> None:
         super().__init__(name, bases, space)
+        cls.__repr__ = brief  # type: ignore[method-assign,assignment]
         cls._table = {}
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -79,3 +80,26 @@ class Interned(type):
             entry.table, entry.key = cls._table, key
             return made
         return found
+
+
+DEPTH = 3
+"""How far into an object its text goes: a directed graph written out as a tree has no end."""
+
+MANY = 6
+"""Items of a tuple that are written."""
+
+
+def brief(value: Any, depth: int = DEPTH) -> str:
+    """What an object is made of, in a line that stays short."""
+    if isinstance(value, tuple):
+        shown = [brief(v, depth) for v in value[:MANY]]
+        return f"({', '.join(shown)}{', …' if len(value) > MANY else ''})"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if not isinstance(type(value), Interned):
+        return repr(value)
+    name = type(value).__name__
+    if not depth:
+        return f"{name}(…)"
+    given = [getattr(value, f.name) for f in fields(value) if f.init]
+    return f"{name}({', '.join(brief(v, depth - 1) for v in given)})"

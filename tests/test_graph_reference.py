@@ -202,8 +202,8 @@ def test_show() -> None:
 
 
 def test_show_parenthesises_and_names_fields() -> None:
-    x = Input("x", (4,), DType.F32)
-    i, j = axes(i=4, j=4)
+    x = Input("x", (9,), DType.F32)
+    i, j = axes(i=9, j=9)
     stats = Reduce(
         (), (j,), softmax_monoid(), (at(x, j), f32(1)), (DType.F32, DType.F32), Origin("x", "f")
     )
@@ -213,9 +213,9 @@ def test_show_parenthesises_and_names_fields() -> None:
     assert show_graph(graph).splitlines()[1:] == [
         "monoid softmax_stats(m = lowest, l = 0): m = max(a.m, b.m); "
         "l = a.l * exp(a.m - max(a.m, b.m)) + b.l * exp(b.m - max(a.m, b.m))",
-        "input x : f32[4]",
-        "x_2[] : f32[] = softmax_stats over j < 4 of (m = x[j], l = 1)   # f",
-        "x_3[i] : f16[4] = (if x[i] - (x_2.m[] - x_2.l[]) < 0 then -exp(x[i] - (x_2.m[] - x_2.l[]))"
+        "input x : f32[9]",
+        "x_2[] : f32[] = softmax_stats over j < 9 of (m = x[j], l = 1)   # f",
+        "x_3[i] : f16[9] = (if x[i] - (x_2.m[] - x_2.l[]) < 0 then -exp(x[i] - (x_2.m[] - x_2.l[]))"
         " else x[i] - (x_2.m[] - x_2.l[])) * 0.5   # f",
         "return out = x_3",
     ]

@@ -32,8 +32,9 @@ KINDS = (
 or in mean; every row one number; nothing; rows masked in part and whole; sums of two that overflow
 half precision (in f32: products of three that overflow)."""
 LARGEST_INDEX = 35
-MASK = -65504.0
-"""What additive masks hold: the lowest f16, in f32 as well."""
+MASK = -30000.0
+"""What additive masks hold: far below any score, and far enough from the lowest f16 (-65504) that
+adding a score to it does not leave half precision; that it may is a program's own defect."""
 
 
 @dataclass(frozen=True, slots=True)

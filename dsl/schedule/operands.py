@@ -20,9 +20,8 @@ from sdlc.graph.types import DType
 from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vector_width
 from sdlc.schedule.group import Group, Output
-from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Spread, Stage, Step, Tile, initial
+from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft
-from sdlc.target import Profile
 
 LEAST = 16
 """Fewer rows than this are not worth a work-group's tile."""
@@ -110,8 +109,27 @@ def operand_steps(
 ) -> tuple[Step, ...]:
     """Tiles for work-groups and work-items, slices of K, and how the slices are fetched. `form` is
     the contraction's before its factors became inner groups."""
-    draft = NestDraft(group, initial(group))
     shape = _shape(form, lanes, setting)
+    while True:
+        draft = _tiled(group, form, lanes, shape, setting)
+        if shape.down == 1 or _held_bytes(draft.nest, form, shape) <= setting.local_bytes:
+            return tuple(draft.steps)
+        shape = replace(shape, down=shape.down // 2)
+
+
+def _held_bytes(nest: Nest, form: Contraction, shape: Shape) -> int:
+    """Bytes of local memory that the stages take, and what ways combine their results in."""
+    slices = sum(prod(s.region.extents[:-1]) * (s.region.extents[-1] + s.pad) for s in nest.stages)
+    vector = prod(lp.extent for lp in nest.loops if lp.kind is Kind.VECTOR)
+    lanes = shape.down * shape.across * shape.ways
+    return 4 * (slices + (form.fields * lanes * vector if shape.ways > 1 else 0))
+
+
+def _tiled(
+    group: Group, form: Contraction, lanes: Axis, shape: Shape, setting: Setting
+) -> NestDraft:
+    """The nest of one shape."""
+    draft = NestDraft(group, initial(group))
     _columns(draft, lanes, shape, setting)
     rows = [a for a in group.axes if a in form.m]
     _rows(draft, rows, shape)
@@ -128,7 +146,7 @@ def operand_steps(
         draft.take(Stage(part.name, axis.name, Place.LOCAL, pad))
         stage = next(s for s in draft.nest.stages if s.value == part.name)
         draft.take(Spread(part.name, vector_width(stage.region.extents[-1], vector)))
-    return tuple(draft.steps)
+    return draft
 
 
 def _slices(draft: NestDraft, axis: str, depth: int, shape: Shape, setting: Setting) -> None:
@@ -154,8 +172,10 @@ def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
     others = prod(a.extent for a in (*form.batch, *(x for x in form.n if x != lanes)))
     m, n = prod(a.extent for a in form.m), lanes.extent
     rows, columns = profile.register_tile
-    columns = max(profile.vector, 1 << ((columns // form.fields).bit_length() - 1))
-    across = min(MOST_ACROSS, -(-n // columns))
+    if form.fields > 2:
+        rows = max(1, rows // 2)
+    beside = 1 << (form.fields - 1).bit_length()  # every field has a slice of its own
+    across = min(max(1, MOST_ACROSS // beside), -(-n // columns))
     down = 1 << (-(-profile.lanes // across) - 1).bit_length()
     depth = _depth(form, setting)[0]
     full = Shape(rows, columns, down, across)
@@ -163,19 +183,7 @@ def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
     if rows > 1 and depth % (2 * LEAST_STEPS) == 0:
         found.append(Shape(rows // 2, columns, down, across, 2))
     groups = others * -(-m // full.height) * -(-n // full.width)
-    shape = found[-1] if groups < 2 * profile.groups else full
-    while shape.down > 1 and _local_bytes(shape, form, depth, profile) > setting.local_bytes:
-        shape = replace(shape, down=shape.down // 2)
-    return shape
-
-
-def _local_bytes(shape: Shape, form: Contraction, depth: int, profile: Profile) -> int:
-    """Bytes of both slices, and of what ways combine their results in."""
-    left = shape.height * (depth + profile.vector)
-    rights = form.fields * shape.width * depth
-    lanes = shape.down * shape.across * shape.ways
-    shared = form.fields * lanes * profile.vector if shape.ways > 1 else 0
-    return 4 * (left + rights + shared)
+    return found[-1] if groups < 2 * profile.groups else full
 
 
 def _columns(draft: NestDraft, lanes: Axis, shape: Shape, setting: Setting) -> None:
@@ -193,7 +201,8 @@ def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
     """The tile's rows over the axes of M from the innermost; neighbouring work-items take
     neighbouring rows."""
     down, each = shape.down, shape.rows
-    for number, axis in enumerate(reversed(rows)):
+    longest = max(rows, key=lambda a: a.extent)
+    for number, axis in enumerate([*(a for a in reversed(rows) if a != longest), longest]):
         last = number == len(rows) - 1
         lane = down if last else min(down, _power(axis.extent, down))
         rest = -(-axis.extent // lane)

@@ -24,7 +24,6 @@ from sdlc.language.diagnostics import SdlError
 from sdlc.language.elaborate import build
 from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
-from sdlc.proof.equations import by_norm
 from sdlc.proof.tolerance import Numerics, check, mode_of, tolerance
 from strategies import Case, build_graph, cases, drawable, weights_of
 
@@ -61,8 +60,6 @@ def agree(before: Graph, after: Graph, rule: Rule, seed: int) -> None:
     got = evaluate(after, inputs, {}, mode_of(after))
     numerics = Numerics[rule.numerics.name]
     allowed = tolerance(before, inputs, {})
-    if numerics is Numerics.BILINEAR:
-        allowed = {name: by_norm(limit) for name, limit in allowed.items()}
     check(allowed, got, numerics, rule.name)
 
 

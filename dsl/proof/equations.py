@@ -21,7 +21,7 @@ from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import Rule, Sizes, always, rewrite
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import Diagnostic, SdlError
-from sdlc.proof.tolerance import Allowed, Numerics, disagreement, mode_of, tolerance
+from sdlc.proof.tolerance import Numerics, disagreement, mode_of, tolerance
 
 EXTENTS = (1, 2, 3, 5)
 """Sizes that are tried, the smallest instances first."""
@@ -137,19 +137,11 @@ def _difference(
         return None
     allowed = tolerance(left, inputs, {})["out"]
     numerics = Numerics[rule.numerics.name]
-    if numerics is Numerics.BILINEAR:
-        allowed = by_norm(allowed)
     got = evaluate(right, inputs, {}, mode_of(right))["out"]
     if disagreement(allowed, got, numerics) is None:
         return None
     worst = np.unravel_index(int(np.nan_to_num(distance, nan=np.inf).argmax()), distance.shape)
     return tuple(int(i) for i in worst), float(one[worst]), float(other[worst])
-
-
-def by_norm(allowed: Allowed) -> Allowed:
-    """A bilinear algorithm adds and subtracts the elements of a tile, so that each has the error of
-    the largest: its bounds are by norm, and none holds by element (Higham 2002, chapter 23)."""
-    return replace(allowed, error=np.full_like(allowed.error, allowed.error.max(initial=0)))
 
 
 # ---- shrinking -----------------------------------------------------------------------------------

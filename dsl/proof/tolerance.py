@@ -17,7 +17,7 @@ allows (`ACCURACY`). Cancellation, overflow and ties are thus measured and never
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -184,10 +184,18 @@ def check(
         assert message is None, f"{who + ': ' if who else ''}output `{name}`: {message}"
 
 
+def by_norm(allowed: Allowed) -> Allowed:
+    """A bilinear algorithm adds and subtracts the elements of a tile, so that each has the error of
+    the largest: its bounds are by norm, and none holds by element (Higham 2002, chapter 23)."""
+    return replace(allowed, error=np.full_like(allowed.error, allowed.error.max(initial=0)))
+
+
 def disagreement(allowed: Allowed, got: Array, numerics: Numerics) -> str | None:
     """What is wrong with an output, or None."""
     if got.shape != allowed.exact.shape:
         return f"shape {got.shape}, expected {allowed.exact.shape}"
+    if numerics is Numerics.BILINEAR:
+        allowed = by_norm(allowed)
     k = FACTORS[numerics] if allowed.dtype.is_float else 1.0
     value = got.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):

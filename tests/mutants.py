@@ -115,7 +115,7 @@ MUTANTS = (
         "dsl/schedule/merge.py",
         "combine.append(_of_field(expr, first))",
         "combine.append(_of_field(expr, 0))",
-        "tests/test_check.py -k every_kernel",
+        "tests/test_merge.py",
     ),
     # ---- loops and places
     Mutant(

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from sdlc.api import make_request
-from sdlc.graph.reference import Mode, evaluate
-from sdlc.graph.types import DType
 from sdlc.program.interpreted import run_interpreted
 from sdlc.proof.tolerance import Numerics, check, tolerance
 
@@ -64,7 +62,5 @@ def test_kernels_of_small_programs(
         for t in program.tensors.values()
         if t.weight
     }
-    assert evaluate(graph, inputs, weights, Mode.F64).keys() == {n for n, _, _ in graph.outputs}
-    assert program.precision is DType.F32
     allowed = tolerance(graph, inputs, weights)
     check(allowed, run_interpreted(program, inputs, weights), Numerics.REASSOCIATED)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from graphs import MAX_AND_SUM, SUM, at, axes, read, slot, weight
 from graphs import given as entry
 from sdlc.backends.target import load_target
-from sdlc.graph.expr import ONE, Index, Slot, apply
+from sdlc.graph.expr import ONE, Index, Slot, apply, i32
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
 from sdlc.graph.types import LOWEST, DType, Origin
 from sdlc.program.interpreted import run_interpreted
@@ -62,6 +62,16 @@ def attention_graph(b: int, s: int, t: int, d: int, f: int) -> Graph:
     return Graph("attention", (("out", out, 0),), (q, key, value))
 
 
+def in_one_kernel(graph: Graph, profile: Profile, seed: int) -> None:
+    """The graph becomes one kernel, which computes what it means."""
+    program = compile_graph(graph, target(profile))
+    assert len(program.dispatches) == 1
+    rng = np.random.default_rng(seed)
+    inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
+    allowed = tolerance(graph, inputs, {})
+    check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+
+
 PROFILES = st.builds(
     Profile,
     vector=st.sampled_from((1, 2, 4, 8)),
@@ -79,12 +89,7 @@ def test_attention_in_blocks_computes_the_definition(
     profile: Profile, s: int, t: int, d: int, f: int, seed: int
 ) -> None:
     graph = attention_graph(2, s, t, d, f)
-    program = compile_graph(graph, target(profile))
-    assert len(program.dispatches) == 1
-    rng = np.random.default_rng(seed)
-    inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
-    allowed = tolerance(graph, inputs, {})
-    check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+    in_one_kernel(graph, profile, seed)
 
 
 SHARED = st.builds(
@@ -104,12 +109,7 @@ def test_attention_through_local_memory_computes_the_definition(
     profile: Profile, s: int, t: int, d: int, f: int, seed: int
 ) -> None:
     graph = attention_graph(1, s, t, d, f)
-    program = compile_graph(graph, target(profile))
-    assert len(program.dispatches) == 1
-    rng = np.random.default_rng(seed)
-    inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
-    allowed = tolerance(graph, inputs, {})
-    check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+    in_one_kernel(graph, profile, seed)
 
 
 def test_a_monoid_that_rescales_is_told_by_its_equations() -> None:
@@ -154,8 +154,6 @@ def test_scores_are_computed_inside() -> None:
 
 def test_arrangements_are_inverted() -> None:
     i, h, e, s = axes(i=12, h=3, e=4, s=12)
-    from sdlc.graph.expr import i32
-
     cut = (apply("floordiv", Index(i), i32(4)), apply("mod", Index(i), i32(4)))
     assert inverse(cut, (h, e), (i,)) == {i: apply("add", apply("mul", Index(h), i32(4)), Index(e))}
     joined = (apply("add", apply("mul", Index(h), i32(4)), Index(e)),)

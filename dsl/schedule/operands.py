@@ -6,7 +6,7 @@ work-items fetch a slice of both factors together, each then works from local me
 that lie a work-group's width apart, so that neighbours read neighbouring elements.
 
     for k.block { left[M × K'] and right[K' × N] to local memory; barrier
-                  for k { results[8 × 8] of every work-item += left * right } }
+                  for k { results[rows × columns] of every work-item += left * right } }
 """
 
 from __future__ import annotations
@@ -206,10 +206,7 @@ def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
         last = number == len(rows) - 1
         lane = down if last else min(down, _power(axis.extent, down))
         rest = -(-axis.extent // lane)
-        copies = each if last and rest > 1 else min(each, _power(rest, each))
-        copies = (
-            min(copies, max(1, rest)) if not last else min(copies, 1 << (rest - 1).bit_length())
-        )
+        copies = min(each, 1 << (rest - 1).bit_length()) if last else _power(rest, each)
         name = f"{axis.name}.in"
         if lane * copies > 1:
             draft.take(Tile(axis.name, lane * copies, name), Tile(name, lane, f"{axis.name}.lane"))

@@ -3,9 +3,9 @@
     pip install '.[parity]'
     PYTHONPATH=tests python tests/parity_checkpoints.py
 
-Writes a small checkpoint of each family with random values. Its configuration, as sdlc reads it, must
-make diffusers' and transformers' own models; these must take exactly sdlc's tensors; and diffusers'
-own reader must find the same values in the file.
+Writes a small checkpoint of each family with random values. Its configuration, as sdlc reads it,
+must make diffusers' and transformers' own models; these must take exactly sdlc's tensors; and
+diffusers' own reader must find the same values in the file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checkpoints import SIZES, arrays, write_checkpoint
 
+from checkpoints import SIZES, arrays, write_checkpoint
 from sdlc.models.folder import Model
 from sdlc.models.model import load_model
 

@@ -25,8 +25,9 @@ from sdlc.language.elaborate import build
 from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.library import load
 from sdlc.models.cache import Compiled, kept, key_of
-from sdlc.models.folder import SOURCES, Model, load_folder
+from sdlc.models.folder import SOURCES, Model
 from sdlc.models.image import to_pixels
+from sdlc.models.model import load_model
 from sdlc.models.scheduler import Schedule, make_schedule
 from sdlc.models.tokenizer import load_tokenizer
 from sdlc.models.weights import check_weights
@@ -49,11 +50,12 @@ class GenerateSettings:
     """What to draw and how. `size` is (width, height) in pixels, None for the model's own; picture
     i of a batch has the noise of seed + i; `preview` n > 0 decodes the latents every n steps. The
     networks are rewritten by the rules in `only`, None for the default ones, less those in
-    `without`."""
+    `without`. `model` is what `models.model.load_model` takes; `prediction` says what the network
+    of a checkpoint predicts, where its file does not."""
 
     prompt: str
     negative: str = ""
-    model: Path | None = None
+    model: Path | str | None = None
     device: str | None = None
     steps: int = 20
     guidance: float = 5.0
@@ -64,6 +66,7 @@ class GenerateSettings:
     preview: int = 0
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
+    prediction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ def generate(settings: GenerateSettings, report: Report | None = None) -> Pictur
     from sdlc.backends.devices import open_device
 
     tell = report or (lambda _: None)
-    folder = load_folder(settings.model)
+    folder = load_model(settings.model, settings.prediction)
     check_settings(settings, folder)
     painter = prepare(settings, folder, open_device(settings.device), tell)
     return draw(painter, settings, tell)

@@ -15,6 +15,7 @@ from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.graph.node import Graph
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import Setting
+from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
@@ -114,6 +115,8 @@ def groups_of(graph: Graph, target: Target, enabled: frozenset[str]) -> tuple[Gr
         groups = siblings(groups, buffers)
     if "rows" in enabled:
         groups = nest_rows(groups, results, profile)
+    if "nest_factors" in enabled:
+        groups = nest_factors(groups, results, buffers, target)
     if "fold_blocks" in enabled and profile.block:
         groups = carry(groups, results, profile)
     return groups

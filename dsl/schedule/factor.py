@@ -16,12 +16,13 @@ from math import prod
 
 from sdlc.graph.expr import Axis, Expr, Read, axes_of, reads_of, rebuild, substitute
 from sdlc.graph.node import Node
-from sdlc.schedule.absorb import absorbed_into, readers_of
+from sdlc.schedule.absorb import absorbed_into, readers_of, shared_value
 from sdlc.schedule.affine import bare_axis
 from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.draft import Setting, vector_width
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Place, Stage, Step, Tile, initial
+from sdlc.schedule.reasons import Journal
 from sdlc.schedule.staging import NestDraft, covering
 from sdlc.target import Profile, Target
 
@@ -36,21 +37,21 @@ ROWS = 8
 
 
 def nest_factors(
-    groups: tuple[Group, ...], kept: frozenset[Node], max_reads: int, target: Target
+    groups: tuple[Group, ...], kept: frozenset[Node], target: Target, journal: Journal
 ) -> tuple[Group, ...]:
-    """The groups with every map of rows that only contractions of one group multiply inside it."""
+    """The groups with every map of rows that one contraction multiplies inside it."""
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
     for number, producer in enumerate(groups):
-        if not _is_rows(producer) or producer.stores[0].node in kept:
+        if not _is_rows(producer):
             continue
-        found = readers[producer.stores[0].node]
-        reader = made[next(iter(found))] if len(found) == 1 else None
-        if reader is None or not _multiplies(reader, producer) or not _pays(reader, target):
-            continue
-        whole = absorbed_into(reader, producer)
-        if len(whole.operands) + len(whole.stores) <= max_reads:
-            made[number], made[next(iter(found))] = None, whole
+        node = producer.stores[0].node
+        found = shared_value(node, kept, readers) or _nested(
+            made[next(iter(readers[node]))], producer, target
+        )
+        journal.tell("nest_factors", producer, found if isinstance(found, str) else "")
+        if isinstance(found, Group):
+            made[number], made[next(iter(readers[node]))] = None, found
     return tuple(g for g in made if g is not None)
 
 
@@ -66,24 +67,37 @@ def _is_rows(group: Group) -> bool:
     )
 
 
-def _multiplies(reader: Group, rows: Group) -> bool:
-    """Whether a contraction reads the map in its left factor only, row by row along K."""
-    form = contraction(reader)
+def _nested(reader: Group | None, rows: Group, target: Target) -> Group | str:
+    """The reader with the rows inside, or why it stays without them."""
+    form = contraction(reader) if reader is not None else None
+    if reader is None or form is None or reader.inner:
+        return "its reader is no contraction on its own"
+    why = _not_multiplied(reader, form, rows) or _does_not_pay(form, target)
+    if why:
+        return why
+    whole = absorbed_into(reader, rows)
+    if len(whole.operands) + len(whole.stores) > target.caps.max_storage_buffers:
+        return "the kernel would bind too many buffers"
+    return whole
+
+
+def _not_multiplied(reader: Group, form: Contraction, rows: Group) -> str:
+    """Why a contraction does not read the map in its left factor only, row by row along K."""
     node = rows.stores[0].node
-    if form is None or reader.inner:
-        return False
     found = [r for r in reader.reads if r.source is node]
     inside = [r for r in reads_of(form.left) if r.source is node]
     beside = [r for r in reads_of(*form.rights) if r.source is node]
-    if len(found) != 1 or found != inside or beside or found[0].fill is not None:
-        return False
-    places = _places(found[0], rows)
-    if places is None:
-        return False
+    places = _places(found[0], rows) if found else None
+    if len(found) != 1 or found != inside or beside:
+        return "it is no left factor, or more than that"
+    if places is None or found[0].fill is not None:
+        return "its rows are read in another arrangement"
     own = (r for r in rows.reads if (r.source, r.field) in rows.held)
     across = {places.get(a) for r in own for a in axes_of(*r.indices)}
     whole = prod(a.extent for a in form.k)
-    return across.isdisjoint(form.k) and prod(a.extent for a in rows.inner[0].over) <= whole
+    if not across.isdisjoint(form.k) or prod(a.extent for a in rows.inner[0].over) > whole:
+        return "its statistics are not those of what is summed over"
+    return ""
 
 
 def _places(read: Read, rows: Group) -> dict[Axis, Axis] | None:
@@ -96,17 +110,19 @@ def _places(read: Read, rows: Group) -> dict[Axis, Axis] | None:
     return pairs if len(pairs) == len(here) else None
 
 
-def _pays(group: Group, target: Target) -> bool:
-    """Whether rows are many, and a work-item takes them whole or fetches them with its group."""
-    form = contraction(group)
-    assert form is not None
+def _does_not_pay(form: Contraction, target: Target) -> str:
+    """Why rows had better be stored: a work-item should take all columns of many, or fetch them
+    with its group."""
     profile = target.profile
     rows = prod(a.extent for a in (*form.batch, *form.m))
-    if profile.slice:
-        return rows >= profile.lanes
+    if profile.lanes > 1 and not profile.slice:
+        return "work-items that fetch nothing together would each normalise it"
     tiles = -(-rows // profile.register_tile[0])
-    many = tiles >= LEAST_TILES * target.peak.cores
-    return profile.lanes == 1 and many and most_tiles(form, profile) > 0
+    if rows < profile.lanes or (profile.lanes == 1 and tiles < LEAST_TILES * target.peak.cores):
+        return "there are too few rows"
+    if profile.lanes == 1 and not most_tiles(form, profile):
+        return "its rows are too long to be held"
+    return ""
 
 
 def most_tiles(form: Contraction, profile: Profile) -> int:

@@ -42,10 +42,12 @@ def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, t
     """A group as it is computed, with the inner groups that the target wants, and its schedule."""
     shared = setting.profile.lanes > 1 and factor_rows(group) is not None
     lean = written_in(group) if shared else group
-    whole = with_operands(lean, lanes, setting)
     form = contraction(lean)
-    if whole is not None and form is not None and lanes is not None:
-        return whole, operand_steps(whole, form, lanes, setting)
+    if form is not None:
+        whole = with_operands(lean, lanes, setting)
+        setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
+        if lanes is not None and not isinstance(whole, str):
+            return whole, operand_steps(whole, form, lanes, setting)
     return group, steps_for(group, lanes, setting)
 
 

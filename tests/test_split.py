@@ -35,6 +35,7 @@ from sdlc.schedule.merge import product_monoid
 from sdlc.schedule.nest import Kind, Refused, SplitReduce, initial
 from sdlc.schedule.plan import EVERY, Plan, groups_of, plan, scheduled
 from sdlc.schedule.point import DEFAULT
+from sdlc.schedule.reasons import Journal
 from sdlc.schedule.split import MOST_WAYS, split, statistics_of, ways_of
 from sdlc.target import Target
 from strategies import build_graph, cases, weights_of
@@ -91,7 +92,7 @@ TARGETS = st.sampled_from(("nvidia", "adreno", "mali", "cpu")).map(load_target)
 def in_parts(draw: st.DrawFn, graph: Graph, target: Target) -> Plan:
     """The plan with groups split as drawn, at least one; the nests are drawn too, or default."""
     made: list[Group] = []
-    whole = groups_of(graph, target, EVERY)
+    whole = groups_of(graph, target, EVERY, Journal())
     for group in whole:
         step = draw(steps(group))
         try:
@@ -174,7 +175,7 @@ def test_any_program_in_parts(for_all: ForAll) -> None:
 
 
 def group_of(graph: Graph, target: str = "nvidia", number: int = 0) -> Group:
-    return groups_of(graph, load_target(target), EVERY)[number]
+    return groups_of(graph, load_target(target), EVERY, Journal())[number]
 
 
 def reason(group: Group, axis: str, ways: int) -> str:

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from math import prod
 
 from sdlc.graph.expr import Axis
+from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.cost import Estimate
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, vector_of
 from sdlc.schedule.nest import Refused, SplitReduce
+from sdlc.schedule.reasons import Journal
 from sdlc.schedule.split import split, statistics_of, ways_of
 from sdlc.target import Target
 
@@ -41,6 +43,7 @@ class Splitting:
 
     target: Target
     estimating: Estimating
+    journal: Journal
     _known: dict[str, tuple[SplitReduce | None, str]] = field(default_factory=dict)
 
     def groups(
@@ -49,8 +52,11 @@ class Splitting:
         """The groups, with those split that gain by it."""
         made: list[Group] = []
         for group in groups:
-            step, _ = self.chosen(group, vector_of(group, vectors), orders)
-            made += (group,) if step is None else split(group, step)
+            step, why = self.chosen(group, vector_of(group, vectors), orders)
+            both = (group,) if step is None else split(group, step)
+            for each in both if is_reduction(group) else ():
+                self.journal.tell("split_reductions", each, why)
+            made += both
         return tuple(made)
 
     def chosen(
@@ -69,7 +75,7 @@ class Splitting:
         """Why a split cannot pay, without an estimate."""
         profile, part = self.target.profile, statistics_of(group)
         folded = part or group
-        if folded.monoid is None:
+        if not is_reduction(group):
             return "nothing is reduced"
         if prod(a.extent for a in folded.over) < LEAST:
             return f"fewer than {LEAST} elements are folded"
@@ -114,6 +120,12 @@ class Splitting:
             return sum(self.estimating(g, vector_of(g, vectors), every).seconds for g in both)
         except Refused as problem:
             return problem.reason
+
+
+def is_reduction(group: Group) -> bool:
+    """Whether the group, or what it holds for its rows, folds more than constants weigh."""
+    folded = statistics_of(group) or group
+    return folded.monoid is not None and constant_factor(folded) is None
 
 
 def _dearer(split_in: float, whole: float) -> str:

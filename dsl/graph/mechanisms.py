@@ -56,6 +56,11 @@ SCHEDULED: tuple[Rule, ...] = (
         "Work-groups fetch a contraction's factors to local memory, slice by slice.",
         Numerics.EXACT,
     ),
+    Rule(
+        "split_reductions",
+        "A reduction with too few results to keep a device busy is folded in parts, then combined.",
+        Numerics.REASSOCIATED,
+    ),
 )
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""
 

@@ -31,6 +31,9 @@ from sdlc.target import Profile
 SHORT_REDUCTION = 16
 """A reduction of fewer elements is not worth sharing."""
 
+MOST_ALONE = 64
+"""A work-item folds this many elements alone at most, where there are enough results."""
+
 MOST_TILES = 4
 """Register tiles of rows that share a pass over all columns, so that each is fetched once."""
 
@@ -234,7 +237,7 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
     strides = flat_strides(group.lift[0], setting.orders)
     shared = max(group.over, key=lambda a: (strides.get(a) == 1, a.extent), default=None)
-    if shared is None or _reduced_points(group) < SHORT_REDUCTION:
+    if shared is None or _stays_whole(group, strides.get(shared) == 1, profile):
         _take_lanes(draft, axes, profile.lanes)
     elif profile.reduction_lanes > 1:
         _share_among_lanes(draft, axes, shared, profile)
@@ -247,6 +250,14 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     if loops:
         draft.steps.append(Reorder(tuple(a.name for a in loops)))
     return tuple(draft.steps)
+
+
+def _stays_whole(group: Group, is_near: bool, profile: Profile) -> bool:
+    """Whether one work-item folds a result alone: it is short, or there are enough of them and
+    those of neighbours, not one's own elements, lie side by side."""
+    count = _reduced_points(group)
+    enough = profile.reduction_lanes > 1 and group.points >= profile.lanes * profile.groups
+    return count < SHORT_REDUCTION or (count <= MOST_ALONE and enough and not is_near)
 
 
 def _share_among_lanes(draft: Draft, axes: list[Axis], shared: Axis, profile: Profile) -> None:

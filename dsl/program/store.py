@@ -143,13 +143,19 @@ def remove(place: Path) -> None:
 
 def _exchange(part: Path, place: Path) -> None:
     """Puts `part` where `place` is. Of two who do so at once one wins: either will do."""
-    if os.path.lexists(place):
-        remove(place)
-    try:
-        part.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise
+    for attempt in range(TRIES):
+        if os.path.lexists(place):
+            remove(place)
+        try:
+            part.rename(place)
+        except OSError:
+            if place.is_dir():
+                return
+            if attempt == TRIES - 1:
+                raise
+        else:
+            return
+        # Another process's entry was here, and is already gone again.
 
 
 def digest(path: Path) -> str:

@@ -36,10 +36,12 @@ MIN_GROUPS = 32
 
 def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, tuple[Step, ...]]:
     """A group as it is computed, with the inner groups that the target wants, and its schedule."""
-    whole = with_operands(group, lanes, setting)
     form = contraction(group)
-    if whole is not None and form is not None and lanes is not None:
-        return whole, operand_steps(whole, form, lanes, setting)
+    if form is not None:
+        whole = with_operands(group, lanes, setting)
+        setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
+        if lanes is not None and not isinstance(whole, str):
+            return whole, operand_steps(whole, form, lanes, setting)
     return group, steps_for(group, lanes, setting)
 
 

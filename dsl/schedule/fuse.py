@@ -125,7 +125,7 @@ def _own_epilogues(
     last = max(found, key=lambda r: depth[r], default=None)
     if last is None:
         return set()
-    own = set()
+    own: set[Node] = set()
     for source in sources(node):
         if not isinstance(source, Map) or source not in dissolved or is_view(bodies[source][0]):
             continue

@@ -32,7 +32,7 @@ from sdlc.program.profile_trace import Phase, Track
 if TYPE_CHECKING:
     from sdlc.api import Request
     from sdlc.graph.node import Graph
-    from sdlc.models.pipeline import Network
+    from sdlc.models.networks import Network
     from sdlc.program.device import Device
     from sdlc.program.program import Program
     from sdlc.target import Target
@@ -109,7 +109,8 @@ def requests(program: Path, target: Target, what: Mapping[str, Any]) -> dict[str
     if program.suffix == ".sdl" or program.is_file():
         return {program.stem: replace(request_from(program, "cpu", **what), target=target)}
     from sdlc.models.folder import default_folder, load_folder
-    from sdlc.models.pipeline import GenerateSettings, networks
+    from sdlc.models.networks import networks
+    from sdlc.models.settings import GenerateSettings
     from sdlc.program.records import records_path
 
     shipped = default_folder().parent

@@ -101,7 +101,7 @@ class Model:
 
     @property
     def latent_channels(self) -> int:
-        return _whole(self.unet, "in_channels", 4)
+        return _whole(self.vae, "latent_channels", 4)
 
 
 def default_folder() -> Path:

@@ -1,8 +1,8 @@
 """Samplers: what each asks the network, and the coefficients of its updates, one row an evaluation.
 
 In: a scheduler_config.json of diffusers, a sampler's name, a number of steps. Out: `Schedule` with
-the table that `samplers.sdl` reads, which says what its columns are. Invariant: every coefficient is
-finite; they are computed in f64. Sources: stand with each sampler in `samplers.sdl`.
+the table that `samplers.sdl` reads, which says what its columns are. Invariant: every coefficient
+is finite; they are computed in f64. Sources: stand with each sampler in `samplers.sdl`.
 
     make_schedule({"beta_schedule": "scaled_linear", …}, Plan("dpm++", 20)).table.shape == (20, 14)
 """
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
 from sdlc.models.scheduler import (
-    LEAST,
     Config,
     Floats,
     alphas,
@@ -111,7 +111,7 @@ def _spread(config: Config, sampler: Sampler, first: float) -> float:
     return first if spacing in ("linspace", "trailing") else (first**2 + 1) ** 0.5
 
 
-# ---- samplers that know the share of the picture at each trained time -----------------------------
+# ---- samplers that know the share of the picture at each trained time ----------------------------
 
 
 def _ddim(config: Config, plan: Plan) -> tuple[Floats, Floats]:
@@ -134,9 +134,8 @@ def _lcm(config: Config, plan: Plan) -> tuple[Floats, Floats]:
     scaled, width = times * real(config, "timestep_scaling", 10.0), 0.5
     skip = width**2 / (scaled**2 + width**2)
     out = scaled / np.sqrt(scaled**2 + width**2)
-    return times.astype(np.float64), _table(
-        times, 1.0, *_shares(here), *_shares(there), skip, out
-    )
+    table = _table(times, 1.0, *_shares(here), *_shares(there), skip, out)
+    return times.astype(np.float64), table
 
 
 def _pndm(config: Config, plan: Plan) -> tuple[Floats, Floats]:
@@ -160,7 +159,7 @@ def _pndm(config: Config, plan: Plan) -> tuple[Floats, Floats]:
     return asked.astype(np.float64), _padded(np.array(rows, np.float64))
 
 
-def _at(config: Config, times: Array) -> Floats:
+def _at(config: Config, times: npt.NDArray[np.int64]) -> Floats:
     """The product of 1 - beta up to each time; before the first, the model's last share."""
     kept = alphas(config)
     last = 1.0 if config.get("set_alpha_to_one", True) else kept[0]
@@ -325,7 +324,7 @@ def _shares(kept: Floats) -> tuple[Floats, Floats]:
     return np.sqrt(kept), np.sqrt(1 - kept)
 
 
-def _table(times: Array, *columns: Floats | float) -> Floats:
+def _table(times: Array, *columns: Array | float) -> Floats:
     full = [np.broadcast_to(np.asarray(c, np.float64), times.shape) for c in (times, *columns)]
     return _padded(np.stack(full, 1))
 

@@ -62,7 +62,8 @@ def _betas(config: Config) -> Floats:
         case "squaredcos_cap_v2":
             kept = np.array([cos((i / count + 0.008) / 1.008 * pi / 2) ** 2 for i in range(count)])
             kept = np.append(kept, cos(pi / 2) ** 2)
-            return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+            betas: Floats = np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+            return betas
         case other:
             raise unknown("beta_schedule", other, ("linear", "scaled_linear", "squaredcos_cap_v2"))
 
@@ -79,7 +80,7 @@ def spaced(config: Config, steps: int, default: str = "leading", between: int = 
             rising = rising + min(whole(config, "steps_offset", 0), room)
         case "trailing":
             falling = np.rint(np.arange(trained, 0, -trained / steps)) - 1
-            return np.clip(falling[:steps], 0, trained - 1)
+            rising = falling[:steps][::-1]
         case "linspace":
             rising = np.linspace(0, trained - 1, count)
         case other:

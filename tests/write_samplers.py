@@ -3,9 +3,9 @@
     pip install '.[parity]'
     python tests/write_samplers.py
 
-Each case of `CASES` is a name, the scheduler's class, settings and a number of steps. The file holds,
-for each: `times`, `start` (its first latents), `predictions`, `noise` and `latents` after each
-evaluation; the settings are its metadata.
+Each case of `CASES` is a name, the scheduler's class, settings and a number of steps. The file
+holds, for each: `times`, `start` (its first latents), `predictions`, `noise` and `latents` after
+each evaluation; the settings are its metadata.
 """
 
 from __future__ import annotations

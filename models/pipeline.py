@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sdlc.graph.types import Array
-from sdlc.models.folder import Model, load_folder
+from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
+from sdlc.models.model import load_model
 from sdlc.models.networks import SIZE_NUMBERS, compiled, networks, tokenizers_of
 from sdlc.models.painter import Noise, Painter, Ready, check_finite
 from sdlc.models.samplers import SAMPLERS, make_schedule, sampler_of
@@ -52,7 +53,7 @@ def generate(settings: GenerateSettings, report: Report | None = None) -> Pictur
     from sdlc.backends.devices import open_device
 
     tell = report or (lambda _: None)
-    folder = load_folder(settings.model)
+    folder = load_model(settings.model, settings.prediction)
     check_settings(settings, folder)
     painter = _compiled(settings, folder, open_device(settings.device), tell)
     painter.keep = settings.keep_loaded

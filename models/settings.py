@@ -31,11 +31,12 @@ class GenerateSettings:
     says. `rescale` (0 … 1) brings guided predictions back to the spread of those with the text.
     `clip_skip` leaves out the last layers of the text encoder. `keep_loaded` keeps each network's
     weights on the device while others run. The networks are rewritten by the rules in `only`, None
-    for the default ones, less those in `without`."""
+    for the default ones, less those in `without`. `model` is what `models.model.load_model` takes;
+    `prediction` says what the network of a checkpoint predicts, where its file does not."""
 
     prompt: str
     negative: str = ""
-    model: Path | None = None
+    model: Path | str | None = None
     device: str | None = None
     steps: int = 20
     guidance: float = 5.0
@@ -46,6 +47,7 @@ class GenerateSettings:
     preview: int = 0
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
+    prediction: str | None = None
     sampler: str | None = None
     karras: bool | None = None
     rescale: float = 0.0

@@ -15,6 +15,7 @@ from sdlc.graph.expr import Axis, Expr, reads_of
 from sdlc.schedule.affine import affine
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Step, Tile
+from sdlc.schedule.reasons import Journal
 from sdlc.target import Profile
 
 
@@ -26,6 +27,8 @@ class Setting:
     max_groups: int
     orders: Orders
     local_bytes: int = 1 << 30
+    journal: Journal = field(default_factory=Journal, compare=False)
+    """Where a tactic says what it did not do, and why."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from sdlc.graph.node import Input
 from sdlc.graph.types import DType
 from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vector_width
+from sdlc.schedule.factor import local_statistics
 from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft
@@ -53,22 +54,30 @@ class Shape:
         return self.columns * self.across
 
 
-def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group | None:
-    """The contraction with its factors as inner groups, if local memory pays for it."""
+def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group | str:
+    """The contraction with its factors as inner groups, or why local memory does not pay for
+    it."""
     form = contraction(group)
-    if not setting.profile.slice or form is None or lanes is None or group.inner:
-        return None
+    if form is None or len(group.inner) > 1:
+        return "it is no contraction on its own"
+    if not setting.profile.slice:
+        return "factors do not pass through local memory on the target"
+    if lanes is None or lanes not in form.n:
+        return "its vectors do not run along the right factor"
+    if prod(a.extent for a in form.m) < LEAST:
+        return f"it has fewer than {LEAST} rows"
     depth, axis = _depth(form, setting)
-    small = prod(a.extent for a in form.m) < LEAST or lanes not in form.n
-    if small or axis is None or depth < 4 or any(_is_gather(e) for e in (form.left, *form.rights)):
-        return None
+    if axis is None or depth < LEAST_STEPS:
+        return "what is summed over has no slices that are long enough"
+    if any(_is_gather(e) for e in (form.left, *form.rights)):
+        return "an index of a factor is read from memory"
     left = _operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
     rights = [
         _operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
         for n, e in enumerate(form.rights)
     ]
     lift = tuple(apply("mul", _read(left), _read(right)) for right in rights)
-    return replace(group, lift=lift, inner=(left, *rights))
+    return replace(group, lift=lift, inner=(*group.inner, left, *rights))
 
 
 def _is_gather(expr: Expr) -> bool:
@@ -142,6 +151,9 @@ def _tiled(
     _slices(draft, axis.name, depth, shape, setting)
     vector = setting.profile.vector
     for part in reversed(group.inner):
+        if part.monoid is not None:
+            local_statistics(draft, part)
+            continue
         pad = vector if part.name == "left" else 0
         draft.take(Stage(part.name, axis.name, Place.LOCAL, pad))
         stage = next(s for s in draft.nest.stages if s.value == part.name)

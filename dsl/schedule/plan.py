@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from sdlc.graph.expr import Axis
 from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.graph.node import Graph
+from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import Setting
+from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
@@ -22,8 +24,10 @@ from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector
 from sdlc.schedule.merge import pair, siblings
 from sdlc.schedule.nest import Nest, Refused, Step, schedule
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
+from sdlc.schedule.reasons import Journal, Reason
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import nest_rows
+from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import tactic
 from sdlc.schedule.transform import nest_transforms
@@ -48,6 +52,8 @@ class Scheduled:
     """What became of a tuning record for this group, for people."""
     planned: Group | None = None
     """The group before its tactic gave it inner groups, where it did."""
+    reasons: tuple[Reason, ...] = ()
+    """What the moves that may be made did about it, and why not."""
 
     @property
     def base(self) -> Group:
@@ -85,37 +91,67 @@ def plan(
     has for it and that is legal, else the default. `results` are the orders that the graph's
     outputs have in storage where they are not row-major; `enabled` names the mechanisms that may
     be used (`graph.mechanisms.SCHEDULED`)."""
-    groups = groups_of(graph, target, enabled)
+    journal = Journal()
+    groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
     profile = target.profile
     if "local_operands" not in enabled:
         profile = replace(profile, slice=0)
-    setting = Setting(profile, target.caps.max_groups, orders, target.caps.local_bytes)
+    setting = Setting(profile, target.caps.max_groups, orders, target.caps.local_bytes, journal)
+    if "split_reductions" in enabled:
+        groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
+        setting = replace(setting, orders=orders)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)
         point = choices.get(digest_of(group, lanes, orders, {})) if choices else None
-        made.append(scheduled(group, lanes, setting, target, point or DEFAULT))
+        item = scheduled(group, lanes, setting, target, point or DEFAULT)
+        reasons = tuple(r for r in journal.of(item.group) if r[0] in enabled)
+        made.append(replace(item, reasons=reasons))
     return Plan(tuple(made), orders, enabled=enabled)
 
 
-def groups_of(graph: Graph, target: Target, enabled: frozenset[str]) -> tuple[Group, ...]:
-    """What the kernels compute, in execution order."""
+def _split(
+    groups: tuple[Group, ...],
+    orders: Orders,
+    vectors: dict[Value, Axis],
+    kept: Orders,
+    setting: Setting,
+    target: Target,
+) -> tuple[tuple[Group, ...], Orders, dict[Value, Axis]]:
+    """The groups with reductions in parts where that pays, and their storage orders."""
+
+    def estimating(group: Group, lanes: Axis | None, orders: Orders) -> Estimate:
+        here = replace(setting, orders=orders, journal=Journal())
+        return estimate(scheduled(group, lanes, here, target, DEFAULT), target, orders)
+
+    made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
+    if len(made) == len(groups):
+        return groups, orders, vectors
+    return made, *assign_orders(made, kept, target.profile.vector)
+
+
+def groups_of(
+    graph: Graph, target: Target, enabled: frozenset[str], journal: Journal
+) -> tuple[Group, ...]:
+    """What the kernels compute, in execution order; `journal` is told what moves did and why."""
     buffers, profile = target.caps.max_storage_buffers, target.profile
     max_reads = max(4, buffers - 3)
     results = frozenset(n for _, n, _ in graph.outputs)
-    groups = fuse(graph, max_reads, enabled)
+    groups = fuse(graph, max_reads, enabled, journal)
     if "nest_transforms" in enabled:
-        groups = nest_transforms(groups, results)
+        groups = nest_transforms(groups, results, journal)
     if "pair_reductions" in enabled:
-        groups = pair(groups, results, max_reads)
+        groups = pair(groups, results, max_reads, journal)
     if "share_operand" in enabled:
-        groups = siblings(groups, buffers)
+        groups = siblings(groups, buffers, journal)
     if "rows" in enabled:
-        groups = nest_rows(groups, results, profile)
-    if "fold_blocks" in enabled and profile.block:
-        groups = carry(groups, results, profile)
+        groups = nest_rows(groups, results, profile, journal)
+    if "nest_factors" in enabled:
+        groups = nest_factors(groups, results, target, journal)
+    if "fold_blocks" in enabled:
+        groups = carry(groups, results, profile, journal)
     return groups
 
 

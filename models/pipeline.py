@@ -53,7 +53,7 @@ def generate(settings: GenerateSettings, report: Report | None = None) -> Pictur
     from sdlc.backends.devices import open_device
 
     tell = report or (lambda _: None)
-    folder = load_model(settings.model, settings.prediction)
+    folder = load_model(settings.model, settings.prediction, settings.loras)
     check_settings(settings, folder)
     painter = _compiled(settings, folder, open_device(settings.device), tell)
     painter.keep = settings.keep_loaded
@@ -147,6 +147,7 @@ def describe(settings: GenerateSettings, painter: Painter) -> dict[str, object]:
         "prompt": settings.prompt,
         "negative": settings.negative,
         "model": painter.folder.name,
+        **({"lora": ", ".join(map(str, settings.loras))} if settings.loras else {}),
         "device": painter.device.info.name,
         "steps": settings.steps,
         "guidance": settings.guidance,

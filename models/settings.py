@@ -17,6 +17,7 @@ import numpy as np
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.models.folder import Model
+from sdlc.models.lora import Lora
 from sdlc.models.samplers import SAMPLERS, Plan, sampler_of
 
 MAX_SIZE = 4096
@@ -32,7 +33,8 @@ class GenerateSettings:
     `clip_skip` leaves out the last layers of the text encoder. `keep_loaded` keeps each network's
     weights on the device while others run. The networks are rewritten by the rules in `only`, None
     for the default ones, less those in `without`. `model` is what `models.model.load_model` takes;
-    `prediction` says what the network of a checkpoint predicts, where its file does not."""
+    `prediction` says what the network of a checkpoint predicts, where its file does not; `loras` change its
+    weights."""
 
     prompt: str
     negative: str = ""
@@ -48,6 +50,7 @@ class GenerateSettings:
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     prediction: str | None = None
+    loras: tuple[Lora, ...] = ()
     sampler: str | None = None
     karras: bool | None = None
     rescale: float = 0.0

@@ -33,8 +33,8 @@ class GenerateSettings:
     `clip_skip` leaves out the last layers of the text encoder. `keep_loaded` keeps each network's
     weights on the device while others run. The networks are rewritten by the rules in `only`, None
     for the default ones, less those in `without`. `model` is what `models.model.load_model` takes;
-    `prediction` says what the network of a checkpoint predicts, where its file does not; `loras` change its
-    weights."""
+    `prediction` says what the network of a checkpoint predicts, where its file does not; `loras`
+    change its weights."""
 
     prompt: str
     negative: str = ""

@@ -10,10 +10,11 @@ registers; any other reduction is shared by vector lanes or work-items along its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 
 from sdlc.graph.expr import Axis, axes_of, reads_of
+from sdlc.schedule.across import across_steps, with_rows
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
@@ -34,13 +35,22 @@ MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
 
 
-def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, tuple[Step, ...]]:
-    """A group as it is computed, with the inner groups that the target wants, and its schedule."""
+def tactics(
+    group: Group, lanes: Axis | None, setting: Setting
+) -> Iterator[tuple[Group, tuple[Step, ...]]]:
+    """The ways to compute a group, the default first: the group with the inner groups that this
+    way wants, and its schedule."""
     whole = with_operands(group, lanes, setting)
     form = contraction(group)
     if whole is not None and form is not None and lanes is not None:
-        return whole, operand_steps(whole, form, lanes, setting)
-    return group, steps_for(group, lanes, setting)
+        yield whole, operand_steps(whole, form, lanes, setting)
+        return
+    yield group, steps_for(group, lanes, setting)
+    is_private = group.inner and setting.profile.reduction_lanes == 1
+    if is_private and group.monoid is not None and "vector_rows" in setting.enabled:
+        held = with_rows(group, setting)
+        if held is not None:
+            yield held, across_steps(held, setting)
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:

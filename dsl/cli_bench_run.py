@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdlc.graph.types import Array, DType
-from sdlc.language.diagnostics import failure
 from sdlc.program.execute import Executable
 from sdlc.program.profile import Measured, profile
 from sdlc.program.profile_data import RandomWeights, random_inputs
@@ -32,7 +31,6 @@ from sdlc.program.profile_trace import Phase, Track
 if TYPE_CHECKING:
     from sdlc.api import Request
     from sdlc.graph.node import Graph
-    from sdlc.models.pipeline import Network
     from sdlc.program.device import Device
     from sdlc.program.program import Program
     from sdlc.target import Target
@@ -104,47 +102,14 @@ def requests(program: Path, target: Target, what: Mapping[str, Any]) -> dict[str
 
     Raises SdlError (K001) for what is neither.
     """
-    from sdlc.cli_common import request_from
+    from sdlc.cli_common import request_of_file
+    from sdlc.cli_models import is_model, model_requests
 
-    if program.suffix == ".sdl" or program.is_file():
-        return {program.stem: replace(request_from(program, "cpu", **what), target=target)}
-    from sdlc.models.folder import default_folder, load_folder
-    from sdlc.models.pipeline import GenerateSettings, networks
-    from sdlc.program.records import records_path
-
-    shipped = default_folder().parent
-    folder, part = program, ""
-    if program.parts[:1] == (shipped.name,) and not program.exists():
-        folder = default_folder().joinpath(*program.parts[1:])
-    if not (folder / "model_index.json").is_file() and folder.parent.is_dir():
-        folder, part = folder.parent, folder.name
-    if not (folder / "model_index.json").is_file():
-        message = f"there is no program or model `{program}`"
-        help = f"give a .sdl file, a diffusers folder or a part of one, or {shipped.name}"
-        raise failure("K001", message, help)
-    model = load_folder(folder)
-    found = {n.part: n for n in networks(model, GenerateSettings("")) if part in ("", n.part)}
-    if not found:
-        message = f"`{part}` is no network of the model in `{folder}`"
-        raise failure("K001", message, "give its unet, vae or text_encoder")
-    known = {size for network in found.values() for size in network.sizes}
-    records = what.get("records") or records_path(folder)
-    made = {n: _network_request(network, target, what, known) for n, network in found.items()}
-    return {n: replace(request, records=records) for n, request in made.items()}
-
-
-def _network_request(
-    network: Network, target: Target, what: Mapping[str, Any], known: Collection[str]
-) -> Request:
-    """`known` are the sizes that any network of the model has: a network leaves out the others'."""
-    from sdlc.cli_common import parse_sizes, request_from
-    from sdlc.models.folder import SOURCES
-
-    given = parse_sizes(what["sizes"])
-    own = {n: size for n, size in given.items() if n in network.sizes or n not in known}
-    asked = {**what, "sizes": (), "configs": (network.config, *what["configs"])}
-    request = request_from(SOURCES / network.source, "cpu", **asked)
-    return replace(request, target=target, sizes={**network.sizes, **own})
+    if is_model(program):
+        found = model_requests(program, "cpu", what)
+    else:
+        found = {program.stem: request_of_file(program, "cpu", **what)}
+    return {name: replace(request, target=target) for name, request in found.items()}
 
 
 # ---- taking the time -----------------------------------------------------------------------------

@@ -60,8 +60,14 @@ def parse_size(
 )
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
-    help="A folder in the diffusers layout (default: the model that is shipped).",
+    metavar="MODEL",
+    help="A folder in the diffusers layout, a .safetensors checkpoint, or a name of the hub "
+    "(default: the model that is shipped).",
+)
+@click.option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v_prediction"]),
+    help="What a checkpoint's network predicts, where the file does not say.",
 )
 @click.option("--device", metavar="DEVICE", help="Where to run; `sdlc devices` lists them.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True)

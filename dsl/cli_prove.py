@@ -153,10 +153,11 @@ def _jobs(file: Path, target: Target, source: dict[str, Any]) -> list[Job]:
 
 def _networks(folder: Path, target: Target, source: dict[str, Any]) -> list[Job]:
     """The programs of a model's folder; --set changes sizes that it has."""
-    from sdlc.models.folder import SOURCES, load_folder
+    from sdlc.models.folder import SOURCES
+    from sdlc.models.model import load_model
     from sdlc.models.pipeline import GenerateSettings, networks
 
-    model = load_folder(folder)
+    model = load_model(folder)
     asked = parse_sizes(source["sizes"])
     found = []
     for network in networks(model, GenerateSettings(prompt="")):

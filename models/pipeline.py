@@ -25,11 +25,12 @@ from sdlc.language.elaborate import build
 from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.library import load
 from sdlc.models.cache import Compiled, kept, key_of
-from sdlc.models.folder import SOURCES, ModelFolder, load_folder
+from sdlc.models.folder import SOURCES, Model
 from sdlc.models.image import to_pixels
+from sdlc.models.model import load_model
 from sdlc.models.scheduler import Schedule, make_schedule
 from sdlc.models.tokenizer import load_tokenizer
-from sdlc.models.weights import check_weights, load_weights
+from sdlc.models.weights import check_weights
 from sdlc.program.device import Device
 from sdlc.program.execute import Executable
 from sdlc.program.load import fitting
@@ -49,11 +50,12 @@ class GenerateSettings:
     """What to draw and how. `size` is (width, height) in pixels, None for the model's own; picture
     i of a batch has the noise of seed + i; `preview` n > 0 decodes the latents every n steps. The
     networks are rewritten by the rules in `only`, None for the default ones, less those in
-    `without`."""
+    `without`. `model` is what `models.model.load_model` takes; `prediction` says what the network
+    of a checkpoint predicts, where its file does not."""
 
     prompt: str
     negative: str = ""
-    model: Path | None = None
+    model: Path | str | None = None
     device: str | None = None
     steps: int = 20
     guidance: float = 5.0
@@ -64,6 +66,7 @@ class GenerateSettings:
     preview: int = 0
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
+    prediction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class Network:
 class Painter:
     """The compiled networks of a model on a device, ready to draw pictures of one size."""
 
-    folder: ModelFolder
+    folder: Model
     device: Device
     batch: int
     latent_shape: tuple[int, int, int]
@@ -122,7 +125,7 @@ class Painter:
 
     def encode(self, prompt: str, negative: str) -> Array:
         """The context f32[2 b, t, d]: b times the negative text, then b times the prompt."""
-        tokenizer = load_tokenizer(self.folder.path / "tokenizer", self.folder.tokens)
+        tokenizer = load_tokenizer(self.folder.tokenizers["tokenizer"], self.folder.tokens)
         encoded = [tokenizer.encode(text) for text in (negative, prompt)]
         self.warnings += [_cut_warning(e.cut, tokenizer.length) for e in encoded if e.cut]
         states = self.encoder.run({"ids": np.stack([e.ids for e in encoded])})["out"]
@@ -160,13 +163,13 @@ def generate(settings: GenerateSettings, report: Report | None = None) -> Pictur
     from sdlc.backends.devices import open_device
 
     tell = report or (lambda _: None)
-    folder = load_folder(settings.model)
+    folder = load_model(settings.model, settings.prediction)
     check_settings(settings, folder)
     painter = prepare(settings, folder, open_device(settings.device), tell)
     return draw(painter, settings, tell)
 
 
-def check_settings(settings: GenerateSettings, folder: ModelFolder) -> None:
+def check_settings(settings: GenerateSettings, folder: Model) -> None:
     """Raises SdlError for numbers that cannot work."""
     width, height = settings.size or folder.default_size
     granule = folder.granule
@@ -192,7 +195,7 @@ def check_settings(settings: GenerateSettings, folder: ModelFolder) -> None:
         raise failure("G002", f"the seed {settings.seed}", help="give a whole number from 0")
 
 
-def networks(folder: ModelFolder, settings: GenerateSettings) -> tuple[Network, ...]:
+def networks(folder: Model, settings: GenerateSettings) -> tuple[Network, ...]:
     """The three programs of a picture, with their configuration and sizes."""
     width, height = settings.size or folder.default_size
     h, w = height // folder.pixels_per_latent, width // folder.pixels_per_latent
@@ -212,7 +215,7 @@ def networks(folder: ModelFolder, settings: GenerateSettings) -> tuple[Network, 
 
 def compile_network(
     network: Network,
-    folder: ModelFolder,
+    folder: Model,
     target: Target,
     precision: DType,
     choices: Choices = NO_CHOICES,
@@ -221,17 +224,17 @@ def compile_network(
     what tuning found for its kernels."""
     library = load(SOURCES / network.source)
     graph = build(library, None, network.sizes, network.config, precision)
-    part = folder.path / network.part
-    check_weights(graph, load_weights(part), library.sources, str(part))
+    place = str(folder.path / network.part)
+    check_weights(graph, folder.weights(network.part), library.sources, place)
     rules = chosen_rules(library, network.without, network.only)
     return compile_graph(graph, target, precision, rules, choices)
 
 
 def _compiled(
-    network: Network, folder: ModelFolder, target: Target, precision: DType, device: Device
+    network: Network, folder: Model, target: Target, precision: DType, device: Device
 ) -> Compiled:
     """The program of one network, kept from an earlier picture where nothing has changed since."""
-    weights = load_weights(folder.path / network.part)
+    weights = folder.weights(network.part)
     choices = choices_of(records_path(folder.path), target.name, device_text(device.info))
     rules = network.without, network.only
     described = (network.source, network.config, network.sizes, precision.value, dict(choices))
@@ -243,21 +246,19 @@ def _compiled(
     )
 
 
-def prepare(
-    settings: GenerateSettings, folder: ModelFolder, device: Device, tell: Report
-) -> Painter:
+def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Report) -> Painter:
     """Compiles the networks for a device and loads their weights."""
     from sdlc.backends.devices import target_of
 
     schedule = make_schedule(folder.scheduler, settings.steps)
-    load_tokenizer(folder.path / "tokenizer", folder.tokens)  # what it lacks is said first
+    load_tokenizer(folder.tokenizers["tokenizer"], folder.tokens)  # what it lacks is said first
     target = target_of(device.info)
     parts = networks(folder, settings)
     tell(Progress("compile", 0, len(parts), 0.0))
     ready: list[Executable] = []
     for done, network in enumerate(parts, 1):
         begin = time.perf_counter()
-        weights = load_weights(folder.path / network.part)
+        weights = folder.weights(network.part)
         program, texts = _compiled(network, folder, target, settings.precision, device)
         feedback = FEEDBACK if network.part == "unet" else {}
         ready.append(Executable(program, device, weights, texts, feedback))
@@ -306,9 +307,7 @@ def describe(settings: GenerateSettings, painter: Painter) -> dict[str, object]:
         "Software": "sdlc",
         "prompt": settings.prompt,
         "negative": settings.negative,
-        "model": painter.folder.path.resolve().parent.name
-        if painter.folder.path.name == "pipeline"
-        else painter.folder.path.resolve().name,
+        "model": painter.folder.name,
         "device": painter.device.info.name,
         "steps": settings.steps,
         "guidance": settings.guidance,

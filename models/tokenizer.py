@@ -18,6 +18,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
+from sdlc.models.vocabulary import Vocabulary, clip_vocabulary
 
 DEFAULT_LENGTH = 77
 CONTRACTIONS = "|".join(f"'{ending}" for ending in ("s", "t", "re", "ve", "m", "ll", "d"))
@@ -58,9 +59,8 @@ class ClipTokenizer:
 def load_tokenizer(folder: Path, length: int | None = None) -> ClipTokenizer:
     """The tokenizer of a diffusers folder. `length` is the text encoder's; the tokenizer's own
     `model_max_length` counts where it is less."""
-    vocabulary = _json(folder / "vocab.json")
-    merges = _merges(folder / "merges.txt")
     config = _json(folder / "tokenizer_config.json", optional=True)
+    vocabulary, merges = _vocabulary(folder, config)
     special = _json(folder / "special_tokens_map.json", optional=True)
     names = {
         role: _content(special.get(role, config.get(role, default)))
@@ -103,6 +103,13 @@ def _bpe(
     )
     tokenizer.add_special_tokens(special)
     return tokenizer
+
+
+def _vocabulary(folder: Path, config: dict[str, int]) -> Vocabulary:
+    """The vocabulary of a folder; sdlc's own folders name one that is shipped once."""
+    if str(config.get("vocabulary", "")) == "clip":
+        return clip_vocabulary()
+    return _json(folder / "vocab.json"), _merges(folder / "merges.txt")
 
 
 def _merges(file: Path) -> list[tuple[str, str]]:

@@ -132,10 +132,11 @@ def test_rules_say_what_they_did_to_each_group() -> None:
     first, *_, last = (k.group.stores[0].node for k in parts[0].plan.kernels)
     attempts = (Tried("alpha", first, True, ""), Tried("alpha", last, False, "too <small>"))
     found = explaining.explain(explaining.Material(parts, compiled.target, (), (), attempts))
-    assert [v.name for v in found.groups[0].verdicts if v.fired] == ["alpha"]
+    said = [v for v in found.groups[0].verdicts if v.kind == "rule"]
+    assert [(v.name, v.fired, v.about) for v in said] == [("alpha", True, first.origin.path)]
     rule = next(r for r in found.rules if r.name == "alpha")
     assert (rule.fired, rule.missed, rule.reasons) == (1, 1, (("too <small>", 1),))
-    assert "rule alpha did not fire: too <small>" in str(found)
+    assert f"rule alpha did not fire for {last.origin.path}: too <small>" in str(found)
 
 
 def test_rules_that_are_off_are_listed() -> None:

@@ -74,7 +74,7 @@ def in_one_kernel(graph: Graph, profile: Profile, seed: int) -> int:
     inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
     allowed = tolerance(graph, inputs, {})
     ways = [*tactics(kernel.base, kernel.lanes, setting)]
-    for whole, steps in ways:
+    for _, whole, steps in ways:
         way = Scheduled(whole, steps, schedule(whole, steps), kernel.lanes)
         program = compile_plan(graph, replace(made, kernels=(way,)), target(profile))
         check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)

@@ -61,7 +61,6 @@ SCHEDULED: tuple[Rule, ...] = (
 
 DEFAULT = (
     "concat_read",
-    "concat_k",
     "halo",
     "flash_attention",
     "winograd_4",

@@ -35,13 +35,13 @@ from sdlc.program.explain_data import (
     TensorFacts,
     Verdict,
 )
-from sdlc.program.explain_lines import Meaning, line_nodes, meaning_of, nodes_of
+from sdlc.program.explain_lines import Meaning, line_nodes, meaning_of
 from sdlc.program.memory import Lifetime, lifetimes_of
 from sdlc.program.pipeline import load_plan, tensors_of
 from sdlc.program.program import Dispatch, Program
 from sdlc.program.values import describe
 from sdlc.schedule.cost import Estimate, estimate
-from sdlc.schedule.group import Group
+from sdlc.schedule.group import Group, nodes_of
 from sdlc.schedule.plan import Plan, Scheduled
 from sdlc.schedule.show import show_step
 from sdlc.target import Target
@@ -235,11 +235,15 @@ def _last_line(span: Span) -> int:
 def _verdicts(item: Scheduled, attempts: Sequence[Attempted]) -> tuple[Verdict, ...]:
     """What rules reported of the group's nodes, then what its schedule says of itself; what fired
     first."""
-    found = [Verdict("rule", a.rule, a.fired, a.why) for a in attempts]
-    found += [Verdict("schedule", *reason) for reason in getattr(item, "reasons", ())]
+    found = [Verdict("rule", a.rule, a.fired, a.why, _about(a)) for a in attempts]
+    found += [Verdict("schedule", *reason) for reason in item.reasons]
     if item.note:
-        found.append(Verdict("schedule", "tuning", item.profile is not None, item.note))
+        found.append(Verdict("schedule", "tuning", item.profile is not None, item.note, ""))
     return tuple(dict.fromkeys(sorted(found, key=lambda v: (v.kind, not v.fired))))
+
+
+def _about(attempt: Attempted) -> str:
+    return "" if attempt.root is None else attempt.root.origin.path
 
 
 def _rules(groups: Iterable[GroupFacts]) -> tuple[RuleFacts, ...]:

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdlc.graph import expr as g
-from sdlc.graph.node import Map, Node, Reduce, expressions, reads, sources
+from sdlc.graph.node import Map, Node, Reduce, expressions, reads
 from sdlc.kernel import ir as k
-from sdlc.schedule.group import Group
+from sdlc.schedule.group import Group, nodes_of
 
 Value = tuple[Node, int]
 Nodes = frozenset[Node]
@@ -28,25 +28,6 @@ STATE = -1
 """In place of a field: the state of a reduction that is under way."""
 FUSED = {"fma": frozenset({"mul", "add"})}
 """What a kernel's own operators stand for in definitions."""
-
-
-def nodes_of(group: Group) -> tuple[Map | Reduce, ...]:
-    """The definitions that a group computes, those inlined included, sources before readers."""
-    outside = {node for node, _ in group.operands}
-    order: dict[Map | Reduce, None] = {}
-    stack: list[tuple[Node, bool]] = [(s.node, False) for s in reversed(group.stores)]
-    entered: set[Node] = set()
-    while stack:
-        node, done = stack.pop()
-        if not isinstance(node, (Map, Reduce)) or node in outside:
-            continue
-        if done:
-            order[node] = None
-        elif node not in entered:
-            entered.add(node)
-            stack.append((node, True))
-            stack.extend((s, False) for s in sources(node))
-    return tuple(order)
 
 
 @dataclass(frozen=True, slots=True)

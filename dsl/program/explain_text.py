@@ -102,8 +102,9 @@ def _number(item: GroupFacts | DispatchFacts) -> str:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """`rule x fired`, `rule x did not fire: why`."""
+    """`rule x fired for a.b`, `rule x did not fire for a.b: why`."""
     what = f"{verdict.kind} {verdict.name} {'fired' if verdict.fired else 'did not fire'}"
+    what += f" for {verdict.about}" if verdict.about else ""
     return f"{what}: {verdict.why}" if verdict.why else what
 
 

@@ -18,6 +18,7 @@ from sdlc.graph.hoist import Hoisted, hoist
 from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
 from sdlc.graph.rules import Rule, rewrite
 from sdlc.graph.types import Array, DType
+from sdlc.kernel.cut import cut_loops
 from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
 from sdlc.kernel.lower import loop_names, lower
@@ -43,6 +44,7 @@ Value = tuple[Node, int]
 
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
     ("simplify", lambda kernel, profile: simplify_kernel(kernel)),
+    ("cut", lambda kernel, profile: cut_loops(kernel)),
     ("gather", lambda kernel, profile: gather_loads(kernel, profile.gather)),
     ("prefetch", lambda kernel, profile: prefetch_slices(kernel, profile.depth)),
     ("partial sums", lambda kernel, profile: partial_sums(kernel, profile.partial_sums)),

@@ -31,15 +31,17 @@ MOST_COLUMNS = 160
 takes a driver seconds. Of more, each work-item has a part, and folds the rows for itself."""
 
 
-def with_rows(group: Group, setting: Setting) -> Group | None:
-    """The folded state with the factors that it reads row by row as inner groups of their own;
-    None where its rows do not fill a vector, or are not told apart from what it reads."""
+def with_rows(group: Group, setting: Setting) -> Group | str:
+    """The folded state with the factors that it reads row by row as inner groups of their own, or
+    why its rows cannot be lanes of a vector."""
     row, vector = _row(group), setting.profile.vector
+    if setting.profile.reduction_lanes > 1:
+        return "work-items share the folds of a work-group (profile.reduction_lanes)"
     if row is None or not 1 < vector <= row.extent:
-        return None
+        return f"no {vector} rows to fill a vector"
     places = row_of_parts(group, row)
     if places is None:
-        return None
+        return "an inner group is read elsewhere than at its row"
     held = group.held
     made: list[Group] = []
     for part in group.inner:

@@ -16,6 +16,7 @@ from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.schedule.affine import affine
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Step, Tile
+from sdlc.schedule.reasons import Journal
 from sdlc.target import Profile
 
 EVERY = frozenset(rule.name for rule in SCHEDULED)
@@ -31,6 +32,8 @@ class Setting:
     orders: Orders
     local_bytes: int = 1 << 30
     enabled: frozenset[str] = EVERY
+    journal: Journal = field(default_factory=Journal, compare=False)
+    """Where a tactic says what it did not do, and why."""
 
 
 @dataclass(slots=True)

@@ -53,15 +53,23 @@ class Shape:
         return self.columns * self.across
 
 
-def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group | None:
-    """The contraction with its factors as inner groups, if local memory pays for it."""
+def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group | str:
+    """The contraction with its factors as inner groups, or why local memory does not pay for
+    it."""
     form = contraction(group)
-    if not setting.profile.slice or form is None or lanes is None or group.inner:
-        return None
+    if form is None or group.inner:
+        return "it is no contraction on its own"
+    if not setting.profile.slice:
+        return "factors do not pass through local memory on the target"
+    if lanes is None or lanes not in form.n:
+        return "its vectors do not run along the right factor"
+    if prod(a.extent for a in form.m) < LEAST:
+        return f"it has fewer than {LEAST} rows"
     depth, axis = _depth(form, setting)
-    small = prod(a.extent for a in form.m) < LEAST or lanes not in form.n
-    if small or axis is None or depth < 4 or any(_is_gather(e) for e in (form.left, *form.rights)):
-        return None
+    if axis is None or depth < LEAST_STEPS:
+        return "what is summed over has no slices that are long enough"
+    if any(_is_gather(e) for e in (form.left, *form.rights)):
+        return "an index of a factor is read from memory"
     left = _operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
     rights = [
         _operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)

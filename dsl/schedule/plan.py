@@ -22,6 +22,7 @@ from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector
 from sdlc.schedule.merge import pair, siblings
 from sdlc.schedule.nest import Nest, Refused, Step, schedule
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
+from sdlc.schedule.reasons import Journal, Reason
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import nest_rows
 from sdlc.schedule.storage import Block
@@ -45,6 +46,8 @@ class Scheduled:
     """What became of a tuning record for this group, for people."""
     planned: Group | None = None
     """The group before its tactic gave it inner groups, where it did."""
+    reasons: tuple[Reason, ...] = ()
+    """What the moves that may be made did about it, and why not."""
 
     @property
     def base(self) -> Group:
@@ -82,38 +85,43 @@ def plan(
     has for it and that is legal, else the default. `results` are the orders that the graph's
     outputs have in storage where they are not row-major; `enabled` names the mechanisms that may
     be used (`graph.mechanisms.SCHEDULED`)."""
-    groups = groups_of(graph, target, enabled)
+    journal = Journal()
+    groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
     profile = target.profile
     if "local_operands" not in enabled:
         profile = replace(profile, slice=0)
     caps = target.caps
-    setting = Setting(profile, caps.max_groups, orders, caps.local_bytes, enabled)
+    setting = Setting(profile, caps.max_groups, orders, caps.local_bytes, enabled, journal)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)
         point = choices.get(digest_of(group, lanes, orders, {})) if choices else None
-        made.append(scheduled(group, lanes, setting, target, point or DEFAULT))
+        item = scheduled(group, lanes, setting, target, point or DEFAULT)
+        reasons = tuple(r for r in journal.of(item.group) if r[0] in enabled)
+        made.append(replace(item, reasons=reasons))
     return Plan(tuple(made), orders, enabled=enabled)
 
 
-def groups_of(graph: Graph, target: Target, enabled: frozenset[str]) -> tuple[Group, ...]:
-    """What the kernels compute, in execution order."""
+def groups_of(
+    graph: Graph, target: Target, enabled: frozenset[str], journal: Journal
+) -> tuple[Group, ...]:
+    """What the kernels compute, in execution order; `journal` is told what moves did and why."""
     buffers, profile = target.caps.max_storage_buffers, target.profile
     max_reads = max(4, buffers - 3)
     results = frozenset(n for _, n, _ in graph.outputs)
-    groups = fuse(graph, max_reads, enabled)
+    groups = fuse(graph, max_reads, enabled, journal)
     if "nest_transforms" in enabled:
-        groups = nest_transforms(groups, results)
+        groups = nest_transforms(groups, results, journal)
     if "pair_reductions" in enabled:
-        groups = pair(groups, results, max_reads)
+        groups = pair(groups, results, max_reads, journal)
     if "share_operand" in enabled:
-        groups = siblings(groups, buffers)
+        groups = siblings(groups, buffers, journal)
     if "rows" in enabled:
-        groups = nest_rows(groups, results, profile)
-    if "fold_blocks" in enabled and profile.block:
-        groups = carry(groups, results, profile)
+        groups = nest_rows(groups, results, profile, journal)
+    if "fold_blocks" in enabled:
+        groups = carry(groups, results, profile, journal)
     return groups
 
 
@@ -145,12 +153,17 @@ def at_point(
 
 def cheapest(group: Group, lanes: Axis | None, setting: Setting, target: Target) -> Scheduled:
     """The kernel by the tactic of the smallest estimate, where several could schedule the group."""
-    made = [
-        Scheduled(
+    made = {
+        name: Scheduled(
             whole, steps, schedule(whole, steps), lanes, planned=None if whole is group else group
         )
-        for whole, steps in tactics(group, lanes, setting)
-    ]
+        for name, whole, steps in tactics(group, lanes, setting)
+    }
     if len(made) == 1:
-        return made[0]
-    return min(made, key=lambda kernel: estimate(kernel, target, setting.orders).seconds)
+        return next(iter(made.values()))
+    seconds = {name: estimate(k, target, setting.orders).seconds for name, k in made.items()}
+    best = min(made, key=lambda name: seconds[name])
+    for name in made.keys() - {""}:
+        dearer = f"estimated at {1e3 * seconds[name]:.3g} ms instead of {1e3 * seconds[best]:.3g}"
+        setting.journal.tell(name, group, dearer if name != best else "")
+    return made[best]

@@ -15,11 +15,12 @@ from math import prod
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal
 from sdlc.graph.node import Node
-from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of
+from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_value
 from sdlc.schedule.contraction import constant_factor, contraction
 from sdlc.schedule.draft import Setting, bind_groups, flat_strides, vector_width
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.reasons import Journal
 from sdlc.schedule.staging import NestDraft
 from sdlc.target import Profile
 
@@ -28,7 +29,7 @@ MOST_ROW = 1 << 20
 
 
 def nest_rows(
-    groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile
+    groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile, journal: Journal
 ) -> tuple[Group, ...]:
     """The groups with every reduction that one map reads row by row inside that map, unless only
     vectors share a row and it has no room for them."""
@@ -41,14 +42,25 @@ def nest_rows(
         for source, _ in group.operands:
             at = producers.get(source)
             producer = made[at] if at is not None else None
-            if producer is None or source in kept or readers[source] != {number}:
+            if producer is None or not _is_statistics(producer):
                 continue
-            rows = _rows(group, source) if _is_statistics(producer) else None
-            if rows is not None and _pays(rows, profile):
+            why = shared_value(source, kept, readers) or _no_rows(group, source, profile)
+            journal.tell("rows", producer, why)
+            if not why:
                 assert at is not None
                 made[at], made[number] = None, _with_statistics(group, producer)
                 break
     return tuple(g for g in made if g is not None)
+
+
+def _no_rows(group: Group, source: Node, profile: Profile) -> str:
+    """Why a map does not compute the statistics that it reads, or ''."""
+    rows = _rows(group, source)
+    if rows is None:
+        return "its reader reads it in several ways, or in rows that are cut short"
+    if not _pays(rows, profile):
+        return "parts of a row do not fill vectors, and no work-items share one"
+    return ""
 
 
 def _pays(rows: dict[Axis, int], profile: Profile) -> bool:

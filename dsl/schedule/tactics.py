@@ -35,22 +35,26 @@ MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
 
 
-def tactics(
-    group: Group, lanes: Axis | None, setting: Setting
-) -> Iterator[tuple[Group, tuple[Step, ...]]]:
-    """The ways to compute a group, the default first: the group with the inner groups that this
-    way wants, and its schedule."""
-    whole = with_operands(group, lanes, setting)
+Way = tuple[str, Group, tuple[Step, ...]]
+"""A mechanism that is not the default one (or ''), a group as it is computed, and its schedule."""
+
+
+def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]:
+    """The ways to compute a group, the default first, each with the inner groups that it wants."""
     form = contraction(group)
-    if whole is not None and form is not None and lanes is not None:
-        yield whole, operand_steps(whole, form, lanes, setting)
-        return
-    yield group, steps_for(group, lanes, setting)
-    is_private = group.inner and setting.profile.reduction_lanes == 1
-    if is_private and group.monoid is not None and "vector_rows" in setting.enabled:
+    if form is not None:
+        whole = with_operands(group, lanes, setting)
+        setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
+        if lanes is not None and not isinstance(whole, str):
+            yield "", whole, operand_steps(whole, form, lanes, setting)
+            return
+    yield "", group, steps_for(group, lanes, setting)
+    if "vector_rows" in setting.enabled and group.inner and group.monoid is not None:
         held = with_rows(group, setting)
-        if held is not None:
-            yield held, across_steps(held, setting)
+        if isinstance(held, str):
+            setting.journal.tell("vector_rows", group, held)
+        else:
+            yield "vector_rows", held, across_steps(held, setting)
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:

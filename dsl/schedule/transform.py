@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Read
 from sdlc.graph.node import Node
-from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of
+from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_value
 from sdlc.schedule.contraction import constant_factor, period
 from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Place, Stage, Step, Tile, initial
+from sdlc.schedule.reasons import Journal
 from sdlc.schedule.region import moved_by
 from sdlc.schedule.staging import NestDraft
 
 
-def nest_transforms(groups: tuple[Group, ...], kept: frozenset[Node]) -> tuple[Group, ...]:
+def nest_transforms(
+    groups: tuple[Group, ...], kept: frozenset[Node], journal: Journal
+) -> tuple[Group, ...]:
     """The groups with every transform that only one other transform reads inside that one."""
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
@@ -33,16 +36,24 @@ def nest_transforms(groups: tuple[Group, ...], kept: frozenset[Node]) -> tuple[G
         for source, _ in group.operands:
             at = producers.get(source)
             producer = made[at] if at is not None else None
-            if producer is None or source in kept or readers[source] != {number}:
+            if producer is None or constant_factor(producer) is None:
                 continue
-            if constant_factor(producer) is None or arrangement(producer) is None:
-                continue
-            if not all(_stays(r) for r in group.reads if r.source is source):
-                continue
-            assert at is not None
-            current, made[at] = absorbed_into(current, producer), None
+            why = shared_value(source, kept, readers) or _apart(group, producer, source)
+            journal.tell("nest_transforms", producer, why)
+            if not why:
+                assert at is not None
+                current, made[at] = absorbed_into(current, producer), None
         made[number] = current
     return tuple(g for g in made if g is not None)
+
+
+def _apart(group: Group, producer: Group, source: Node) -> str:
+    """Why a transform is not computed inside the one that reads it, or ''."""
+    if arrangement(producer) is None:
+        return "it stores only a part of its value, or several"
+    if not all(_stays(r) for r in group.reads if r.source is source):
+        return "its reader would compute some of its elements more than once"
+    return ""
 
 
 def _stays(read: Read) -> bool:

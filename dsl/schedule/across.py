@@ -21,6 +21,7 @@ from sdlc.schedule.contraction import contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor
 from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.rescale import rescaled
 from sdlc.schedule.staging import NestDraft, row_axes
 
 SUMS = 16
@@ -29,6 +30,12 @@ SUMS = 16
 MOST_COLUMNS = 160
 """Columns that are written out for one work-item: their state is in the first cache, and more code
 takes a driver seconds. Of more, each work-item has a part, and folds the rows for itself."""
+
+
+def is_folded(group: Group) -> bool:
+    """Whether a group folds a rescaled state over blocks."""
+    monoid = group.monoid
+    return bool(group.inner) and monoid is not None and rescaled(monoid) is not None
 
 
 def with_rows(group: Group, setting: Setting) -> Group | str:

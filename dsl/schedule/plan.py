@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
-from sdlc.schedule.cost import estimate
+from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import EVERY, Setting
+from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
@@ -25,6 +26,7 @@ from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.reasons import Journal, Reason
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import nest_rows
+from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import tactics
 from sdlc.schedule.transform import nest_transforms
@@ -94,6 +96,9 @@ def plan(
         profile = replace(profile, slice=0)
     caps = target.caps
     setting = Setting(profile, caps.max_groups, orders, caps.local_bytes, enabled, journal)
+    if "split_reductions" in enabled:
+        groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
+        setting = replace(setting, orders=orders)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)
@@ -102,6 +107,26 @@ def plan(
         reasons = tuple(r for r in journal.of(item.group) if r[0] in enabled)
         made.append(replace(item, reasons=reasons))
     return Plan(tuple(made), orders, enabled=enabled)
+
+
+def _split(
+    groups: tuple[Group, ...],
+    orders: Orders,
+    vectors: dict[Value, Axis],
+    kept: Orders,
+    setting: Setting,
+    target: Target,
+) -> tuple[tuple[Group, ...], Orders, dict[Value, Axis]]:
+    """The groups with reductions in parts where that pays, and their storage orders."""
+
+    def estimating(group: Group, lanes: Axis | None, orders: Orders) -> Estimate:
+        here = replace(setting, orders=orders, journal=Journal())
+        return estimate(scheduled(group, lanes, here, target, DEFAULT), target, orders)
+
+    made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
+    if len(made) == len(groups):
+        return groups, orders, vectors
+    return made, *assign_orders(made, kept, target.profile.vector)
 
 
 def groups_of(
@@ -120,6 +145,8 @@ def groups_of(
         groups = siblings(groups, buffers, journal)
     if "rows" in enabled:
         groups = nest_rows(groups, results, profile, journal)
+    if "nest_factors" in enabled:
+        groups = nest_factors(groups, results, target, journal)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, profile, journal)
     return groups

@@ -323,3 +323,14 @@ def test_refused_steps_are_located(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "= step: bind j to vector (a vector has 2, 4, 8 or 16 lanes)" in text
     assert "stdlib/matmul.sdl:6:3" in text and "^^^" in text
     assert "   = nest: for i < 3\n             for j < 5\n" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("`a < b` is not `c`", "<code>a &lt; b</code> is not <code>c</code>"),
+        ("one ` alone & no more", "one ` alone &amp; no more"),
+    ],
+)
+def test_reasons_show_code_as_code(text: str, html: str) -> None:
+    assert explain_page.ticked(text) == html

@@ -61,8 +61,8 @@ def cache_command(clear: bool, unused_days: float | None, as_json: bool) -> None
     if clear:
         click.echo(f"removed {removed['programs']} programs and {removed['builds']} builds")
     if entries:
-        rows = [(e.key[:8], _what(e), size_text(e.nbytes), age(e.used)) for e in entries]
-        print_table(("key", "program", "size", "last used"), rows)
+        rows = [(e.key[:8], *_said(e), size_text(e.nbytes), age(e.used)) for e in entries]
+        print_table(("key", "kept by", "program", "size", "last used"), rows)
     _totals(store.folder.parent if store else None, entries, sizes)
 
 
@@ -73,12 +73,15 @@ def _totals(folder: Path | None, entries: list[Entry], sizes: list[int]) -> None
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    said = {name: entry.about.get(name, "") for name in ("command", "what")}
+    command, what = _said(entry)
+    said = {"command": command, "what": what}
     return {"key": entry.key, **said, "bytes": entry.nbytes, "used": entry.used}
 
 
-def _what(entry: Entry) -> str:
-    return str(entry.about.get("what", "unknown"))
+def _said(entry: Entry) -> tuple[str, str]:
+    """The command that kept an entry, and what it is."""
+    command, what = (str(entry.about.get(name, "unknown")) for name in ("command", "what"))
+    return command, what
 
 
 def age(when: float) -> str:

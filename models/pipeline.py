@@ -25,7 +25,7 @@ from sdlc.language.elaborate import build
 from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.library import load
 from sdlc.models.cache import Compiled, kept, key_of
-from sdlc.models.folder import SOURCES, Model
+from sdlc.models.folder import SOURCES, Model, default_folder
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
 from sdlc.models.scheduler import Schedule, make_schedule
@@ -243,7 +243,21 @@ def _compiled(
         device,
         lambda: compile_network(network, folder, target, precision, choices),
         lambda program: deque(fitting(program, weights), 0),
+        _about(network, folder, target, precision),
     )
+
+
+def _about(
+    network: Network, folder: Model, target: Target, precision: DType
+) -> Mapping[str, object]:
+    """What `sdlc cache` says of a network's program."""
+    sizes = " ".join(f"{name}={size}" for name, size in network.sizes.items())
+    rules = [f"--without {','.join(network.without)}"] if network.without else []
+    rules += [f"--only {','.join(network.only)}"] if network.only is not None else []
+    settings = " ".join((target.name, precision.value, sizes, *rules))
+    shipped = folder.path == default_folder()
+    place = default_folder().parent.name if shipped else str(folder.path)
+    return {"command": "generate", "what": f"{place}/{network.part}  {settings}"}
 
 
 def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Report) -> Painter:

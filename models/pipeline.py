@@ -27,6 +27,7 @@ from sdlc.language.library import load
 from sdlc.models.cache import Compiled, kept, key_of
 from sdlc.models.folder import SOURCES, Model, default_folder
 from sdlc.models.image import to_pixels
+from sdlc.models.lora import Lora
 from sdlc.models.model import load_model
 from sdlc.models.scheduler import Schedule, make_schedule
 from sdlc.models.tokenizer import load_tokenizer
@@ -51,7 +52,7 @@ class GenerateSettings:
     i of a batch has the noise of seed + i; `preview` n > 0 decodes the latents every n steps. The
     networks are rewritten by the rules in `only`, None for the default ones, less those in
     `without`. `model` is what `models.model.load_model` takes; `prediction` says what the network
-    of a checkpoint predicts, where its file does not."""
+    of a checkpoint predicts, where its file does not; `loras` change its weights."""
 
     prompt: str
     negative: str = ""
@@ -67,6 +68,7 @@ class GenerateSettings:
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     prediction: str | None = None
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def generate(settings: GenerateSettings, report: Report | None = None) -> Pictur
     from sdlc.backends.devices import open_device
 
     tell = report or (lambda _: None)
-    folder = load_model(settings.model, settings.prediction)
+    folder = load_model(settings.model, settings.prediction, settings.loras)
     check_settings(settings, folder)
     painter = prepare(settings, folder, open_device(settings.device), tell)
     return draw(painter, settings, tell)
@@ -322,6 +324,7 @@ def describe(settings: GenerateSettings, painter: Painter) -> dict[str, object]:
         "prompt": settings.prompt,
         "negative": settings.negative,
         "model": painter.folder.name,
+        **({"lora": ", ".join(map(str, settings.loras))} if settings.loras else {}),
         "device": painter.device.info.name,
         "steps": settings.steps,
         "guidance": settings.guidance,

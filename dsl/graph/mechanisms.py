@@ -37,6 +37,11 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.REASSOCIATED,
     ),
     Rule(
+        "nest_factors",
+        "Rows that one contraction multiplies are normalised in its kernel, with their statistics.",
+        Numerics.REASSOCIATED,
+    ),
+    Rule(
         "nest_transforms",
         "Of two short sums weighted by constants, one is computed inside the other.",
         Numerics.EXACT,
@@ -50,6 +55,11 @@ SCHEDULED: tuple[Rule, ...] = (
         "local_operands",
         "Work-groups fetch a contraction's factors to local memory, slice by slice.",
         Numerics.EXACT,
+    ),
+    Rule(
+        "split_reductions",
+        "A reduction with too few results to keep a device busy is folded in parts, then combined.",
+        Numerics.REASSOCIATED,
     ),
 )
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from sdlc.graph.expr import Axis
 from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.graph.node import Graph
+from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import Setting
+from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
@@ -25,6 +27,7 @@ from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.reasons import Journal, Reason
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import nest_rows
+from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import tactic
 from sdlc.schedule.transform import nest_transforms
@@ -101,6 +104,9 @@ def plan(
     if "local_operands" not in enabled:
         profile = replace(profile, slice=0)
     setting = Setting(profile, target.caps.max_groups, orders, target.caps.local_bytes, journal)
+    if "split_reductions" in enabled:
+        groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
+        setting = replace(setting, orders=orders)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)
@@ -108,6 +114,26 @@ def plan(
         item = scheduled(group, lanes, setting, target, point or DEFAULT)
         made.append(replace(item, journal=journal))
     return Plan(tuple(made), orders, enabled=enabled)
+
+
+def _split(
+    groups: tuple[Group, ...],
+    orders: Orders,
+    vectors: dict[Value, Axis],
+    kept: Orders,
+    setting: Setting,
+    target: Target,
+) -> tuple[tuple[Group, ...], Orders, dict[Value, Axis]]:
+    """The groups with reductions in parts where that pays, and their storage orders."""
+
+    def estimating(group: Group, lanes: Axis | None, orders: Orders) -> Estimate:
+        here = replace(setting, orders=orders, journal=Journal())
+        return estimate(scheduled(group, lanes, here, target, DEFAULT), target, orders)
+
+    made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
+    if len(made) == len(groups):
+        return groups, orders, vectors
+    return made, *assign_orders(made, kept, target.profile.vector)
 
 
 def groups_of(
@@ -126,6 +152,8 @@ def groups_of(
         groups = siblings(groups, buffers, journal)
     if "rows" in enabled:
         groups = nest_rows(groups, results, profile, journal)
+    if "nest_factors" in enabled:
+        groups = nest_factors(groups, results, target, journal)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, profile, journal)
     return groups

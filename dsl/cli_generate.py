@@ -21,7 +21,8 @@ from sdlc.cli_common import json_option, parse_names, print_json, rule_options
 
 if TYPE_CHECKING:
     from sdlc.graph.types import Array
-    from sdlc.models.pipeline import Pictures, Progress
+    from sdlc.models.pipeline import Pictures
+    from sdlc.models.settings import Progress
 
     Report = Callable[[Progress], None]
 
@@ -112,7 +113,8 @@ def generate_command(
     from sdlc.graph.types import DType
     from sdlc.models.image import check_writable, numbered, write_png
     from sdlc.models.lora import parse_lora
-    from sdlc.models.pipeline import GenerateSettings, generate
+    from sdlc.models.pipeline import generate
+    from sdlc.models.settings import GenerateSettings
 
     files = numbered(output, settings["batch"])
     for file in files:

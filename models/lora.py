@@ -93,17 +93,21 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """`factor` · up · down, up [o, r], down [r, i], or a convolution's with a window on either."""
+    """`amount` · up · down, up [o, r], down [r, i], or a convolution's with a window on either."""
 
     up: Entry
     down: Entry
-    factor: float
+    amount: float
+
+    @property
+    def sources(self) -> tuple[Entry, ...]:
+        return self.up, self.down
 
     def apply(self, name: str, array: Array) -> Array:
         up, down = (read_entry(name, e).astype(np.float32) for e in (self.up, self.down))
         rank = down.shape[0]
         product = up.reshape(-1, rank) @ down.reshape(rank, -1)
-        added = np.float32(self.factor) * product.reshape(array.shape)
+        added = np.float32(self.amount) * product.reshape(array.shape)
         changed: Array = np.add(array, added, dtype=np.float32)
         return changed
 

@@ -72,7 +72,13 @@ class Entry:
 
 
 class Change(Protocol):
-    """What becomes of a weight when it is read."""
+    """What becomes of a weight when it is read: `amount` times something made of `sources`."""
+
+    @property
+    def sources(self) -> tuple[Entry, ...]: ...
+
+    @property
+    def amount(self) -> float: ...
 
     def apply(self, name: str, array: Array) -> Array: ...
 
@@ -86,7 +92,7 @@ class Weights(Mapping[str, Array]):
     changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Array:
-        array = read_entry(name, self.entries.get(name) or self.entries[old_name(name)])
+        array = read_entry(name, self.entry(name))
         for change in self.changes.get(name, ()):
             array = change.apply(name, array)
         return array
@@ -102,7 +108,11 @@ class Weights(Mapping[str, Array]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        return (self.entries.get(name) or self.entries[old_name(name)]).given
+        return self.entry(name).given
+
+    def entry(self, name: str) -> Entry:
+        """Where a tensor lies, under its name or its old one."""
+        return self.entries.get(name) or self.entries[old_name(name)]
 
 
 def old_name(name: str) -> str:

@@ -52,6 +52,11 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.RESCALED,
     ),
     Rule(
+        "vector_rows",
+        "Vector lanes of a folded state run along its rows, where that is estimated to be quicker.",
+        Numerics.REASSOCIATED,
+    ),
+    Rule(
         "local_operands",
         "Work-groups fetch a contraction's factors to local memory, slice by slice.",
         Numerics.EXACT,

@@ -10,10 +10,11 @@ registers; any other reduction is shared by vector lanes or work-items along its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 
 from sdlc.graph.expr import Axis, axes_of, reads_of
+from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
@@ -41,8 +42,12 @@ MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
 
 
-def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, tuple[Step, ...]]:
-    """A group as it is computed, with the inner groups that the target wants, and its schedule."""
+Way = tuple[str, Group, tuple[Step, ...]]
+"""A mechanism that is not the default one (or ''), a group as it is computed, and its schedule."""
+
+
+def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]:
+    """The ways to compute a group, the default first, each with the inner groups that it wants."""
     shared = setting.profile.lanes > 1 and factor_rows(group) is not None
     lean = written_in(group) if shared else group
     form = contraction(lean)
@@ -50,8 +55,15 @@ def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, t
         whole = with_operands(lean, lanes, setting)
         setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
         if lanes is not None and not isinstance(whole, str):
-            return whole, operand_steps(whole, form, lanes, setting)
-    return group, steps_for(group, lanes, setting)
+            yield "", whole, operand_steps(whole, form, lanes, setting)
+            return
+    yield "", group, steps_for(group, lanes, setting)
+    if "vector_rows" in setting.enabled and is_folded(group):
+        held = with_rows(group, setting)
+        if isinstance(held, str):
+            setting.journal.tell("vector_rows", group, held)
+        else:
+            yield "vector_rows", held, across_steps(held, setting)
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sdlc.language.diagnostics import SdlError, failure
-from sdlc.models.folder import Config, Model
+from sdlc.models.folder import Config, Model, model_of
 from sdlc.models.named import named, tokenizers_of
 from sdlc.models.original import Entries, translate
 from sdlc.models.weights import Entry, Weights, read_header
@@ -68,7 +68,7 @@ def load_checkpoint(file: Path, prediction: str | None = None) -> Model:
     if (beside / "merges.txt").is_file() and "tokenizer_2" not in tokenizers:
         tokenizers["tokenizer"] = beside
     weights = partial(_weights, MappingProxyType(dict(parts)))
-    return Model(file, **configs, weights=weights, tokenizers=MappingProxyType(tokenizers))
+    return model_of(file, configs, weights, tokenizers, found.left)
 
 
 def _weights(parts: Mapping[str, Entries], part: str) -> Weights:

@@ -66,6 +66,8 @@ class Model:
     weights: Callable[[str], Weights]
     tokenizers: Mapping[str, Path]
     text_encoder_2: Config = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    """Tensors of its file that belong to no part, by their original names."""
 
     @property
     def name(self) -> str:
@@ -101,7 +103,28 @@ class Model:
 
     @property
     def latent_channels(self) -> int:
-        return _whole(self.unet, "in_channels", 4)
+        return _whole(self.vae, "latent_channels", 4)
+
+
+def model_of(
+    path: Path,
+    configs: Mapping[str, Config],
+    weights: Callable[[str], Weights],
+    tokenizers: Mapping[str, Path],
+    unread: tuple[str, ...] = (),
+) -> Model:
+    """A model of configurations by part."""
+    return Model(
+        path,
+        configs["text_encoder"],
+        configs["unet"],
+        configs["vae"],
+        configs["scheduler"],
+        weights,
+        MappingProxyType(dict(tokenizers)),
+        configs.get("text_encoder_2", {}),
+        unread,
+    )
 
 
 def default_folder() -> Path:
@@ -124,8 +147,7 @@ def load_folder(path: Path | str | None) -> Model:
     for part, place in tokenizers.items():
         if not place.is_dir():
             raise _missing(folder, part)
-    weights = partial(_weights, folder)
-    return Model(folder, **configs, weights=weights, tokenizers=MappingProxyType(tokenizers))
+    return model_of(folder, configs, partial(_weights, folder), tokenizers)
 
 
 def _weights(folder: Path, part: str) -> Weights:

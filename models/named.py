@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sdlc.language.diagnostics import SdlError, failure
-from sdlc.models.folder import SOURCES, Config, Model
+from sdlc.models.folder import SOURCES, Config, Model, model_of
 from sdlc.models.vocabulary import CLIP, OPEN_CLIP
 from sdlc.models.weights import Weights
 
@@ -63,7 +63,7 @@ def named_model(name: str) -> Model:
     def weights(part: str) -> Weights:
         raise no_weights(name)
 
-    return Model(Path(name), **configs, weights=weights, tokenizers=tokenizers_of(configs))
+    return model_of(Path(name), configs, weights, tokenizers_of(configs))
 
 
 def no_weights(name: str) -> SdlError:
@@ -80,4 +80,4 @@ def tokenizers_of(configs: Mapping[str, Config]) -> Mapping[str, Path]:
         if part in configs:
             clip = configs[part].get("hidden_act") == FILLED_WITH_END
             found[part.replace("text_encoder", "tokenizer")] = CLIP if clip else OPEN_CLIP
-    return MappingProxyType(found)
+    return found

@@ -24,9 +24,7 @@ def compiled(file: str, entry: str, target: Target, **sizes: int | tuple[int, ..
     return replace(request, target=target).build()
 
 
-def kernels(
-    file: str, entry: str, target: str, **sizes: int | tuple[int, ...]
-) -> list[Kernel]:
+def kernels(file: str, entry: str, target: str, **sizes: int | tuple[int, ...]) -> list[Kernel]:
     return list(compiled(file, entry, load_target(target), **sizes).program.kernels.values())
 
 

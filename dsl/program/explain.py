@@ -36,7 +36,7 @@ from sdlc.program.explain_data import (
     Verdict,
 )
 from sdlc.program.explain_lines import Meaning, line_nodes, meaning_of
-from sdlc.program.memory import Lifetime, lifetimes_of
+from sdlc.program.memory import lifetimes_of, live_bytes
 from sdlc.program.pipeline import load_plan, tensors_of
 from sdlc.program.program import Dispatch, Program
 from sdlc.program.values import describe
@@ -108,7 +108,7 @@ def explain(material: Material) -> Explanation:
         kernels=_kernels(material),
         tensors=tuple(t for p in material.parts for t in _tensors(p)),
         memory=asdict(run.program.memory),
-        live=_live(live, len(each)),
+        live=live_bytes(live, len(each)),
         rules=_rules(groups),
         definitions=_cited(material.definitions, groups),
     )
@@ -316,18 +316,6 @@ def _tensors(part: Part) -> Iterable[TensorFacts]:
             t.weight,
             t.order,
         )
-
-
-def _live(lifetimes: Iterable[Lifetime], count: int) -> tuple[int, ...]:
-    change = [0] * (count + 1)
-    for t in lifetimes:
-        change[t.first] += t.nbytes
-        change[t.last + 1] -= t.nbytes
-    totals, now = [], 0
-    for step in change[:count]:
-        now += step
-        totals.append(now)
-    return tuple(totals)
 
 
 # ---- kernels -------------------------------------------------------------------------------------

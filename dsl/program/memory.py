@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from types import MappingProxyType
 
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
@@ -189,6 +190,15 @@ def lifetimes_of(
                 first.setdefault(name, time)
                 last[name] = time
     return tuple(Lifetime(n, first[n], last[n], tensors[n].nbytes) for n in first)
+
+
+def live_bytes(lifetimes: Iterable[Lifetime], count: int) -> tuple[int, ...]:
+    """The bytes that are live in each of `count` dispatches."""
+    change = [0] * (count + 1)
+    for life in lifetimes:
+        change[life.first] += life.nbytes
+        change[life.last + 1] -= life.nbytes
+    return tuple(accumulate(change[:count]))
 
 
 def allocate(

@@ -77,6 +77,7 @@ _WINDOWS = """model m(x: T[b, c, h, h], k: T[o, c, 3, 3]) -> T[b, o, h, h] {
   return silu(conv2d(silu(x), k))
 }"""
 _ROWS: Ranges = (("b", 1, 2), ("n", 1, 7), ("c", 5, 33), ("o", 1, 9))
+_MANY: Ranges = (("b", 1, 2), ("n", 8, 67), ("c", 5, 20), ("o", 3, 9))
 _FEW: Ranges = (("n", 1, 9), ("c", 1, 13), ("o", 2, 8))
 _PRODUCT: Ranges = (("n", 16, 35), ("c", 4, 16), ("o", 16, 40))
 _HEADS: Ranges = (("b", 1, 2), ("s", 1, 17), ("t", 1, 33), ("e", 1, 9))
@@ -85,6 +86,8 @@ _PICTURE: Ranges = (("b", 1, 1), ("c", 1, 4), ("h", 4, 9), ("o", 1, 5))
 POOL = (
     Pooled(_NORM, _ROWS, "nvidia"),
     Pooled(_NORM, _ROWS, "cpu"),
+    Pooled(_NORM, _MANY, "nvidia"),
+    Pooled(_NORM, _MANY, "cpu"),
     Pooled(_PROJECTIONS, _FEW, "adreno"),
     Pooled(_PROJECTIONS, _PRODUCT, "nvidia"),
     Pooled(_GATED, _FEW, "mali"),

@@ -37,6 +37,11 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.REASSOCIATED,
     ),
     Rule(
+        "nest_factors",
+        "Rows that one contraction multiplies are normalised in its kernel, with their statistics.",
+        Numerics.REASSOCIATED,
+    ),
+    Rule(
         "nest_transforms",
         "Of two short sums weighted by constants, one is computed inside the other.",
         Numerics.EXACT,

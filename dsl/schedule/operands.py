@@ -19,6 +19,7 @@ from sdlc.graph.node import Input
 from sdlc.graph.types import DType
 from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vector_width
+from sdlc.schedule.factor import local_statistics
 from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft
@@ -54,7 +55,7 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
     """The contraction with its factors as inner groups, or why local memory does not pay for
     it."""
     form = contraction(group)
-    if form is None or group.inner:
+    if form is None or len(group.inner) > 1:
         return "it is no contraction on its own"
     if not setting.profile.slice:
         return "factors do not pass through local memory on the target"
@@ -73,7 +74,7 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
         for n, e in enumerate(form.rights)
     ]
     lift = tuple(apply("mul", _read(left), _read(right)) for right in rights)
-    return replace(group, lift=lift, inner=(left, *rights))
+    return replace(group, lift=lift, inner=(*group.inner, left, *rights))
 
 
 def _is_gather(expr: Expr) -> bool:
@@ -147,6 +148,9 @@ def _tiled(
     _slices(draft, axis.name, depth, shape, setting)
     vector = setting.profile.vector
     for part in reversed(group.inner):
+        if part.monoid is not None:
+            local_statistics(draft, part)
+            continue
         pad = vector if part.name == "left" else 0
         draft.take(Stage(part.name, axis.name, Place.LOCAL, pad))
         stage = next(s for s in draft.nest.stages if s.value == part.name)

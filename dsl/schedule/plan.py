@@ -15,6 +15,7 @@ from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.graph.node import Graph
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import Setting
+from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
@@ -122,6 +123,8 @@ def groups_of(
         groups = siblings(groups, buffers, journal)
     if "rows" in enabled:
         groups = nest_rows(groups, results, profile, journal)
+    if "nest_factors" in enabled:
+        groups = nest_factors(groups, results, target, journal)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, profile, journal)
     return groups

@@ -17,6 +17,7 @@ from sdlc.graph.expr import Axis, axes_of, reads_of
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
+from sdlc.schedule.factor import factor_rows, most_tiles, private_factor, written_in
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
@@ -30,15 +31,20 @@ from sdlc.target import Profile
 SHORT_REDUCTION = 16
 """A reduction of fewer elements is not worth sharing."""
 
+MOST_TILES = 4
+"""Register tiles of rows that share a pass over all columns, so that each is fetched once."""
+
 MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
 
 
 def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, tuple[Step, ...]]:
     """A group as it is computed, with the inner groups that the target wants, and its schedule."""
-    form = contraction(group)
+    shared = setting.profile.lanes > 1 and factor_rows(group) is not None
+    lean = written_in(group) if shared else group
+    form = contraction(lean)
     if form is not None:
-        whole = with_operands(group, lanes, setting)
+        whole = with_operands(lean, lanes, setting)
         setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
         if lanes is not None and not isinstance(whole, str):
             return whole, operand_steps(whole, form, lanes, setting)
@@ -51,6 +57,8 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
         return transform_steps(group, _stored_axes(group, setting), setting)
     if group.inner and group.monoid is None:
         return rows_steps(group, _stored_axes(group, setting), setting)
+    if lanes is not None and factor_rows(group) is not None:
+        return _rows_steps(group, lanes, setting)
     if group.inner and setting.profile.reduction_lanes > 1:
         return shared_steps(group, setting)
     if group.inner:
@@ -127,6 +135,41 @@ def _contraction_steps(
     profile = setting.profile
     axes = _stored_axes(group, setting)
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
+    row_axes = _register_tile(draft, axes, form, lanes, profile)
+    order = [a for a in (*form.batch, *row_axes, lanes) if a in draft.left]
+    order += [a for a in axes if a not in order]
+    _take_lanes(draft, order, profile.lanes)
+    each = 2 * profile.register_tile[0] * profile.register_tile[1] * _reduced_points(group)
+    _take_loops(draft, row_axes, profile.flop // each)
+    draft.bind_rest(axes, setting.max_groups)
+    draft.steps += _reduced_loops(group, form, draft, setting)
+    return tuple(draft.steps)
+
+
+def _rows_steps(group: Group, lanes: Axis, setting: Setting) -> tuple[Step, ...]:
+    """A contraction that holds the rows of its left factor: a work-item has some rows and takes
+    all columns, tile by tile."""
+    form = contraction(group)
+    assert form is not None
+    axes = _stored_axes(group, setting)
+    draft = Draft({a: a.extent for a in (*axes, *group.over)})
+    row_axes = _register_tile(draft, axes, form, lanes, setting.profile)
+    _take_loops(draft, row_axes, min(MOST_TILES, most_tiles(form, setting.profile)))
+    draft.bind_rest([a for a in axes if a not in form.n], setting.max_groups)
+    loops = [f"{a.name}.loop" for a in row_axes if _has(draft, f"{a.name}.loop")]
+    draft.steps.append(Reorder((*(a.name for a in axes if a in form.n), *loops)))
+    draft.steps += _reduced_loops(group, form, draft, setting)
+    return private_factor(group, tuple(draft.steps), setting)
+
+
+def _has(draft: Draft, name: str) -> bool:
+    return any(isinstance(s, Tile) and s.inner == name for s in draft.steps)
+
+
+def _register_tile(
+    draft: Draft, axes: list[Axis], form: Contraction, lanes: Axis, profile: Profile
+) -> list[Axis]:
+    """Vectors and copies along `lanes`, copies along rows; the axes that rows run along."""
     rows, columns = profile.register_tile
     columns = max(profile.vector, columns // form.fields)
     if form.fields * columns > profile.register_tile[1]:
@@ -141,14 +184,7 @@ def _contraction_steps(
         size = share(draft.left[axis], rows)
         draft.take(axis, size, Kind.UNROLL, "tile")
         rows //= size
-    order = [a for a in (*form.batch, *row_axes, lanes) if a in draft.left]
-    order += [a for a in axes if a not in order]
-    _take_lanes(draft, order, profile.lanes)
-    each = 2 * profile.register_tile[0] * profile.register_tile[1] * _reduced_points(group)
-    _take_loops(draft, row_axes, profile.flop // each)
-    draft.bind_rest(axes, setting.max_groups)
-    draft.steps += _reduced_loops(group, form, draft, setting)
-    return tuple(draft.steps)
+    return row_axes
 
 
 def _reduced_points(group: Group) -> int:

@@ -308,9 +308,14 @@ def test_the_cache_is_listed_and_cleared(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sdlc.backends import build_cache
+    from sdlc.models import packed
 
-    (place / "builds").mkdir()
+    for name in ("builds", "packed"):
+        (place / name).mkdir()
     monkeypatch.setattr(build_cache, "cache_folder", lambda name: place / "builds")
+    monkeypatch.setattr(packed, "cache_folder", lambda name: place / "packed")
+    kept = Store(place / "packed", 1)
+    kept.put("key", lambda part: part.mkdir(), {"what": "unet for cpu, f16"})
     compiled("one", "--entry", "whole")
     (place / "builds" / "built.bin").write_bytes(b"x" * 2048)
 
@@ -325,10 +330,13 @@ def test_the_cache_is_listed_and_cleared(
     assert before["builds"] == {"count": 1, "bytes": 2048}
     assert status_of(["cache"]) == 0
     text = capsys.readouterr().out
+    assert "unet for cpu, f16" in text and "1 weights" in text
     assert "main.sdl  cpu" in text and "just now" in text and "2.0 KiB" in text
-    assert listed("--clear", "--unused-days", "1")["removed"] == {"programs": 0, "builds": 0}
+    nothing = {"programs": 0, "weights": 0, "builds": 0}
+    assert listed("--clear", "--unused-days", "1")["removed"] == nothing
     after = listed("--clear")
-    assert after["removed"] == {"programs": 1, "builds": 1} and after["programs"] == []
+    assert after["removed"] == {"programs": 1, "weights": 1, "builds": 1}
+    assert after["programs"] == after["weights"] == []
     assert status_of(["cache", "--unused-days", "1"]) == 2
 
 

@@ -20,7 +20,7 @@ from sdlc.language.diagnostics import failure
 if TYPE_CHECKING:
     from sdlc.api import Request
     from sdlc.models.folder import Model
-    from sdlc.models.pipeline import Network
+    from sdlc.models.networks import Network
 
 
 def is_model(place: Path) -> bool:
@@ -49,7 +49,8 @@ def find_model(place: Path) -> tuple[Model, str]:
 
 def model_requests(place: Path, target: str, what: Mapping[str, Any]) -> dict[str, Request]:
     """The requests of a model's networks by name; `what` has the source options of a command."""
-    from sdlc.models.pipeline import GenerateSettings, networks
+    from sdlc.models.networks import networks
+    from sdlc.models.settings import GenerateSettings
     from sdlc.program.records import records_path
 
     model, part = find_model(place)

@@ -155,7 +155,8 @@ def _networks(folder: Path, target: Target, source: dict[str, Any]) -> list[Job]
     """The programs of a model's folder; --set changes sizes that it has."""
     from sdlc.models.folder import SOURCES
     from sdlc.models.model import load_model
-    from sdlc.models.pipeline import GenerateSettings, networks
+    from sdlc.models.networks import networks
+    from sdlc.models.settings import GenerateSettings
 
     model = load_model(folder)
     asked = parse_sizes(source["sizes"])

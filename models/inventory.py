@@ -20,7 +20,8 @@ from sdlc.language.elaborate import build
 from sdlc.language.library import load
 from sdlc.models.family import family_of
 from sdlc.models.folder import SOURCES, Model
-from sdlc.models.pipeline import GenerateSettings, networks
+from sdlc.models.networks import networks
+from sdlc.models.settings import GenerateSettings
 from sdlc.models.weights import Entry, old_name
 
 Shapes = dict[str, tuple[int, ...]]

@@ -8,11 +8,13 @@ sdlc, and that before a name of the hub. Errors: SdlError M….
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sdlc.models.checkpoint import load_checkpoint
 from sdlc.models.folder import Model, default_folder, load_folder
 from sdlc.models.hub import hub_folder, is_hub_name
+from sdlc.models.lora import Lora, with_loras
 from sdlc.models.named import named, named_model
 
 
@@ -23,12 +25,19 @@ def exists(place: Path) -> bool:
     return ours or file or (place / "model_index.json").is_file()
 
 
-def load_model(place: Path | str | None, prediction: str | None = None) -> Model:
+def load_model(
+    place: Path | str | None, prediction: str | None = None, loras: Iterable[Lora] = ()
+) -> Model:
     """The model at `place`: None for the shipped one, a folder in the diffusers layout, a
     `.safetensors` checkpoint in the original layout, a name of `models.named`, or one of the hub.
-    `prediction` says what a checkpoint's network predicts, where the file does not.
+    `prediction` says what a checkpoint's network predicts, where the file does not; `loras` change
+    its weights.
 
     Raises SdlError for whatever is wrong with it."""
+    return with_loras(_load(place, prediction), loras)
+
+
+def _load(place: Path | str | None, prediction: str | None) -> Model:
     if place is None or str(place) == default_folder().parent.name:
         return load_folder(None)
     path, name = Path(place), str(place)

@@ -208,6 +208,40 @@ def _places(
     return places
 
 
+def original_module(name: str, config: Mapping[str, object]) -> str:
+    """The original name of a module of the denoising network (a name less `.weight`), by the
+    numbers in its configuration; '' where it has none. The other way round than `translate`."""
+    for table in (UNET_ENDS, MIDDLE):
+        for old, new in table.items():
+            if name == new or name.startswith(f"{new}."):
+                return old + _inside(name.removeprefix(new))
+    match = BLOCK.fullmatch(name)
+    if match is None or not isinstance(layers := config.get("layers_per_block", 2), int):
+        return ""
+    down, level, kind, rest = match[1] == "down", int(match[2]), match[3], match[5]
+    layer = layers if kind.endswith("samplers") else int(match[4])
+    number = level * (layers + 1) + layer + down  # input block 0 is the first convolution
+    place = f"{'input' if down else 'output'}_blocks.{number}"
+    if kind == "downsamplers":
+        return f"{place}.0.op"
+    if kind == "upsamplers":
+        kinds = config.get("up_block_types")
+        crossing = isinstance(kinds, list) and str(kinds[level]).startswith("CrossAttn")
+        return f"{place}.{1 + crossing}.conv"
+    return f"{place}.{int(kind == 'attentions')}{_inside(rest)}"
+
+
+BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)(\..*)")
+
+
+def _inside(rest: str) -> str:
+    """The name within a block: a resnet's words are other ones."""
+    for old, new in RESNET.items():
+        if rest == f".{new}":
+            return f".{old}"
+    return rest
+
+
 # ---- pictures ------------------------------------------------------------------------------------
 
 VAE_LEVEL = re.compile(r"(?:encoder\.down|decoder\.up)\.(\d+)\.(.*)")

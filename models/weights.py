@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -70,15 +71,31 @@ class Entry:
         return replace(self, shape=shape, begin=begin, end=begin + each)
 
 
+class Change(Protocol):
+    """What becomes of a weight when it is read: `amount` times something made of `sources`."""
+
+    @property
+    def sources(self) -> tuple[Entry, ...]: ...
+
+    @property
+    def amount(self) -> float: ...
+
+    def apply(self, name: str, array: Array) -> Array: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Weights(Mapping[str, Array]):
-    """The tensors of one or more files. An array is mapped, widened and checked at each access."""
+    """The tensors of one or more files. An array is mapped, widened, checked and changed at each
+    access."""
 
     entries: Mapping[str, Entry]
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Array:
-        entry = self.entries.get(name) or self.entries[old_name(name)]
-        return _read(name, entry)
+        array = read_entry(name, self.entry(name))
+        for change in self.changes.get(name, ()):
+            array = change.apply(name, array)
+        return array
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (name in self.entries or old_name(name) in self.entries)
@@ -91,7 +108,11 @@ class Weights(Mapping[str, Array]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        return (self.entries.get(name) or self.entries[old_name(name)]).given
+        return self.entry(name).given
+
+    def entry(self, name: str) -> Entry:
+        """Where a tensor lies, under its name or its old one."""
+        return self.entries.get(name) or self.entries[old_name(name)]
 
 
 def old_name(name: str) -> str:
@@ -224,7 +245,9 @@ def _check_name(name: str, file: Path) -> None:
         raise failure("W003", f"{file.name} holds a tensor with the name `{shown}`", help=help)
 
 
-def _read(name: str, entry: Entry) -> Array:
+def read_entry(name: str, entry: Entry) -> Array:
+    """A tensor, widened to a type that NumPy has. Raises SdlError: W002 the file has changed, W005
+    an unknown type, W006 values that are not finite."""
     if entry.stored not in _STORED:
         known = ", ".join(_STORED)
         raise failure(

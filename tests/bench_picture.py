@@ -78,7 +78,8 @@ def compile_seconds(args: argparse.Namespace) -> float:
     from sdlc.backends.target import load_target
     from sdlc.graph.types import DType
     from sdlc.models.folder import load_folder
-    from sdlc.models.pipeline import GenerateSettings, compile_network, networks
+    from sdlc.models.networks import compile_network, networks
+    from sdlc.models.settings import GenerateSettings
 
     folder = load_folder(None)
     begin = time.perf_counter()
@@ -94,7 +95,8 @@ class Ours:
         from sdlc.backends.devices import open_device
         from sdlc.graph.types import DType
         from sdlc.models.folder import load_folder
-        from sdlc.models.pipeline import GenerateSettings, prepare
+        from sdlc.models.pipeline import prepare
+        from sdlc.models.settings import GenerateSettings
 
         self.settings = GenerateSettings(prompt=PROMPT, precision=DType(precision))
         begin = time.perf_counter()

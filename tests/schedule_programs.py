@@ -26,13 +26,15 @@ Ranges = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class Pooled:
-    """A program, the ranges of its sizes, and a target; `rules` that rewrite it first."""
+    """A program, the ranges of its sizes, and a target; `rules` that rewrite it first. Launches
+    are `free` where small programs stand for large ones."""
 
     text: str
     sizes: Ranges
     target: str
     rules: tuple[str, ...] = ()
     block: int = 0
+    free: bool = False
 
     @property
     def largest(self) -> Sizes:
@@ -46,7 +48,8 @@ class Pooled:
     def machine(self) -> Target:
         target = load_target(self.target)
         profile = replace(target.profile, block=self.block or target.profile.block)
-        return replace(target, profile=profile)
+        peak = replace(target.peak, launch_seconds=0.0) if self.free else target.peak
+        return replace(target, profile=profile, peak=peak)
 
     def plan(self, graph: Graph, enabled: frozenset[str] = EVERY) -> Plan:
         return plan(graph, self.machine(), enabled=enabled)
@@ -76,10 +79,15 @@ _ATTENTION = """model m(q: T[b, s, e], k: T[b, t, e], v: T[b, t, e]) -> T[b, s, 
 _WINDOWS = """model m(x: T[b, c, h, h], k: T[o, c, 3, 3]) -> T[b, o, h, h] {
   return silu(conv2d(silu(x), k))
 }"""
+_FEW_RESULTS = """model m(x: T[b, c], w: T[o, c]) -> (y: T[b, o], p: T[b, c]) {
+  y = matmul_nt(silu(x), w)
+  p = softmax(x)
+}"""
 _ROWS: Ranges = (("b", 1, 2), ("n", 1, 7), ("c", 5, 33), ("o", 1, 9))
 _MANY: Ranges = (("b", 1, 2), ("n", 8, 67), ("c", 5, 20), ("o", 3, 9))
 _FEW: Ranges = (("n", 1, 9), ("c", 1, 13), ("o", 2, 8))
 _PRODUCT: Ranges = (("n", 16, 35), ("c", 4, 16), ("o", 16, 40))
+_LONG: Ranges = (("b", 1, 2), ("c", 50, 900), ("o", 1, 5))
 _HEADS: Ranges = (("b", 1, 2), ("s", 1, 17), ("t", 1, 33), ("e", 1, 9))
 _PICTURE: Ranges = (("b", 1, 1), ("c", 1, 4), ("h", 4, 9), ("o", 1, 5))
 
@@ -94,6 +102,7 @@ POOL = (
     Pooled(_SHIFTED, _ROWS, "llvmpipe"),
     Pooled(_ATTENTION, _HEADS, "cpu", ("flash_attention",), block=4),
     Pooled(_ATTENTION, _HEADS, "nvidia", ("flash_attention",), block=4),
+    Pooled(_FEW_RESULTS, _LONG, "nvidia", free=True),
     Pooled(_WINDOWS, _PICTURE, "cpu", ("winograd_2",)),
     Pooled(_WINDOWS, _PICTURE, "adreno", ("winograd_4",)),
 )

@@ -22,6 +22,7 @@ from sdlc.models.checkpoint import load_checkpoint
 from sdlc.models.folder import SOURCES, Model, default_folder
 from sdlc.models.model import load_model
 from sdlc.models.named import named, named_model
+from sdlc.models.prompts import tokenize
 from sdlc.models.tokenizer import load_tokenizer
 from sdlc.models.vocabulary import CLIP, OPEN_CLIP
 from sdlc.models.weights import check_weights, load_weights
@@ -209,15 +210,10 @@ def test_named_models_are_programs(tmp_path: Path) -> None:
 
 def test_clip_s_vocabulary() -> None:
     """Ids that are published with the model's examples."""
-    ids = load_tokenizer(CLIP).encode("a photo of a cat").ids
+    ids = tokenize(load_tokenizer(CLIP), "a photo of a cat", 1).ids[0]
     assert ids[:8].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 49407]
-    assert load_tokenizer(OPEN_CLIP).encode("a cat").ids[:5].tolist() == [
-        49406,
-        320,
-        2368,
-        49407,
-        0,
-    ]
+    ids = tokenize(load_tokenizer(OPEN_CLIP), "a cat", 1).ids[0]
+    assert ids[:5].tolist() == [49406, 320, 2368, 49407, 0]
 
 
 # ---- the hub -------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from sdlc.graph.expr import ONE, Index, Slot, apply, i32
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
 from sdlc.graph.types import LOWEST, DType, Origin
 from sdlc.program.interpreted import run_interpreted
-from sdlc.program.pipeline import compile_graph
+from sdlc.program.pipeline import compile_plan
 from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
-from sdlc.schedule.nest import Kind
-from sdlc.schedule.plan import plan
+from sdlc.schedule.draft import EVERY, Setting
+from sdlc.schedule.nest import Kind, schedule
+from sdlc.schedule.plan import Scheduled, plan
 from sdlc.schedule.rescale import blocks_of, rescaled
+from sdlc.schedule.tactics import tactics
 from sdlc.target import Capabilities, Profile, Target
 
 F = DType.F32
@@ -62,14 +64,21 @@ def attention_graph(b: int, s: int, t: int, d: int, f: int) -> Graph:
     return Graph("attention", (("out", out, 0),), (q, key, value))
 
 
-def in_one_kernel(graph: Graph, profile: Profile, seed: int) -> None:
-    """The graph becomes one kernel, which computes what it means."""
-    program = compile_graph(graph, target(profile))
-    assert len(program.dispatches) == 1
+def in_one_kernel(graph: Graph, profile: Profile, seed: int) -> int:
+    """The graph becomes one kernel, which computes what it means in every way that a tactic has
+    for it; how many these are."""
+    made = plan(graph, target(profile))
+    assert len(made.kernels) == 1
+    kernel, setting = made.kernels[0], Setting(profile, CAPS.max_groups, made.orders)
     rng = np.random.default_rng(seed)
     inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
     allowed = tolerance(graph, inputs, {})
-    check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+    ways = [*tactics(kernel.base, kernel.lanes, setting)]
+    for _, whole, steps in ways:
+        way = Scheduled(whole, steps, schedule(whole, steps), kernel.lanes)
+        program = compile_plan(graph, replace(made, kernels=(way,)), target(profile))
+        check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+    return len(ways)
 
 
 PROFILES = st.builds(
@@ -89,7 +98,8 @@ def test_attention_in_blocks_computes_the_definition(
     profile: Profile, s: int, t: int, d: int, f: int, seed: int
 ) -> None:
     graph = attention_graph(2, s, t, d, f)
-    in_one_kernel(graph, profile, seed)
+    fills = 1 < profile.vector <= max(2, s)
+    assert in_one_kernel(graph, profile, seed) == (2 if fills else 1)
 
 
 SHARED = st.builds(
@@ -142,14 +152,25 @@ def test_blocks_cover_an_axis(extent: int, size: int) -> None:
 
 def test_scores_are_computed_inside() -> None:
     profile = Profile(8, 1, (4, 16), 1, 4, block=16)
-    scheduled = plan(attention_graph(1, 16, 64, 8, 8), target(profile)).kernels
-    assert len(scheduled) == 1
-    names = [stage.value for stage in scheduled[0].nest.stages]
-    assert names == ["scores", "top", "weight", "sum_l", "sum_o"]
-    vectors = [
-        lp for s in scheduled[0].nest.stages for lp in s.nest.loops if lp.kind is Kind.VECTOR
-    ]
-    assert len(vectors) == 5
+    graph = attention_graph(1, 16, 64, 8, 8)
+    for enabled, held in ((EVERY, ["row_scores"]), (EVERY - {"vector_rows"}, [])):
+        scheduled = plan(graph, target(profile), enabled=enabled).kernels
+        assert len(scheduled) == 1
+        stages = scheduled[0].nest.stages
+        names = [stage.value for stage in stages]
+        assert names == [*held, "scores", "top", "weight", "sum_l", "sum_o"]
+        vectors = [lp for s in stages for lp in s.nest.loops if lp.kind is Kind.VECTOR]
+        assert len(vectors) == len(stages)
+
+
+def test_lanes_of_a_vector_are_rows_where_values_do_not_fill_it() -> None:
+    """A head of 12 leaves a quarter of a vector of 16 empty; few rows leave it to the values."""
+    profile, cpu = load_target("cpu").profile, load_target("cpu")
+    for queries, values, by_rows in ((64, 12, True), (64, 40, True), (8, 64, False)):
+        (kernel,) = plan(attention_graph(2, queries, 64, values, values), cpu).kernels
+        (vector,) = (lp for lp in kernel.nest.loops if lp.kind is Kind.VECTOR)
+        assert vector.extent == profile.vector
+        assert (vector.axis.name == "s") == by_rows, (queries, values)
 
 
 def test_arrangements_are_inverted() -> None:

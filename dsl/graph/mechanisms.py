@@ -52,9 +52,19 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.RESCALED,
     ),
     Rule(
+        "vector_rows",
+        "Vector lanes of a folded state run along its rows, where that is estimated to be quicker.",
+        Numerics.REASSOCIATED,
+    ),
+    Rule(
         "local_operands",
         "Work-groups fetch a contraction's factors to local memory, slice by slice.",
         Numerics.EXACT,
+    ),
+    Rule(
+        "split_reductions",
+        "A reduction with too few results to keep a device busy is folded in parts, then combined.",
+        Numerics.REASSOCIATED,
     ),
 )
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""

@@ -32,8 +32,9 @@ from sdlc.program.inplace import in_place
 from sdlc.program.memory import LOAD, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.program.refusal import refusals_located
+from sdlc.schedule.draft import EVERY
 from sdlc.schedule.group import Group
-from sdlc.schedule.plan import EVERY, Plan, Scheduled, plan
+from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.schedule.profit import profitable, scheduled_by
 from sdlc.schedule.storage import stored_count

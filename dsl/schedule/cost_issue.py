@@ -9,6 +9,7 @@ of them, as `lower` does it: unrolled copies and vector lanes that agree share o
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -92,8 +93,10 @@ class _Item:
 
 def issue_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Issue:
     """The instructions of one work-item of a scheduled group, its stages included."""
-    own = _issue_of_part(group, nest, orders, peak)
     parts = {g.name: g for g in group.inner}
+    if nest.stages:
+        orders = ChainMap(_held_orders(nest, parts), orders)  # type: ignore[arg-type]
+    own = _issue_of_part(group, nest, orders, peak)
     lanes = prod(lp.extent for lp in nest.loops if lp.kind is Kind.LANE)
     slots, loads, registers = own.slots, own.loads, own.registers
     busiest = own
@@ -109,6 +112,17 @@ def issue_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Issue:
         registers = max(registers, part.registers)
         busiest = max(busiest, replace(part, slots=times * part.slots), key=lambda x: x.slots)
     return Issue(slots, loads, registers, busiest.independent)
+
+
+def _held_orders(nest: Nest, parts: Mapping[str, Group]) -> Orders:
+    """The orders in which stages hold their values: a vector's axis is the innermost."""
+    found: dict[tuple[Node, int], tuple[int, ...]] = {}
+    for stage in nest.stages:
+        part = parts[stage.value]
+        wide = {lp.axis for lp in stage.nest.loops if lp.kind is Kind.VECTOR}
+        order = tuple(sorted(range(len(part.axes)), key=lambda n: part.axes[n] in wide))
+        found |= {(s.node, s.field): order for s in part.stores}
+    return found
 
 
 def _fills(nest: Nest, stage: Staged) -> int:

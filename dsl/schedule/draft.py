@@ -12,21 +12,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sdlc.graph.expr import Axis, Expr, reads_of
+from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.schedule.affine import affine
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Step, Tile
 from sdlc.schedule.reasons import Journal
 from sdlc.target import Profile
 
+EVERY = frozenset(rule.name for rule in SCHEDULED)
+"""The names of all mechanisms."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a tactic may look at besides the group."""
+    """What a tactic may look at besides the group; `enabled` are the mechanisms that it may use."""
 
     profile: Profile
     max_groups: int
     orders: Orders
     local_bytes: int = 1 << 30
+    enabled: frozenset[str] = EVERY
     journal: Journal = field(default_factory=Journal, compare=False)
     """Where a tactic says what it did not do, and why."""
 

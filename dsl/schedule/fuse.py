@@ -59,7 +59,7 @@ def fuse(
     """
     journal = journal or Journal()
     order = list(topological(graph))
-    readers = _readers(order)
+    readers, depth = _readers(order), _depths(order)
     kept = {node for _, node, _ in graph.outputs}
     dissolved: set[Node] = set()
     bodies: dict[Node, tuple[Expr, ...]] = {}
@@ -73,6 +73,10 @@ def fuse(
         elif "inline_prologue" in enabled:
             whys[node] = _stored(node, readers, kept)
             dissolved.update(() if whys[node] else {node})
+        if "inline_epilogue" in enabled and (own := _own_epilogues(node, bodies, dissolved, depth)):
+            dissolved -= own
+            bodies[node] = _dissolve_into(node, dissolved, max_reads)
+            whys |= dict.fromkeys(own, "it is computed with the reduction that it reads")
     for node, why in whys.items():
         late = "" if node in dissolved else f"its reader would read more than {max_reads} values"
         journal.tell("inline_prologue", node, why or late)
@@ -101,6 +105,47 @@ def _readers(order: list[Node]) -> dict[Node, list[Node]]:
         for source in sources(node):
             readers[source].append(node)
     return readers
+
+
+def _depths(order: list[Node]) -> dict[Node, int]:
+    """The longest way from an input to every node."""
+    depth: dict[Node, int] = {}
+    for node in order:
+        depth[node] = 1 + max((depth[s] for s in sources(node)), default=0)
+    return depth
+
+
+def _own_epilogues(
+    node: Map, bodies: dict[Node, tuple[Expr, ...]], dissolved: set[Node], depth: dict[Node, int]
+) -> set[Node]:
+    """Of the maps that a map computes itself, those that are better computed with the reduction
+    that they read: the map will be the epilogue of one that is done later, so the earlier one would
+    be stored as it accumulates."""
+    found = _reductions(bodies[node])
+    last = max(found, key=lambda r: depth[r], default=None)
+    if last is None:
+        return set()
+    own: set[Node] = set()
+    for source in sources(node):
+        if not isinstance(source, Map) or source not in dissolved or is_view(bodies[source][0]):
+            continue
+        of = _reductions(bodies[source])
+        if len(of) == 1 and depth[of[0]] < depth[last] and _once(source, of[0], bodies):
+            own.add(source)
+    return own
+
+
+def _reductions(bodies: tuple[Expr, ...]) -> list[Reduce]:
+    found = (e.source for e in walk(*bodies) if isinstance(e, Read))
+    return list(dict.fromkeys(s for s in found if isinstance(s, Reduce)))
+
+
+def _once(reader: Map, reduction: Reduce, bodies: dict[Node, tuple[Expr, ...]]) -> bool:
+    """Whether a map reads each element of a reduction once, at one place, in any arrangement."""
+    own = [r for r in walk(*bodies[reader]) if isinstance(r, Read) and r.source is reduction]
+    if any(r.fill is not None for r in own) or len({r.indices for r in own}) != 1:
+        return False
+    return inverse(own[0].indices, reduction.axes, reader.axes) is not None
 
 
 def _dissolve_into(node: Node, dissolved: set[Node], max_reads: int) -> tuple[Expr, ...]:
@@ -153,7 +198,8 @@ def _groups(fusing: _Fusing) -> tuple[Group, ...]:
         for source in dict.fromkeys(r.source for r in fusing.found[node]):
             readers[source].append(node)
     epilogue: dict[Node, Reduce] = {}
-    for node in stored:
+    depth = _depths(fusing.order)
+    for node in sorted(stored, key=lambda n: -depth[n]):
         if isinstance(node, Reduce) and fusing.epilogues is not None:
             why = _no_epilogue(node, readers[node], epilogue, fusing)
             fusing.epilogues.tell("inline_epilogue", node, why)

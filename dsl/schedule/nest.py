@@ -103,7 +103,19 @@ class Spread:
     width: int
 
 
-Step = Tile | Reorder | Bind | Stage | Spread
+@dataclass(frozen=True, slots=True)
+class SplitReduce:
+    """Fold the reduced axis in `ways` parts over work-groups, and combine them in another kernel:
+    one group becomes two (`sdlc.schedule.split`).
+
+    rewrite: for i { for k < 4096 … } → for p < 8, i { for k < 512 … };  for i { for p < 8 … }
+    """
+
+    axis: str
+    ways: int
+
+
+Step = Tile | Reorder | Bind | Stage | Spread | SplitReduce
 
 
 class Refused(Exception):
@@ -233,6 +245,8 @@ def apply(nest: Nest, step: Step, group: Group | None = None) -> Nest:
             return _stage(nest, step, group, refuse)
         case Spread():
             return _spread(nest, step, refuse)
+        case SplitReduce():
+            raise refuse("it makes two kernels of one, and is taken before there is a nest")
     named = step.names if isinstance(step, Reorder) else (step.name,)
     value = named[0].rpartition("/")[0] if named else ""
     if value:

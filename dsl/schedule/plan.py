@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sdlc.graph.expr import Axis
-from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.graph.node import Graph
+from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
-from sdlc.schedule.draft import Setting
+from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
 from sdlc.schedule.fuse import fuse
@@ -26,13 +26,11 @@ from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.reasons import Journal, Reason
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import nest_rows
+from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
-from sdlc.schedule.tactics import tactic
+from sdlc.schedule.tactics import tactics
 from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
-
-EVERY = frozenset(rule.name for rule in SCHEDULED)
-"""The names of all mechanisms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +48,18 @@ class Scheduled:
     """What became of a tuning record for this group, for people."""
     planned: Group | None = None
     """The group before its tactic gave it inner groups, where it did."""
-    reasons: tuple[Reason, ...] = ()
-    """What the moves that may be made did about it, and why not."""
+    journal: Journal = field(default_factory=Journal, compare=False, repr=False)
+    """What the moves that may be made said of all groups."""
 
     @property
     def base(self) -> Group:
         """The group as it was planned: what tactics take and digests name."""
         return self.planned or self.group
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """What the moves that may be made did about the group, and why not."""
+        return self.journal.of(self.group)
 
     def __str__(self) -> str:
         nest = "\n".join("  " + line for line in str(self.nest).splitlines())
@@ -89,22 +92,45 @@ def plan(
     has for it and that is legal, else the default. `results` are the orders that the graph's
     outputs have in storage where they are not row-major; `enabled` names the mechanisms that may
     be used (`graph.mechanisms.SCHEDULED`)."""
-    journal = Journal()
+    journal = Journal(enabled)
     groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     orders, vectors = assign_orders(groups, kept, target.profile.vector)
     profile = target.profile
     if "local_operands" not in enabled:
         profile = replace(profile, slice=0)
-    setting = Setting(profile, target.caps.max_groups, orders, target.caps.local_bytes, journal)
+    caps = target.caps
+    setting = Setting(profile, caps.max_groups, orders, caps.local_bytes, enabled, journal)
+    if "split_reductions" in enabled:
+        groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
+        setting = replace(setting, orders=orders)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)
         point = choices.get(digest_of(group, lanes, orders, {})) if choices else None
         item = scheduled(group, lanes, setting, target, point or DEFAULT)
-        reasons = tuple(r for r in journal.of(item.group) if r[0] in enabled)
-        made.append(replace(item, reasons=reasons))
+        made.append(replace(item, journal=journal))
     return Plan(tuple(made), orders, enabled=enabled)
+
+
+def _split(
+    groups: tuple[Group, ...],
+    orders: Orders,
+    vectors: dict[Value, Axis],
+    kept: Orders,
+    setting: Setting,
+    target: Target,
+) -> tuple[tuple[Group, ...], Orders, dict[Value, Axis]]:
+    """The groups with reductions in parts where that pays, and their storage orders."""
+
+    def estimating(group: Group, lanes: Axis | None, orders: Orders) -> Estimate:
+        here = replace(setting, orders=orders, journal=Journal())
+        return estimate(scheduled(group, lanes, here, target, DEFAULT), target, orders)
+
+    made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
+    if len(made) == len(groups):
+        return groups, orders, vectors
+    return made, *assign_orders(made, kept, target.profile.vector)
 
 
 def groups_of(
@@ -140,9 +166,7 @@ def scheduled(
             return replace(made, note=f"tuned: {point}")
         default = scheduled(group, lanes, setting, target, DEFAULT)
         return replace(default, note=f"tuning record not used ({point}): {made}")
-    whole, steps = tactic(group, lanes, setting)
-    planned = None if whole is group else group
-    return Scheduled(whole, steps, schedule(whole, steps), lanes, planned=planned)
+    return cheapest(group, lanes, setting, target)
 
 
 def at_point(
@@ -151,10 +175,26 @@ def at_point(
     """The kernel at a point, or why it cannot be."""
     try:
         profile = point.applied(setting.profile)
-        whole, steps = tactic(group, lanes, replace(setting, profile=profile))
-        nest = schedule(whole, steps)
+        made = cheapest(group, lanes, replace(setting, profile=profile), target)
     except (Refused, ValueError) as problem:
         return str(problem).splitlines()[0]
-    reason = misfit(whole, nest, setting.orders, target)
-    planned = None if whole is group else group
-    return reason or Scheduled(whole, steps, nest, lanes, profile, planned=planned)
+    reason = misfit(made.group, made.nest, setting.orders, target)
+    return reason or replace(made, profile=profile)
+
+
+def cheapest(group: Group, lanes: Axis | None, setting: Setting, target: Target) -> Scheduled:
+    """The kernel by the tactic of the smallest estimate, where several could schedule the group."""
+    made = {
+        name: Scheduled(
+            whole, steps, schedule(whole, steps), lanes, planned=None if whole is group else group
+        )
+        for name, whole, steps in tactics(group, lanes, setting)
+    }
+    if len(made) == 1:
+        return next(iter(made.values()))
+    seconds = {name: estimate(k, target, setting.orders).seconds for name, k in made.items()}
+    best = min(made, key=lambda name: seconds[name])
+    for name in made.keys() - {""}:
+        dearer = f"estimated at {1e3 * seconds[name]:.3g} ms instead of {1e3 * seconds[best]:.3g}"
+        setting.journal.tell(name, group, dearer if name != best else "")
+    return made[best]

@@ -207,7 +207,7 @@ class Blocked:
         )
         monoid = Monoid(f"{self.monoid.name}_lead", fields, combine)
         terms = tuple(
-            self.blocks.kept(lift[f], _identity(self.monoid.fields[f])) for f in self.form.leaders
+            self.blocks.kept(lift[f], identity_of(self.monoid.fields[f])) for f in self.form.leaders
         )
         axes = self._axes(terms)
         return self._reduction("top", axes, monoid, terms)
@@ -266,7 +266,7 @@ class Blocked:
         return Read(node, here)
 
 
-def _identity(field: Field) -> Expr:
+def identity_of(field: Field) -> Expr:
     """The identity of a field as a literal."""
     if field.dtype is DType.BOOL:
         return Literal(bool(field.identity), DType.BOOL)

@@ -10,10 +10,11 @@ registers; any other reduction is shared by vector lanes or work-items along its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 
 from sdlc.graph.expr import Axis, axes_of, reads_of
+from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
@@ -31,6 +32,9 @@ from sdlc.target import Profile
 SHORT_REDUCTION = 16
 """A reduction of fewer elements is not worth sharing."""
 
+MOST_ALONE = 64
+"""A work-item folds this many elements alone at most, where there are enough results."""
+
 MOST_TILES = 4
 """Register tiles of rows that share a pass over all columns, so that each is fetched once."""
 
@@ -38,8 +42,12 @@ MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
 
 
-def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, tuple[Step, ...]]:
-    """A group as it is computed, with the inner groups that the target wants, and its schedule."""
+Way = tuple[str, Group, tuple[Step, ...]]
+"""A mechanism that is not the default one (or ''), a group as it is computed, and its schedule."""
+
+
+def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]:
+    """The ways to compute a group, the default first, each with the inner groups that it wants."""
     shared = setting.profile.lanes > 1 and factor_rows(group) is not None
     lean = written_in(group) if shared else group
     form = contraction(lean)
@@ -47,8 +55,15 @@ def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, t
         whole = with_operands(lean, lanes, setting)
         setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
         if lanes is not None and not isinstance(whole, str):
-            return whole, operand_steps(whole, form, lanes, setting)
-    return group, steps_for(group, lanes, setting)
+            yield "", whole, operand_steps(whole, form, lanes, setting)
+            return
+    yield "", group, steps_for(group, lanes, setting)
+    if "vector_rows" in setting.enabled and is_folded(group):
+        held = with_rows(group, setting)
+        if isinstance(held, str):
+            setting.journal.tell("vector_rows", group, held)
+        else:
+            yield "vector_rows", held, across_steps(held, setting)
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:
@@ -234,7 +249,7 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
     strides = flat_strides(group.lift[0], setting.orders)
     shared = max(group.over, key=lambda a: (strides.get(a) == 1, a.extent), default=None)
-    if shared is None or _reduced_points(group) < SHORT_REDUCTION:
+    if shared is None or _stays_whole(group, strides.get(shared) == 1, profile):
         _take_lanes(draft, axes, profile.lanes)
     elif profile.reduction_lanes > 1:
         _share_among_lanes(draft, axes, shared, profile)
@@ -247,6 +262,14 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     if loops:
         draft.steps.append(Reorder(tuple(a.name for a in loops)))
     return tuple(draft.steps)
+
+
+def _stays_whole(group: Group, is_near: bool, profile: Profile) -> bool:
+    """Whether one work-item folds a result alone: it is short, or there are enough of them and
+    those of neighbours, not one's own elements, lie side by side."""
+    count = _reduced_points(group)
+    enough = profile.reduction_lanes > 1 and group.points >= profile.lanes * profile.groups
+    return count < SHORT_REDUCTION or (count <= MOST_ALONE and enough and not is_near)
 
 
 def _share_among_lanes(draft: Draft, axes: list[Axis], shared: Axis, profile: Profile) -> None:

@@ -6,7 +6,7 @@ loaded. Invariant: each element is computed from what it was computed from befor
 agree in everything but their weights are joined, and that are read alike: they are stored alike.
 
     y[b, i < n] = sum over k of x[b, k] * v[i, k];   z[b, i < m] = sum over k of x[b, k] * w[i, k]
-    yz[b, i < n + m] = sum over k of x[b, k] * vw[i, k];  y[b, i] = yz[b, i];  z[b, i] = yz[b, i + n]
+    yz[b, i < n + m] = sum over k of x[b, k] * vw[i, k]; y[b, i] = yz[b, i]; z[b, i] = yz[b, i + n]
 """
 
 from __future__ import annotations
@@ -348,4 +348,4 @@ def side_by_side(parts: Sequence[Node], dimension: int) -> Node:
         if end:
             places[dimension] = apply("sub", places[dimension], i32(end))
         body = Read(part, tuple(places), 0, body)
-    return Map(axes, body, dtype, parts[0].origin)  # type: ignore[union-attr]
+    return Map(axes, body, dtype, parts[0].origin)

@@ -52,7 +52,7 @@ AT_ONCE = 4
 """Weights that are put side by side in one step: a kernel binds few buffers."""
 
 DEEP = 3
-"""Views that are looked through for how something is read."""
+"""Readers that are looked through for how something is read."""
 
 JOINED = Axis("joined", 1)
 
@@ -209,14 +209,16 @@ def _without_weights(expr: Expr) -> Expr:
 
 
 def _uses(node: Node, around: Surroundings, depth: int) -> frozenset[object]:
-    """How a node is read, views read through: the skeletons of its readers' expressions."""
+    """How a node is read: the skeletons of its readers' expressions, and how those are read that
+    read nothing else but weights (a view, a sum with a bias)."""
     found: set[object] = set()
     for reader in around.readers.get(node, ()):
-        if isinstance(reader, Map) and is_view(reader.body) and depth:
-            found |= _uses(reader, around, depth - 1)
-        else:
-            words = tuple(_word(e, node) for e in walk(*expressions(reader)))
-            found.add((type(reader).__name__, words))
+        words = tuple(_word(e, node) for e in walk(*expressions(reader)))
+        alone = isinstance(reader, Map) and all(
+            s is node or is_static(s) for s in around.sources[reader]
+        )
+        further = _uses(reader, around, depth - 1) if alone and depth else frozenset()
+        found.add((type(reader).__name__, words, further))
     return frozenset(found)
 
 

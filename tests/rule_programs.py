@@ -35,7 +35,7 @@ _PARTS = """model m(x: T[b, c], y: T[b, d], w: T[c + d, o]) -> T[b, o] {
   out[b, j] = sum over i < c + d of (x[b, i] else (y[b, i - c] else 0)) * w[i, j]
 }"""
 _WEIGHTS = """model m(x: T[b, s, c], z: T[b, s, o]) -> T[b, s, o] {
-  u = silu(k: linear(x, o)) * z + silu(v: linear(x, o)) * z
+  u = softmax(k: linear(x, o)) + softmax(v: linear(x, o)) * z
   return u + w: linear(x, o; bias = false)
 }"""
 _WIDTHS = """model m(x: T[b, c], r: T[b, o]) -> T[b] {

@@ -81,6 +81,8 @@ def device_info(device: Any, id: str) -> DeviceInfo:
         memory_bytes=int(device.global_mem_size),
         caps=capabilities(device),
         vector=int(device.native_vector_width_float),
+        largest_bytes=int(device.max_mem_alloc_size),
+        total_bytes=int(device.global_mem_size),
     )
 
 

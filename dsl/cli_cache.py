@@ -70,12 +70,12 @@ def cache_command(clear: bool, unused_days: float | None, as_json: bool) -> None
 
 def _print(kept: Mapping[str, list[Entry]]) -> None:
     rows = [
-        (e.key[:8], kind, _what(e), size_text(e.nbytes), age(e.used))
+        (e.key[:8], kind, *_said(e), size_text(e.nbytes), age(e.used))
         for kind, entries in kept.items()
         for e in entries
     ]
     if rows:
-        print_table(("key", "kind", "of what", "size", "last used"), rows)
+        print_table(("key", "kind", "kept by", "of what", "size", "last used"), rows)
 
 
 def _totals(folder: str | None, kept: Mapping[str, list[Entry]], sizes: list[int]) -> None:
@@ -86,12 +86,14 @@ def _totals(folder: str | None, kept: Mapping[str, list[Entry]], sizes: list[int
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    said = {name: entry.about.get(name, "") for name in ("command", "what")}
+    command, what = _said(entry)
+    said = {"command": command, "what": what}
     return {"key": entry.key, **said, "bytes": entry.nbytes, "used": entry.used}
 
 
-def _what(entry: Entry) -> str:
-    return str(entry.about.get("what", "unknown"))
+def _said(entry: Entry) -> tuple[str, str]:
+    """The command that kept an entry, and what it is."""
+    return str(entry.about.get("command", "")), str(entry.about.get("what", "unknown"))
 
 
 def age(when: float) -> str:

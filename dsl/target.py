@@ -8,6 +8,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Place = tuple[int, int]
+"""A row and a column of a matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Who holds which elements of a matrix: the row and column that each bit of an element's number
+    in a work-item, and each bit of the work-item's number in its sub-group, adds.
+
+        Holding(elements=((0, 1), (8, 0)), lanes=((0, 2), (0, 4), (1, 0), (2, 0), (4, 0)))
+        element 3 of work-item 6 is in row 8 + 1, column 1 + 4
+    """
+
+    elements: tuple[Place, ...]
+    lanes: tuple[Place, ...]
+
+    @property
+    def count(self) -> int:
+        """Elements that a work-item holds."""
+        return 1 << len(self.elements)
+
+    def place(self, lane: int, element: int) -> Place:
+        """The row and column of a work-item's element."""
+        bits = (*self._set(self.lanes, lane), *self._set(self.elements, element))
+        return sum(row for row, _ in bits), sum(column for _, column in bits)
+
+    @staticmethod
+    def _set(places: tuple[Place, ...], number: int) -> tuple[Place, ...]:
+        return tuple(p for bit, p in enumerate(places) if number >> bit & 1)
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixInstruction:
+    """What a sub-group of `lanes` work-items computes at once: `result` (m × n, of `accumulator`)
+    += `left` (m × k) × `right` (k × n), both of `inputs`; each held as it says."""
+
+    name: str
+    m: int
+    n: int
+    k: int
+    inputs: str
+    accumulator: str
+    left: Holding
+    right: Holding
+    result: Holding
+
+    @property
+    def lanes(self) -> int:
+        """Work-items of the sub-group."""
+        return 1 << len(self.result.lanes)
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -20,7 +71,8 @@ class Capabilities:
     with a built-in (others are expanded); `max_binding` bounds one bound range; `integer_bits` are
     those that one instruction adds: below 64, sums with an address are dear; `native_functions`
     are operators whose instruction is as accurate as WGSL asks, where OpenCL C has a slower form
-    too; `overlapping_bindings`: one launch may read and write the same bytes through two bindings.
+    too; `overlapping_bindings`: one launch may read and write the same bytes through two bindings;
+    `matrix` are the matrix instructions that there are (`[[matrix]]` in a target's table).
     """
 
     languages: tuple[str, ...]
@@ -39,6 +91,7 @@ class Capabilities:
     integer_bits: int = 64
     native_functions: tuple[str, ...] = ()
     overlapping_bindings: bool = False
+    matrix: tuple[MatrixInstruction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +108,9 @@ class Profile:
     innermost reduced loop; `points` elements and `flop` operations that one work-item computes at
     least, in loops, where there is enough work; `gather` lanes of one load that replaces scalar
     loads of neighbours; `partial_sums` products that may be summed in f16 before they are added to
-    an f32 accumulator, where factors are f16 (0: none).
+    an f32 accumulator, where factors are f16 (0: none); `across` work-items side by side along the
+    columns of a tile whose operands pass through local memory; `registers` (32-bit) that written
+    out code should stay within (0: not counted).
     """
 
     vector: int = 4
@@ -71,6 +126,8 @@ class Profile:
     flop: int = 0
     gather: int = 1
     partial_sums: int = 0
+    across: int = 16
+    registers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

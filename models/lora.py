@@ -232,7 +232,11 @@ def _low_rank(lora: Lora, model: Model, part: str, name: str, pair: _Pair) -> Lo
     alpha = pair.entries.get("alpha")
     amount = float(rank)
     if alpha is not None:
-        amount = float(np.ravel(read_entry(pair.names["alpha"], alpha))[0])
+        values = read_entry(pair.names["alpha"], alpha)
+        if values.size != 1:
+            message = f"`{pair.names['alpha']}` in {lora.file} holds {values.size} values"
+            raise failure("L001", message, help="an alpha is one number; use another file")
+        amount = float(values.ravel()[0])
     return LowRank(up, down, lora.scale * amount / rank)
 
 

@@ -19,7 +19,7 @@ from sdlc.language.elaborate import build
 from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.library import load
 from sdlc.models.cache import Compiled, kept, key_of
-from sdlc.models.folder import SOURCES, Config, Model
+from sdlc.models.folder import SOURCES, Config, Model, default_folder
 from sdlc.models.prompts import chunk_count
 from sdlc.models.samplers import COLUMNS, SAMPLERS
 from sdlc.models.settings import GenerateSettings, plan_of, size_of
@@ -165,4 +165,18 @@ def compiled(
         device,
         lambda: compile_network(network, folder, target, precision, choices),
         lambda program: deque(fitting(program, weights), 0),
+        _about(network, folder, target, precision),
     )
+
+
+def _about(
+    network: Network, folder: Model, target: Target, precision: DType
+) -> Mapping[str, object]:
+    """What `sdlc cache` says of a network's program."""
+    sizes = " ".join(f"{name}={size}" for name, size in network.sizes.items())
+    rules = [f"--without {','.join(network.without)}"] if network.without else []
+    rules += [f"--only {','.join(network.only)}"] if network.only is not None else []
+    shipped = folder.path == default_folder()
+    place = default_folder().parent.name if shipped else str(folder.path)
+    settings = " ".join((target.name, precision.value, sizes, *rules))
+    return {"command": "generate", "what": f"{place}/{network.part}  {settings}"}

@@ -254,7 +254,10 @@ def read_entry(name: str, entry: Entry) -> Array:
             "W005", f"tensor `{name}` has the type {entry.stored}", help=f"known types are {known}"
         )
     stored = _STORED[entry.stored]
-    array = _widen(entry.stored, _mapped(entry, stored)).reshape(entry.shape)
+    try:
+        array = _widen(entry.stored, _mapped(entry, stored)).reshape(entry.shape)
+    except ValueError as error:  # more axes, or longer ones, than an array can have
+        raise _damaged(entry.file, f"`{name}`: {error}") from None
     array = array.T if entry.transposed else array
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(np.size(array) - np.isfinite(array).sum())

@@ -204,6 +204,14 @@ def test_a_second_picture_is_the_same_and_compiles_nothing(
         generate(replace(SETTINGS, size=(64, 32)))
 
 
+def test_kept_networks_say_what_they_are(warm: tuple[Path, pipeline.Pictures]) -> None:
+    entries = cache.Store(warm[0] / "programs", 9).entries()
+    assert {entry.about["command"] for entry in entries} == {"generate"}
+    said = " ".join(str(entry.about["what"]) for entry in entries)
+    for part in ("text_encoder  cpu", "unet  cpu", "vae  cpu", "f32", "h=4 w=4"):
+        assert part in said
+
+
 def test_a_wrong_weight_is_located_though_its_program_is_kept(
     warm: tuple[Path, pipeline.Pictures], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from sdlc.kernel.ir import (
     Kernel,
     Let,
     Literal,
+    MatrixMultiply,
     Space,
     Stmt,
     Store,
@@ -36,6 +37,7 @@ from sdlc.kernel.ir import (
     statement_expressions,
     statements,
     walk,
+    with_factors,
 )
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.vectorize import replaced
@@ -113,6 +115,10 @@ class _Cutting:
             case If():
                 condition = replaced(stmt.condition, values)
                 return If(condition, self._copies(stmt.body, values))
+            case MatrixMultiply():
+                into = tuple(self._named(v, values) for v in stmt.into)
+                made = with_factors(stmt, lambda e: replaced(e, values))
+                return replace(made, into=into)
             case Barrier():
                 return stmt
 

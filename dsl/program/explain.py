@@ -233,13 +233,13 @@ def _last_line(span: Span) -> int:
 
 
 def _verdicts(item: Scheduled, attempts: Sequence[Attempted]) -> tuple[Verdict, ...]:
-    """What rules reported of the group's nodes, then what its schedule says of itself; what fired
+    """What rules reported of the group's nodes, and what its schedule says of itself; what fired
     first."""
     found = [Verdict("rule", a.rule, a.fired, a.why, _about(a)) for a in attempts]
     found += [Verdict("schedule", *reason) for reason in item.reasons]
     if item.note:
         found.append(Verdict("schedule", "tuning", item.profile is not None, item.note, ""))
-    return tuple(dict.fromkeys(sorted(found, key=lambda v: (v.kind, not v.fired))))
+    return tuple(dict.fromkeys(sorted(found, key=lambda v: not v.fired)))
 
 
 def _about(attempt: Attempted) -> str:

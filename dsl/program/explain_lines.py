@@ -141,6 +141,9 @@ class _Tracing:
                 assigned[s.var] = []
             elif isinstance(s, k.Assign):
                 assigned.setdefault(s.var, []).append(s.value)
+            elif isinstance(s, k.MatrixMultiply):
+                for var in s.into:
+                    assigned.setdefault(var, []).extend((*s.left, *s.right))
         for var in assigned:
             self.known[var] = frozenset()
         for s in self.statements:
@@ -161,6 +164,8 @@ class _Tracing:
                 self.known[s.var] = self._known(s.value)
             elif isinstance(s, k.Assign):
                 done = self.known[s.var]
+            elif isinstance(s, k.MatrixMultiply):
+                done = frozenset[Value]().union(*(self.known[v] for v in s.into))
             elif isinstance(s, k.Store) and s.buffer.space is not k.Space.GLOBAL:
                 done = self._known(s.value)
                 self.held[s.buffer.name] = self.held.get(s.buffer.name, frozenset()) | done
@@ -192,6 +197,8 @@ class _Tracing:
             case k.Declare(var, value) | k.Assign(var, value):
                 found |= self._computed(value, number)
                 found |= {n for n, field in self.known[var] if field == STATE}
+            case k.MatrixMultiply():
+                found |= {n for v in stmt.into for n, field in self.known[v] if field == STATE}
             case k.Store():
                 found |= self._computed(stmt.value, number) | self._stored(stmt)
         return frozenset(found)

@@ -48,13 +48,18 @@ class Scheduled:
     """What became of a tuning record for this group, for people."""
     planned: Group | None = None
     """The group before its tactic gave it inner groups, where it did."""
-    reasons: tuple[Reason, ...] = ()
-    """What the moves that may be made did about it, and why not."""
+    journal: Journal = field(default_factory=Journal, compare=False, repr=False)
+    """What the moves that may be made said of all groups."""
 
     @property
     def base(self) -> Group:
         """The group as it was planned: what tactics take and digests name."""
         return self.planned or self.group
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """What the moves that may be made did about the group, and why not."""
+        return self.journal.of(self.group)
 
     def __str__(self) -> str:
         nest = "\n".join("  " + line for line in str(self.nest).splitlines())
@@ -92,7 +97,7 @@ def plan(
     has for it and that is legal, else the default. `results` are the orders that the graph's
     outputs have in storage where they are not row-major; `enabled` names the mechanisms that may
     be used (`graph.mechanisms.SCHEDULED`)."""
-    journal, target = Journal(), with_mechanisms(target, enabled)
+    journal, target = Journal(enabled), with_mechanisms(target, enabled)
     groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     permuted, caps = "storage_orders" in enabled, target.caps
@@ -107,8 +112,7 @@ def plan(
         point = choices.get(digest_of(group, lanes, orders, {})) if choices else None
         item = scheduled(group, lanes, setting, target, point or DEFAULT)
         tell_of_kernel(journal, item.group, item.nest, orders)
-        reasons = tuple(r for r in journal.of(item.group) if r[0] in enabled)
-        made.append(replace(item, reasons=reasons))
+        made.append(replace(item, journal=journal))
     return Plan(tuple(made), orders, enabled=enabled)
 
 

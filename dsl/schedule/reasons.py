@@ -9,6 +9,7 @@ looks at a value says once of it that it fired, or, in one sentence each, what i
 
 from __future__ import annotations
 
+from collections.abc import Container
 from math import prod
 
 from sdlc.graph.node import Node
@@ -22,14 +23,18 @@ Reason = tuple[str, bool, str, str]
 
 
 class Journal:
-    """Verdicts by the node that they are about: of a group, the first that it stores."""
+    """Verdicts of the moves that are `enabled` (None: of all), by the node that they are about: the
+    first that a group stores."""
 
-    def __init__(self) -> None:
+    def __init__(self, enabled: Container[str] | None = None) -> None:
+        self._enabled = enabled
         self._found: dict[Node, dict[tuple[str, str], None]] = {}
 
     def tell(self, move: str, about: Group | Node, why: str) -> None:
         """What became of a move: '' where it fired. Refusals for several candidates are all
         kept."""
+        if self._enabled is not None and move not in self._enabled:
+            return
         node = about.stores[0].node if isinstance(about, Group) else about
         self._found.setdefault(node, {})[move, why] = None
 

@@ -42,6 +42,11 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.REASSOCIATED,
     ),
     Rule(
+        "hold_factors",
+        "What a contraction computes for its left factor is held by work-items, made in vectors.",
+        Numerics.EXACT,
+    ),
+    Rule(
         "nest_transforms",
         "Of two short sums weighted by constants, one is computed inside the other.",
         Numerics.EXACT,
@@ -54,6 +59,16 @@ SCHEDULED: tuple[Rule, ...] = (
     Rule(
         "vector_rows",
         "Vector lanes of a folded state run along its rows, where that is estimated to be quicker.",
+        Numerics.REASSOCIATED,
+    ),
+    Rule(
+        "register_tile",
+        "A work-item computes a tile of a contraction's results: what it reads serves several.",
+        Numerics.EXACT,
+    ),
+    Rule(
+        "storage_orders",
+        "Values and weights are stored in the order in which contractions read them.",
         Numerics.REASSOCIATED,
     ),
     Rule(

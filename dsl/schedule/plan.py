@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
@@ -17,6 +18,7 @@ from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
+from sdlc.schedule.fragments import deep_axis
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
@@ -95,12 +97,14 @@ def plan(
     journal = Journal(enabled)
     groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
-    orders, vectors = assign_orders(groups, kept, target.profile.vector)
+    orders, vectors = _orders(groups, kept, target)
     profile = target.profile
     if "local_operands" not in enabled:
         profile = replace(profile, slice=0)
     caps = target.caps
-    setting = Setting(profile, caps.max_groups, orders, caps.local_bytes, enabled, journal)
+    setting = Setting(
+        profile, caps.max_groups, orders, caps.local_bytes, enabled, journal, caps.matrix
+    )
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
         setting = replace(setting, orders=orders)
@@ -130,7 +134,15 @@ def _split(
     made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
     if len(made) == len(groups):
         return groups, orders, vectors
-    return made, *assign_orders(made, kept, target.profile.vector)
+    return made, *_orders(made, kept, target)
+
+
+def _orders(
+    groups: tuple[Group, ...], kept: Orders, target: Target
+) -> tuple[Orders, dict[Value, Axis]]:
+    """Storage orders and vector axes as the target's contractions want them."""
+    deep = partial(deep_axis, of=target.instruction)
+    return assign_orders(groups, kept, target.profile.vector, deep)
 
 
 def groups_of(

@@ -32,7 +32,7 @@ from sdlc.schedule.nest import (
     Tile,
     initial,
 )
-from sdlc.schedule.operands import is_gather, operand, power, read_of
+from sdlc.schedule.operands import is_gather, operand, power, read_operand
 from sdlc.schedule.staging import NestDraft
 from sdlc.target import MatrixInstruction
 
@@ -63,6 +63,8 @@ def with_fragments(group: Group, setting: Setting) -> Group | str:
     form = contraction(group)
     if of is None or form is None:
         return "the profile names no matrix instruction"
+    if not setting.profile.slice or len(group.inner) > 1:
+        return "its factors do not pass through local memory"
     column = column_of(form, of)
     if column is None or prod(a.extent for a in form.m) < of.m:
         return f"its results are no {of.m} × {of.n}"
@@ -79,7 +81,7 @@ def with_fragments(group: Group, setting: Setting) -> Group | str:
         operand(group, f"right{n or ''}", e, [*form.batch, *form.n, *form.k], axis, dtype)
         for n, e in enumerate(form.rights)
     ]
-    lift = tuple(apply("mul", read_of(left), read_of(right)) for right in rights)
+    lift = tuple(apply("mul", read_operand(left), read_operand(right)) for right in rights)
     return replace(group, lift=lift, inner=(*group.inner, left, *rights))
 
 

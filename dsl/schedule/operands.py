@@ -73,7 +73,7 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
         operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
         for n, e in enumerate(form.rights)
     ]
-    lift = tuple(apply("mul", read_of(left), read_of(right)) for right in rights)
+    lift = tuple(apply("mul", read_operand(left), read_operand(right)) for right in rights)
     return replace(group, lift=lift, inner=(*group.inner, left, *rights))
 
 
@@ -101,9 +101,9 @@ def operand(
     return Group(name, order, (), None, (), (store,), group.origins)
 
 
-def read_of(operand: Group) -> Expr:
-    """An inner group's result at its own axes."""
-    return Read(operand.stores[0].node, tuple(Index(a) for a in operand.axes))
+def read_operand(held: Group) -> Expr:
+    """What a factor is where it is read: the element of its map."""
+    return Read(held.stores[0].node, tuple(Index(a) for a in held.axes))
 
 
 def _depth(form: Contraction, setting: Setting) -> tuple[int, Axis | None]:

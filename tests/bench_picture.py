@@ -41,7 +41,7 @@ for line in sys.stdin:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="where sdlc draws (default cpu)")
-    parser.add_argument("--beside", nargs="*", default=[], help="more devices, in the same run, once")
+    parser.add_argument("--beside", nargs="*", default=[], help="more devices, one picture")
     parser.add_argument("--rounds", type=int, default=3, help="pictures of each (default 3)")
     parser.add_argument("--precision", choices=("f32", "f16"), default="f32")
     parser.add_argument("--peer", default=sys.executable, help="a Python that has diffusers")

@@ -6,7 +6,7 @@ for every graph; whoever applies one asks whether it is selected. Example: `MECH
 
 from __future__ import annotations
 
-from sdlc.graph import halo, joined
+from sdlc.graph import beside, halo, joined
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule
 
@@ -86,6 +86,7 @@ SCHEDULED: tuple[Rule, ...] = (
 
 DEFAULT = (
     "concat_read",
+    "join_weights",
     "halo",
     "flash_attention",
     "winograd_4",
@@ -107,6 +108,13 @@ MECHANISMS: tuple[Rule, ...] = (
         Numerics.REASSOCIATED,
         joined.contracts_joined,
         joined.contract_parts,
+    ),
+    Rule(
+        "join_weights",
+        "Products of one operand by several weights, read alike, are one, by the weights joined.",
+        Numerics.EXACT,
+        beside.looks_at,
+        beside.attempt,
     ),
     Rule(
         "halo",

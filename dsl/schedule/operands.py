@@ -68,12 +68,12 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
         return "what is summed over has no slices that are long enough"
     if any(_is_gather(e) for e in (form.left, *form.rights)):
         return "an index of a factor is read from memory"
-    left = _operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
+    left = operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
     rights = [
-        _operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
+        operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
         for n, e in enumerate(form.rights)
     ]
-    lift = tuple(apply("mul", _read(left), _read(right)) for right in rights)
+    lift = tuple(apply("mul", read_operand(left), read_operand(right)) for right in rights)
     return replace(group, lift=lift, inner=(*group.inner, left, *rights))
 
 
@@ -85,7 +85,7 @@ def _is_gather(expr: Expr) -> bool:
     )
 
 
-def _operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis) -> Group:
+def operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis) -> Group:
     """A factor as a map over the axes that it depends on, `last` the innermost."""
     used = axes_of(value)
     order = (*(a for a in axes if a in used and a != last), *((last,) if last in used else ()))
@@ -94,8 +94,9 @@ def _operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis)
     return Group(name, order, (), None, (), (store,), group.origins)
 
 
-def _read(operand: Group) -> Expr:
-    return Read(operand.stores[0].node, tuple(Index(a) for a in operand.axes))
+def read_operand(held: Group) -> Expr:
+    """What a factor is where it is read: the element of its map."""
+    return Read(held.stores[0].node, tuple(Index(a) for a in held.axes))
 
 
 def _depth(form: Contraction, setting: Setting) -> tuple[int, Axis | None]:

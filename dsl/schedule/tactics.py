@@ -20,6 +20,7 @@ from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
 from sdlc.schedule.factor import factor_rows, most_tiles, private_factor, written_in
 from sdlc.schedule.group import Group
+from sdlc.schedule.held import with_held
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
@@ -58,11 +59,15 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
             yield "", whole, operand_steps(whole, form, lanes, setting)
             return
     yield "", group, steps_for(group, lanes, setting)
+    if "hold_factors" in setting.enabled and form is not None and lanes is not None:
+        held = with_held(group, lanes, setting)
+        setting.journal.tell_refusal("hold_factors", group, held)
+        if not isinstance(held, str):
+            yield "hold_factors", held, _rows_steps(held, lanes, setting)
     if "vector_rows" in setting.enabled and is_folded(group):
         held = with_rows(group, setting)
-        if isinstance(held, str):
-            setting.journal.tell("vector_rows", group, held)
-        else:
+        setting.journal.tell_refusal("vector_rows", group, held)
+        if not isinstance(held, str):
             yield "vector_rows", held, across_steps(held, setting)
 
 

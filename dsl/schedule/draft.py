@@ -34,6 +34,7 @@ class Setting:
     enabled: frozenset[str] = EVERY
     journal: Journal = field(default_factory=Journal, compare=False)
     """Where a tactic says what it did not do, and why."""
+    max_work_items: int = 256
 
 
 @dataclass(slots=True)

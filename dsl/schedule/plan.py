@@ -107,7 +107,8 @@ def plan(
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     permuted, caps = "storage_orders" in enabled, target.caps
     orders, vectors = assign_orders(groups, kept, target.profile.vector, permuted)
-    setting = Setting(target.profile, caps.max_groups, orders, caps.local_bytes, enabled, journal)
+    limits = caps.max_groups, orders, caps.local_bytes, enabled, journal, caps.max_work_items
+    setting = Setting(target.profile, *limits)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
         setting = replace(setting, orders=orders)

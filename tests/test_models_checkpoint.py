@@ -219,18 +219,25 @@ def test_clip_s_vocabulary() -> None:
 # ---- the hub -------------------------------------------------------------------------------------
 
 
-def test_names_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("only_half", [False, True])
+def test_names_of_the_hub(only_half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def fetch(name: str, **what: Any) -> str:
         asked.append((name, what))
         return str(default_folder())
 
-    library = SimpleNamespace(snapshot_download=fetch)
+    def listed(name: str) -> list[str]:
+        files = ["unet/config.json", "unet/model.fp16.safetensors"]
+        return files if only_half else [*files, "unet/model.safetensors"]
+
+    library = SimpleNamespace(snapshot_download=fetch, list_repo_files=listed)
     monkeypatch.setitem(sys.modules, "huggingface_hub", library)
     assert load_model("some-one/a_model.v1").path == default_folder()
-    assert asked[0][0] == "some-one/a_model.v1"
-    assert not any("bin" in pattern for pattern in asked[0][1]["allow_patterns"])
+    ((name, what),) = asked
+    assert name == "some-one/a_model.v1"
+    assert not any("bin" in pattern for pattern in what["allow_patterns"])
+    assert ("*.fp16.*" in what["ignore_patterns"]) != only_half
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,16 @@ def test_attention_through_local_memory_computes_the_definition(
     in_one_kernel(graph, profile, seed)
 
 
+def test_many_blocks_are_folded_for_several_vectors_of_rows() -> None:
+    """What does not stay in the first caches is read once for all rows of a work-item."""
+    for keys, values, vectors in ((1024, 40, 1), (2048, 40, 4), (2048, 80, 2), (2048, 160, 1)):
+        (kernel,) = plan(attention_graph(8, 4096, keys, 40, values), load_target("cpu")).kernels
+        tile = [lp.extent for lp in kernel.nest.loops if lp.name == "s.tile"]
+        assert (tile or [1]) == [vectors], (keys, values)
+    profile = replace(load_target("cpu").profile, vector=2, block=1)
+    assert in_one_kernel(attention_graph(8, 128, 33, 3, 3), profile, 0) == 2
+
+
 def test_a_monoid_that_rescales_is_told_by_its_equations() -> None:
     form = rescaled(STATE)
     assert form is not None and form.leaders == (0,) and [f for f, _ in form.weights] == [1, 2]

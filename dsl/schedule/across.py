@@ -13,6 +13,7 @@ columns need not fill one.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 from sdlc.graph.expr import Axis, Expr, Index, apply, axes_of, reads_of
 from sdlc.graph.node import Node
@@ -27,6 +28,13 @@ from sdlc.schedule.staging import NestDraft, row_axes
 MOST_COLUMNS = 160
 """Columns that are written out for one work-item: their state is in the first cache, and more code
 takes a driver seconds. Of more, each work-item has a part, and folds the rows for itself."""
+
+MANY_BLOCKS, MOST_VECTORS = 32, 4
+"""From this many blocks on they do not stay in the first caches: several vectors of rows share
+them. Measured with heads of 40 over 4096 keys: four vectors take 7 % less time than one."""
+
+LEAST_GROUPS = 256
+"""Work-groups that are left, so that every core has many."""
 
 
 def is_folded(group: Group) -> bool:
@@ -117,7 +125,7 @@ def across_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
         size = divisor(axis.extent, columns)
         draft.tile(axis.name, size, Kind.UNROLL, "tile")
         columns //= size
-    _vector(draft, row.name, setting)
+    _own_rows(draft, row, _vectors(group, row, columns, setting), setting)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     draft.take(*bind_groups(group.axes, left, setting.max_groups))
     if len(group.over) > 1:
@@ -137,6 +145,27 @@ def _copies(group: Group) -> set[str]:
         for p in group.inner
         if p.monoid is None and held.isdisjoint((r.source, r.field) for r in p.reads)
     }
+
+
+def _vectors(group: Group, row: Axis, room: int, setting: Setting) -> int:
+    """Vectors of rows that a work-item folds one after the other, where it folds many blocks: each
+    block comes from memory once for all of them. `room` is how many its columns leave space for."""
+    if group.over[-1].extent < MANY_BLOCKS:
+        return 1
+    tiles = row.extent // setting.profile.vector
+    every = tiles * prod(a.extent for a in row_axes(group)[0] if a is not row)
+    return divisor(tiles, min(MOST_VECTORS, room, max(1, every // LEAST_GROUPS)))
+
+
+def _own_rows(draft: NestDraft, row: Axis, vectors: int, setting: Setting) -> None:
+    """All rows of a work-item."""
+    if vectors > 1:
+        tile = f"{row.name}.tile"
+        draft.take(Tile(row.name, vectors * setting.profile.vector, tile))
+        _vector(draft, tile, setting)
+        draft.take(Bind(tile, Kind.UNROLL))
+    else:
+        _vector(draft, row.name, setting)
 
 
 def _vector(draft: NestDraft, name: str, setting: Setting) -> None:

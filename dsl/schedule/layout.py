@@ -9,7 +9,7 @@ images channels-last); everything else follows what it reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -32,12 +32,17 @@ class Wish:
 
 
 def assign_orders(
-    groups: Iterable[Group], kept: Orders, vector: int, permuted: bool = True
+    groups: Iterable[Group],
+    kept: Orders,
+    vector: int,
+    permuted: bool = True,
+    deep: Callable[[Group], Axis | None] = lambda group: None,
 ) -> tuple[Orders, dict[Value, Axis]]:
     """Storage orders, and each contraction's vector axis, by the group's first stored value.
 
     `kept` are the orders of the program's outputs, `vector` the lanes that the target prefers;
-    unless `permuted`, all other values are row-major.
+    `deep` gives the axis that a group wants innermost in its factors instead of its vector axis.
+    Unless `permuted`, all other values are row-major.
     """
     groups = tuple(groups)
     if not permuted:
@@ -46,7 +51,7 @@ def assign_orders(
     wishes: Orders = {}
     for group in groups:
         inner = [w for part in group.inner for w in _wishes(part, _inner_axis(part, group, vector))]
-        for wish in (*inner, *_wishes(group, vectors.get(_key(group)))):
+        for wish in (*inner, *_wishes(group, deep(group) or vectors.get(_key(group)))):
             wishes.setdefault(wish.value, wish.order)
     orders: Orders = {}
     for group in groups:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
@@ -17,6 +18,7 @@ from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
+from sdlc.schedule.fragments import deep_axis
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
@@ -105,10 +107,10 @@ def plan(
     journal, target = Journal(enabled), with_mechanisms(target, enabled)
     groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
-    permuted, caps = "storage_orders" in enabled, target.caps
-    orders, vectors = assign_orders(groups, kept, target.profile.vector, permuted)
-    limits = caps.max_groups, orders, caps.local_bytes, enabled, journal, caps.max_work_items
-    setting = Setting(target.profile, *limits)
+    caps = target.caps
+    orders, vectors = _orders(groups, kept, target, enabled)
+    limits = caps.max_groups, orders, caps.local_bytes, enabled, journal
+    setting = Setting(target.profile, *limits, caps.matrix, caps.max_work_items)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
         setting = replace(setting, orders=orders)
@@ -149,8 +151,15 @@ def _split(
     made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
     if len(made) == len(groups):
         return groups, orders, vectors
-    permuted = "storage_orders" in setting.enabled
-    return made, *assign_orders(made, kept, target.profile.vector, permuted)
+    return made, *_orders(made, kept, target, setting.enabled)
+
+
+def _orders(
+    groups: tuple[Group, ...], kept: Orders, target: Target, enabled: frozenset[str]
+) -> tuple[Orders, dict[Value, Axis]]:
+    """Storage orders and vector axes as the target's contractions want them."""
+    deep, permuted = partial(deep_axis, of=target.instruction), "storage_orders" in enabled
+    return assign_orders(groups, kept, target.profile.vector, permuted, deep)
 
 
 def groups_of(

@@ -58,6 +58,7 @@ class Situation:
             self.target.caps.max_groups,
             self.orders,
             self.target.caps.local_bytes,
+            matrix=self.target.caps.matrix,
         )
 
 

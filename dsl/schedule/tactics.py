@@ -19,6 +19,7 @@ from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
 from sdlc.schedule.factor import factor_rows, most_tiles, private_factor, written_in
+from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
 from sdlc.schedule.held import with_held
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
@@ -53,6 +54,11 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
     lean = written_in(group) if shared else group
     form = contraction(lean)
     if form is not None:
+        if setting.instruction is not None:
+            cells = with_fragments(lean, setting)
+            if not isinstance(cells, str):
+                yield "", cells, fragment_steps(cells, form, setting)
+                return
         whole = with_operands(lean, lanes, setting)
         setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
         if lanes is not None and not isinstance(whole, str):

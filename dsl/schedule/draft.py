@@ -36,6 +36,7 @@ class Setting:
     """Where a tactic says what it did not do, and why."""
     matrix: tuple[MatrixInstruction, ...] = ()
     max_work_items: int = 256
+    """Of a work-group, on the target."""
 
     @property
     def instruction(self) -> MatrixInstruction | None:

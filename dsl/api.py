@@ -351,14 +351,15 @@ def _config_file(path: Path) -> dict[str, object]:
 
 
 def load_weights(weights: Weights | None) -> Mapping[str, Array]:
-    """Arrays by scope path, from a mapping, a safetensors file or a folder of them."""
+    """Arrays by scope path, from a mapping, a safetensors file, a folder of them, or a part of a
+    model (`model.safetensors/unet`)."""
     if weights is None:
         return NOTHING
     if isinstance(weights, Mapping):
         return weights
-    from sdlc.models import weights as files
+    from sdlc.models.model import part_weights
 
-    return files.load_weights(Path(weights))
+    return part_weights(Path(weights))
 
 
 def _weights_key(weights: Weights | None) -> object:

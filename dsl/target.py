@@ -108,7 +108,9 @@ class Profile:
     innermost reduced loop; `points` elements and `flop` operations that one work-item computes at
     least, in loops, where there is enough work; `gather` lanes of one load that replaces scalar
     loads of neighbours; `partial_sums` products that may be summed in f16 before they are added to
-    an f32 accumulator, where factors are f16 (0: none).
+    an f32 accumulator, where factors are f16 (0: none); `across` work-items side by side along the
+    columns of a tile whose operands pass through local memory; `registers` (32-bit) that written
+    out code should stay within (0: not counted).
     """
 
     vector: int = 4
@@ -124,6 +126,8 @@ class Profile:
     flop: int = 0
     gather: int = 1
     partial_sums: int = 0
+    across: int = 16
+    registers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

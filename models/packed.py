@@ -111,7 +111,8 @@ def _loading(compiled: Compiled, device: Device) -> Iterator[object]:
     if load is None:
         return
     yield device.info.name, device.info.driver
-    yield from (t.text for t in texts if t.name in load.kernels)
+    names = {dispatch.kernel for dispatch in load.dispatches}
+    yield sorted((t.name, t.text) for t in texts if t.name in names)
     for dispatch in load.dispatches:
         yield dispatch.kernel, dispatch.bindings
     for name, array in load.constants.items():

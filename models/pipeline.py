@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import SdlError
+from sdlc.models.fits import check_fits
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
@@ -101,6 +102,7 @@ def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: R
             ready[network.role] = _decoder(settings, folder, target, device)
         else:
             program = compiled(network, folder, target, settings.precision, device)
+            check_fits(program[0], network.sizes, folder, device.info)
             ready[network.role] = Ready(network, program, folder, device)
         tell(Progress("compile", done, len(parts), time.perf_counter() - started, network.part))
     sizes = ready["sampler"].network.sizes
@@ -119,8 +121,9 @@ def _decoder(settings: GenerateSettings, folder: Model, target: Target, device: 
     for tile in sizes:
         network = networks(folder, replace(settings, tile=tile))[-1]
         made = compiled(network, owner, target, settings.precision, device)
-        if tile == sizes[-1] or _fits(made[0], device.info):
+        if _fits(made[0], device.info):
             break
+    check_fits(made[0], network.sizes, owner, device.info)
     return Ready(network, made, owner, device)
 
 

@@ -111,11 +111,7 @@ POOL = (
 @cache
 def fired_in(program: Pooled) -> frozenset[str]:
     """The mechanisms that fire on a program at its largest sizes."""
-    return fired(program.plan(program.graph(program.largest)))
-
-
-def fired(made: Plan) -> frozenset[str]:
-    return frozenset(name for k in made.kernels for name, acted, *_ in k.reasons if acted)
+    return program.plan(program.graph(program.largest)).fired
 
 
 @cache

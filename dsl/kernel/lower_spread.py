@@ -12,7 +12,8 @@ from __future__ import annotations
 from math import prod
 
 from sdlc.kernel import ir as k
-from sdlc.kernel.lower_names import LANE, Names, mixed
+from sdlc.kernel.linear import linear
+from sdlc.kernel.lower_names import LANE, Names, clamped, mixed
 from sdlc.kernel.lower_part import Part, Work, stored
 from sdlc.kernel.translate import Scope, translate
 from sdlc.kernel.vectorize import replaced, vectorize
@@ -58,8 +59,8 @@ def _chunk(work: Work, stage: Staged, group: Group, names: Names, number: k.Expr
     raw, axes = {}, {}
     for axis, start, offset in zip(group.axes, first, _digits(number, extents, width), strict=True):
         raw[axis] = visit(k.call("add", start, offset))
-        last = k.i32(axis.extent - 1)
-        axes[axis] = visit(k.call("min", k.call("max", raw[axis], k.i32(0)), last))
+        whole = axis is group.axes[-1] and axis.extent % width == 0 and _at_multiple(start, width)
+        axes[axis] = visit(clamped(raw[axis], axis.extent, width if whole else 1, least=0))
     scope = Scope(axes, {}, work.storage, work.held, raw)
     jobs = []
     for output in group.stores:
@@ -72,6 +73,12 @@ def _chunk(work: Work, stage: Staged, group: Group, names: Names, number: k.Expr
         index = visit(replaced(flat, {LANE: k.i32(0)}))
         jobs.append(stored(held.buffer, index, value, kept))
     Part(work, group, stage.nest, names, f"{stage.value}/").emit_stores(jobs)
+
+
+def _at_multiple(start: k.Expr, width: int) -> bool:
+    """Whether an index is a multiple of the width, as far as its linear form tells."""
+    terms, constant = linear(start)
+    return all(c % width == 0 for c in (*terms.values(), constant))
 
 
 def _digits(number: k.Expr, extents: tuple[int, ...], width: int) -> list[k.Expr]:

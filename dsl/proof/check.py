@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from sdlc.graph.hoist import hoist
+from sdlc.graph.hoist import Hoisted
 from sdlc.graph.node import Graph
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType
@@ -26,7 +26,7 @@ from sdlc.proof.inputs import arrays_of
 from sdlc.proof.pieces import Value, pieces
 from sdlc.proof.sample import at_points, sample_of, work
 from sdlc.proof.stages import Route, Subject, first_wrong, interpreted
-from sdlc.schedule.plan import Plan, plan
+from sdlc.schedule.plan import Plan
 from sdlc.target import Target
 
 ALL_POINTS, WHOLE_POINTS = 1 << 20, 1 << 23
@@ -59,11 +59,14 @@ class Compilation:
 
 
 def compiled(
-    graph: Graph, rewritten: Graph, target: Target, precision: DType = DType.F32
+    graph: Graph,
+    rewritten: Graph,
+    planned: tuple[Hoisted, Plan],
+    target: Target,
+    precision: DType = DType.F32,
 ) -> Compilation:
-    """The program of a graph with all that its proof needs."""
-    parts = hoist(rewritten)
-    scheduled = plan(parts.run, target)
+    """The program of a graph, rewritten and `planned`, with all that its proof needs."""
+    parts, scheduled = planned
     program = compile_hoisted(parts, scheduled, target, precision)
     values = _values(parts.run, scheduled)
     load = {}

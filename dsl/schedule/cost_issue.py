@@ -172,7 +172,8 @@ def _item(nest: Nest, simd: int) -> _Item:
     of = {kind: tuple(lp for lp in nest.loops if lp.kind is kind) for kind in Kind}
     near = next((lp.axis for lp in of[Kind.LANE] if lp.dim == 0), None)
     vector = of[Kind.VECTOR][0] if of[Kind.VECTOR] else None
-    return _Item(of[Kind.SERIAL], of[Kind.UNROLL], vector, near, nest.reduced, simd)
+    copied = (*of[Kind.UNROLL], *of[Kind.MATRIX])
+    return _Item(of[Kind.SERIAL], copied, vector, near, nest.reduced, simd)
 
 
 def _dependences(exprs: Iterable[Expr]) -> dict[Expr, frozenset[Axis]]:

@@ -27,9 +27,6 @@ from sdlc.schedule.staging import NestDraft
 LEAST = 16
 """Fewer rows than this are not worth a work-group's tile."""
 
-MOST_ACROSS = 16
-"""Work-items side by side along the columns: vectors of four make two memory transactions."""
-
 LEAST_STEPS = 4
 """Steps of a slice that a work-item takes at least."""
 
@@ -187,7 +184,7 @@ def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
     if form.fields > 2:
         rows = max(1, rows // 2)
     beside = 1 << (form.fields - 1).bit_length()  # every field has a slice of its own
-    across = min(max(1, MOST_ACROSS // beside), -(-n // columns))
+    across = min(max(1, profile.across // beside), -(-n // columns))
     down = 1 << (-(-profile.lanes // across) - 1).bit_length()
     depth = _depth(form, setting)[0]
     full = Shape(rows, columns, down, across)

@@ -77,6 +77,11 @@ class Plan:
     enabled: frozenset[str] = frozenset()
     """The mechanisms that were allowed, by name."""
 
+    @property
+    def fired(self) -> frozenset[str]:
+        """The mechanisms that did something, by name."""
+        return frozenset(name for k in self.kernels for name, fired, *_ in k.reasons if fired)
+
     def __str__(self) -> str:
         return "\n\n".join(str(k) for k in self.kernels)
 

@@ -184,7 +184,7 @@ def _sampler(settings: GenerateSettings, folder: Model, pictures: Mapping[str, i
         "n": -(-(settings.steps + 1) // TABLE_ROWS) * TABLE_ROWS,
         "k": COLUMNS,
     }
-    masked = settings.mask is not None
+    masked = settings.mask is not None or folder.paints_into
     optional = {
         "noise": sampler.noise,
         "rescale": settings.guided and settings.rescale > 0,

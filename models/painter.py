@@ -161,10 +161,9 @@ class Painter:
         self.sampler.step()
         self.sampler.finish()
 
-    def latents(self) -> Array:
+    def latents(self) -> npt.NDArray[np.float32]:
         """f32[b, c, h, w] after the last step."""
-        latents: Array = self.sampler.read("next_state")[0]
-        return latents
+        return np.asarray(self.sampler.read("next_state")[0], np.float32)
 
     def decode(self, latents: Array) -> Array:
         """What the decoder makes of latents: [b, 3, 8 h, 8 w], in -1 … 1 where it is right."""

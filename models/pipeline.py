@@ -31,7 +31,7 @@ from sdlc.models.settings import (
     check_settings,
     plan_of,
 )
-from sdlc.models.start import begin
+from sdlc.models.start import begin, put_back
 from sdlc.program.device import Device, DeviceInfo
 from sdlc.program.execute import check_memory, check_sizes
 from sdlc.program.program import Program
@@ -102,11 +102,12 @@ def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: R
             ready[network.role] = _decoder(settings, folder, target, device)
         else:
             program = compiled(network, folder, target, settings.precision, device)
-            check_fits(program[0], network.sizes, folder, device.info)
+            sizes = {} if network.role == "encoder" else network.sizes  # its sizes are pixels
+            check_fits(program[0], sizes, folder, device.info)
             ready[network.role] = Ready(network, program, folder, device)
         tell(Progress("compile", done, len(parts), time.perf_counter() - started, network.part))
-    sizes = ready["sampler"].network.sizes
-    shape = (sizes["c"], sizes["h"], sizes["w"])
+    drawn = ready["sampler"].network.sizes
+    shape = (drawn["c"], drawn["h"], drawn["w"])
     painter = Painter(folder, device, settings.batch, shape, schedule, ready)
     if settings.sampler is None and sampler_of(folder.scheduler) is None:
         given = folder.scheduler.get("_class_name")
@@ -154,7 +155,7 @@ def draw(painter: Painter, settings: GenerateSettings, tell: Report) -> Pictures
         shown = settings.preview and done % settings.preview == 0 and done < count
         preview = to_pixels(painter.decode(painter.latents())) if shown else None
         clock.tick("step", done, count, preview)
-    final = painter.latents()
+    final = put_back(painter.latents(), extra, painter)
     check_finite(final, f"denoising network ({settings.steps} steps)")
     painter.done_with("sampler")
     decoded = painter.decode(final)

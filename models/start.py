@@ -53,6 +53,14 @@ def begin(
     return ((clean_share * given + noise_share * drawn) / seen).astype(np.float32), extra
 
 
+def put_back(latents: Floats, extra: Mapping[str, Array], painter: Painter) -> Floats:
+    """The last latents, with the given picture's where the mask lets nothing change."""
+    if "mask" not in extra or painter.folder.paints_into:
+        return latents
+    mask, given = (np.asarray(extra[name], np.float32) for name in ("mask", "original"))
+    return mask * latents + (1 - mask) * given
+
+
 def pixels(painter: Painter) -> tuple[int, int]:
     """Width and height of the pictures."""
     _, h, w = painter.latent_shape

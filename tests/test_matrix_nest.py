@@ -147,6 +147,65 @@ def test_matrix_nests_compute_the_definition(for_all: ForAll) -> None:
     for_all(drawn(), prove, 25, 0.5)
 
 
+# ---- the tactic
+
+
+def gated_graph(m: int, k: int, n: int) -> Graph:
+    """Two products of one left factor, which is computed as it is fetched."""
+    i, c, o = axes(i=m, c=k, o=n)
+    x, w, v = halves("x", m, k), halves("w", n, k), halves("v", n, k)
+    positive = apply("max", read(x, i, c), ZERO)
+    lifts = [apply("mul", positive, read(each, o, c)) for each in (w, v)]
+    made = [
+        Reduce((i, o), (c,), SUM, (lift,), (F,), Origin(name, "fc"))
+        for lift, name in zip(lifts, ("y", "z"), strict=True)
+    ]
+    body = apply("mul", read(made[0], i, o), read(made[1], i, o))
+    return Graph("gated", (("out", Map((i, o), body, F, Origin("out", "fc")), 0),), (x, w, v))
+
+
+@st.composite
+def compiled(draw: st.DrawFn) -> Drawn:
+    of = draw(instructions())
+    kind = draw(st.sampled_from((product_graph, gated_graph, window_graph)))
+    sizes = [draw(st.integers(1, 40)) for _ in range(3)]
+    graph = kind(*sizes)
+    target = machine(of)
+    profile = replace(target.profile, matrix=of.name, slice=draw(st.sampled_from((4, 8, 16))))
+    target = replace(target, profile=profile)
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    inputs = {i.name: rng.integers(-4, 5, i.shape).astype(np.float16) for i in graph.inputs}
+    return Drawn(graph, plan(graph, target), target, inputs)
+
+
+def test_contractions_by_instructions_compute_the_definition(for_all: ForAll) -> None:
+    used = 0
+
+    def prove(each: Drawn) -> None:
+        nonlocal used
+        used += any(k.nest.matrix is not None for k in each.plan.kernels)
+        program = compile_plan(each.graph, each.plan, each.target, H)
+        allowed = tolerance(each.graph, each.inputs, {})
+        check(allowed, run_interpreted(program, each.inputs, {}), Numerics.REASSOCIATED)
+        plain = replace(each.target.caps, matrix=(), f16_arithmetic=False)
+        loops = run_interpreted(program, each.inputs, {}, lambda k: legalize(k, plain, "opencl"))
+        check(allowed, loops, Numerics.REASSOCIATED)
+
+    for_all(compiled(), prove, 25, 0.5)
+    assert used > 5
+
+
+def test_the_profile_switches_it() -> None:
+    target = load_target("nvidia")
+    graph = product_graph(256, 320, 128)
+    assert plan(graph, target).kernels[0].nest.matrix is None
+    name = target.caps.matrix[0].name
+    made = plan(graph, replace(target, profile=replace(target.profile, matrix=name)))
+    assert made.kernels[0].nest.matrix is not None
+    other = plan(graph, replace(target, profile=replace(target.profile, matrix="none")))
+    assert other.kernels[0].nest.matrix is None
+
+
 # ---- steps
 
 

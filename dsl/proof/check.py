@@ -26,6 +26,7 @@ from sdlc.proof.inputs import arrays_of
 from sdlc.proof.pieces import Value, pieces
 from sdlc.proof.sample import at_points, sample_of, work
 from sdlc.proof.stages import Route, Subject, first_wrong, interpreted
+from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan
 from sdlc.target import Target
 
@@ -46,16 +47,19 @@ class Compilation:
     program: Program
     values: Mapping[str, Value]
     load_values: Mapping[str, Value]
+    groups: tuple[Group, ...]
+    load_groups: tuple[Group, ...]
+    """What each dispatch computes."""
     numerics: Numerics = Numerics.REASSOCIATED
     fired: tuple[str, ...] = ()
-    """The rules that made `rewritten`."""
+    """The rules that made `rewritten`, and the moves of the schedule."""
 
     @property
     def pieces(self) -> tuple[Subject, ...]:
         """Every kernel, those of the load program last."""
-        run = pieces(self.program, self.values)
+        run = pieces(self.program, self.values, self.groups)
         load = self.program.load
-        return run if load is None else (*run, *pieces(load, self.load_values))
+        return run if load is None else (*run, *pieces(load, self.load_values, self.load_groups))
 
 
 def compiled(
@@ -68,11 +72,17 @@ def compiled(
     """The program of a graph, rewritten and `planned`, with all that its proof needs."""
     parts, scheduled = planned
     program = compile_hoisted(parts, scheduled, target, precision)
-    values = _values(parts.run, scheduled)
-    load = {}
+    values, groups = _values(parts.run, scheduled), _groups(scheduled)
+    load: dict[str, Value] = {}
+    load_groups: tuple[Group, ...] = ()
     if parts.load is not None:
-        load = _values(parts.load, load_plan(parts.load, parts, scheduled, target))
-    return Compilation(graph, rewritten, program, values, load)
+        once = load_plan(parts.load, parts, scheduled, target)
+        load, load_groups = _values(parts.load, once), _groups(once)
+    return Compilation(graph, rewritten, program, values, load, groups, load_groups)
+
+
+def _groups(scheduled: Plan) -> tuple[Group, ...]:
+    return tuple(item.group for item in scheduled.kernels)
 
 
 def _values(graph: Graph, scheduled: Plan) -> dict[str, Value]:

@@ -1,4 +1,4 @@
-"""Settings in a picture's file and back; tiles of large pictures; masks and pictures to start from."""
+"""Settings in a picture's file and back; tiles of large pictures; pictures to start from."""
 
 from __future__ import annotations
 

@@ -62,12 +62,12 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
     small = prod(a.extent for a in form.m) < LEAST or lanes not in form.n
     if small or axis is None or depth < 4 or any(_is_gather(e) for e in (form.left, *form.rights)):
         return None
-    left = _operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
+    left = operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
     rights = [
-        _operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
+        operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
         for n, e in enumerate(form.rights)
     ]
-    lift = tuple(apply("mul", _read(left), _read(right)) for right in rights)
+    lift = tuple(apply("mul", read_of(left), read_of(right)) for right in rights)
     return replace(group, lift=lift, inner=(left, *rights))
 
 
@@ -79,7 +79,7 @@ def _is_gather(expr: Expr) -> bool:
     )
 
 
-def _operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis) -> Group:
+def operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis) -> Group:
     """A factor as a map over the axes that it depends on, `last` the innermost."""
     used = axes_of(value)
     order = (*(a for a in axes if a in used and a != last), *((last,) if last in used else ()))
@@ -88,7 +88,7 @@ def _operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis)
     return Group(name, order, (), None, (), (store,), group.origins)
 
 
-def _read(operand: Group) -> Expr:
+def read_of(operand: Group) -> Expr:
     return Read(operand.stores[0].node, tuple(Index(a) for a in operand.axes))
 
 

@@ -24,6 +24,7 @@ from sdlc.schedule.rows import rows_steps
 from sdlc.schedule.shared import shared_steps
 from sdlc.schedule.skinny import skinny_steps
 from sdlc.schedule.staging import private_steps
+from sdlc.schedule.streamed import streamed
 from sdlc.schedule.transform import transform_steps
 from sdlc.target import Profile
 
@@ -40,6 +41,9 @@ def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, t
     form = contraction(group)
     if whole is not None and form is not None and lanes is not None:
         return whole, operand_steps(whole, form, lanes, setting)
+    folded = group.inner and group.monoid is not None and constant_factor(group) is None
+    if folded and setting.profile.depth > 1:
+        return streamed(group, setting)
     return group, steps_for(group, lanes, setting)
 
 

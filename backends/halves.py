@@ -37,6 +37,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    MatrixMultiply,
     Stmt,
     Store,
     Type,
@@ -90,6 +91,8 @@ class _Widening:
     def statement(self, stmt: Stmt) -> tuple[Stmt, ...]:
         if isinstance(stmt, (Let, Declare, Assign)) and stmt.var in self.moved:
             return (with_expressions(stmt, self.still),)
+        if isinstance(stmt, MatrixMultiply):
+            return (with_expressions(stmt, self.factor),)
         stmt = with_expressions(stmt, self.wide)
         match stmt:
             case Let() | Declare() | Assign() if stmt.var.type.dtype is DType.F16:
@@ -101,6 +104,10 @@ class _Widening:
     def still(self, e: Expr) -> Expr:
         """A half that only moves, as a half."""
         return Load(e.buffer, self.wide(e.index), e.lanes) if isinstance(e, Load) else e
+
+    def factor(self, e: Expr) -> Expr:
+        """A factor of a matrix instruction: as it is loaded, or rounded."""
+        return self.still(e) if _is_moved(e, self.moved) else Cast(self.wide(e), DType.F16)
 
     def wide(self, e: Expr) -> Expr:
         """`e`; if it is an f16, as an f32 with its value."""

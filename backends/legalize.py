@@ -15,6 +15,7 @@ from dataclasses import replace
 from sdlc.backends.grids import check_limits, fold_grid, split_groups
 from sdlc.backends.halves import align_halves, widen_half_arithmetic, widen_half_arrays
 from sdlc.backends.induction import carry_products
+from sdlc.backends.matrices import expand_matrices
 from sdlc.backends.quotients import split_offsets, vector_indices
 from sdlc.backends.scalars import expand_functions, floor_division, round_through_memory
 from sdlc.backends.vectors import bind_indices, split_vectors, vector_buffers
@@ -24,6 +25,7 @@ from sdlc.target import Capabilities
 Pass = Callable[[Kernel, Capabilities, str], Kernel]
 
 PASSES: tuple[Pass, ...] = (
+    expand_matrices,
     split_groups,
     fold_grid,
     widen_half_arithmetic,
@@ -54,7 +56,7 @@ def within_language(caps: Capabilities, language: str) -> Capabilities:
         return replace(caps, f16_arithmetic=caps.f16_arithmetic and not caps.packed_halves)
     widths = tuple(w for w in caps.vector_widths if w in WGSL_WIDTHS)
     missing = tuple(dict.fromkeys((*caps.missing_functions, *WGSL_MISSING)))
-    return replace(caps, vector_widths=widths, missing_functions=missing)
+    return replace(caps, vector_widths=widths, missing_functions=missing, matrix=())
 
 
 def legalize(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:

@@ -32,6 +32,7 @@ from sdlc.kernel.ir import (
     Expr,
     Literal,
     Load,
+    MatrixMultiply,
     Space,
     Type,
     WorkId,
@@ -49,6 +50,11 @@ STORED = MappingProxyType(
 SPACES = MappingProxyType(
     {Space.GLOBAL: "__global", Space.LOCAL: "__local", Space.PRIVATE: "__private"}
 )
+
+ASSEMBLY = MappingProxyType(
+    {"mma_m16n8k16_f16": "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"},
+)
+"""Matrix instructions by the name that targets' tables give them (PTX ISA, 9.7.14: `mma`)."""
 
 ADDRESS_BITS = 64
 OFFSETS = (
@@ -199,6 +205,37 @@ class OpenCLPrinter(Printer):
 
     def barrier(self) -> str:
         return "barrier(CLK_LOCAL_MEM_FENCE);"
+
+    def multiply(self, stmt: MatrixMultiply) -> str:
+        """Inline assembly: the result's registers are read and written, factors are in registers of
+        32 bits."""
+        instruction = ASSEMBLY[stmt.instruction.name]
+        sides = (stmt.into, self._registers(stmt.left), self._registers(stmt.right))
+        numbers = iter(range(sum(map(len, sides))))
+        result, *factors = ("{" + ", ".join(f"%{next(numbers)}" for _ in s) + "}" for s in sides)
+        text = f"{instruction} {result}, {', '.join(factors)}, {result};"
+        into = ", ".join(f'"+f"({self.name(v)})' for v in stmt.into)
+        given = ", ".join(f'"r"({r})' for r in (*sides[1], *sides[2]))
+        return f'asm volatile("{text}" : {into} : {given});'
+
+    def _registers(self, values: tuple[Expr, ...]) -> tuple[str, ...]:
+        """Halves, two of them a register."""
+        made: list[str] = []
+        scalars: list[str] = []
+        for value in values:
+            lanes = value.type.lanes
+            if lanes == 1:
+                scalars.append(self.text(value))
+                if len(scalars) == 2:
+                    pair = self.vector(scalars, Type(DType.F16, 2))
+                    made.append(f"as_uint({pair})")
+                    scalars = []
+            elif lanes == 2:
+                made.append(f"as_uint({self.text(value)})")
+            else:
+                text = self.text(value, ATOM)
+                made += [f"as_uint({text}{self.lanes(n, 2)})" for n in range(0, lanes, 2)]
+        return tuple(made)
 
     # Expressions.
 

@@ -45,6 +45,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    MatrixMultiply,
     Stmt,
     Store,
     Type,
@@ -230,6 +231,10 @@ class Printer(ABC):
     @abstractmethod
     def barrier(self) -> str: ...
 
+    def multiply(self, stmt: MatrixMultiply) -> str:
+        """A matrix instruction. Raises KeyError in a language that has none."""
+        raise KeyError(f"{type(self).__name__} has no spelling for {stmt.instruction.name}")
+
     @abstractmethod
     def splats(self, expr: Call) -> bool:
         """Whether an infix operator demands operands of equal lanes."""
@@ -320,6 +325,8 @@ class Printer(ABC):
                 self._block(f"if ({self.text(stmt.condition)}) {{", stmt.body)
             case Barrier():
                 self.line(self.barrier())
+            case MatrixMultiply():
+                self.line(self.multiply(stmt))
             case _:
                 assert_never(stmt)
 

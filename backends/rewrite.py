@@ -26,6 +26,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    MatrixMultiply,
     Stmt,
     Store,
     Type,
@@ -35,6 +36,7 @@ from sdlc.kernel.ir import (
     statement_expressions,
     statements,
     walk,
+    with_factors,
     with_operands,
 )
 
@@ -66,6 +68,8 @@ def with_expressions(stmt: Stmt, change: Change) -> Stmt:
             return Store(stmt.buffer, index, value, guard)
         case If():
             return If(change(stmt.condition), stmt.body)
+        case MatrixMultiply():
+            return with_factors(stmt, change)
         case _:
             return stmt
 

@@ -9,16 +9,18 @@ field is one of `sdlc.target`; docs/targets.md describes them.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
 from importlib.resources import files
+from itertools import product
 from typing import Any
 
 from sdlc.language.diagnostics import failure
-from sdlc.target import Capabilities, Peak, Profile, Target
+from sdlc.target import Capabilities, Holding, MatrixInstruction, Peak, Profile, Target
 
 TABLES = ("caps", "profile", "peak")
 FOLDER = "sdlc.backends.targets"
+SIDES, HELD = ("left", "right", "result"), ("elements", "lanes")
 
 
 def target_names() -> tuple[str, ...]:
@@ -41,8 +43,10 @@ def parse_target(name: str, text: str) -> Target:
     """A target from the text of its table. Raises SdlError (D011) for anything unknown, missing or
     without a source."""
     table = whole_table(name, text)
-    _check_keys(name, "", table, {"title", *TABLES, "sources"}, {"title", *TABLES, "sources"})
+    needed = {"title", *TABLES, "sources"}
+    _check_keys(name, "", table, {*needed, "matrix"}, needed)
     caps, profile, peak = (_record(name, t, table[t]) for t in TABLES)
+    caps = replace(caps, matrix=tuple(_matrix(name, each) for each in table.get("matrix", ())))
     sources = table["sources"]
     unsourced = [f for f in numbers(table) if not sources.get(f, "").strip()]
     if unsourced:
@@ -93,6 +97,26 @@ def _record(name: str, key: str, table: dict[str, Any]) -> Any:
     known = {f.name: f.default is MISSING for f in fields(kind)}
     _check_keys(name, f"[{key}] ", table, set(known), {n for n, must in known.items() if must})
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+
+
+def _matrix(name: str, table: dict[str, Any]) -> MatrixInstruction:
+    """A matrix instruction, whose every place must be held by some work-item."""
+    known = {f.name for f in fields(MatrixInstruction)}
+    _check_keys(name, "[[matrix]] ", table, {*known, "source"}, {*known, "source"})
+    if not str(table["source"]).strip():
+        raise _broken(name, f"no source for the matrix instruction {table['name']}")
+    held = {
+        side: Holding(**{key: tuple((r, c) for r, c in table[side][key]) for key in HELD})
+        for side in SIDES
+    }
+    made = MatrixInstruction(**{k: v for k, v in table.items() if k in known} | held)
+    shapes = ((made.m, made.k), (made.k, made.n), (made.m, made.n))
+    for side, (rows, columns) in zip(SIDES, shapes, strict=True):
+        every = product(range(made.lanes), range(held[side].count))
+        found = {held[side].place(lane, element) for lane, element in every}
+        if found != set(product(range(rows), range(columns))):
+            raise _broken(name, f"{made.name}: {side} is not {rows} × {columns}")
+    return made
 
 
 def _check_keys(

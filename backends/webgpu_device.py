@@ -88,6 +88,7 @@ def device_info(adapter: Any, id: str) -> DeviceInfo:
         vendor=info["vendor"],
         driver=f"{info['backend_type']} {info['description']}".strip(),
         memory_bytes=int(adapter.limits["max-buffer-size"]),
+        largest_bytes=int(adapter.limits["max-buffer-size"]),
         caps=capabilities(adapter),
     )
 

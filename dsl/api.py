@@ -412,18 +412,19 @@ def explanation(compiled: Compiled, request: Request, languages: Sequence[str] =
     return replace(explain(Material(parts, target, texts, cited, attempts)), off=off)
 
 
-def measured(compiled: Compiled, device: str) -> tuple[str, tuple[float, ...]]:
-    """A device's name, and the seconds that each of a program's dispatches takes there, with random
-    inputs and weights. Raises SdlError where there is no such device or it has no clock (D033)."""
-    from sdlc.backends.devices import open_device
+def measured(
+    program: Program, device: Device, texts: Sequence[KernelText] | None = None
+) -> tuple[float, ...]:
+    """The seconds that each of a program's dispatches takes on a device, with random inputs and
+    weights; `texts` are its kernels there, where they are known. Raises SdlError (D033) for a
+    device that has no clock."""
     from sdlc.program.profile import profile
     from sdlc.program.profile_data import RandomWeights, random_inputs
 
-    opened = open_device(device)
-    executable = Executable(compiled.program, opened, RandomWeights(compiled.program))
-    for name, array in random_inputs(compiled.program).items():
+    executable = Executable(program, device, RandomWeights(program), texts)
+    for name, array in random_inputs(program).items():
         executable.write(name, array)
-    return opened.info.name, tuple(m.seconds for m in profile(executable))
+    return tuple(m.seconds for m in profile(executable))
 
 
 def devices() -> tuple[DeviceInfo, ...]:

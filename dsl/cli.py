@@ -27,6 +27,8 @@ from sdlc.cli_check import check_command
 from sdlc.cli_compile import compile_command
 from sdlc.cli_explain import explain_command
 from sdlc.cli_generate import generate_command
+from sdlc.cli_info import info_command
+from sdlc.cli_memory import memory_command
 from sdlc.cli_report import devices_command, doctor_command, targets_command, version_command
 from sdlc.cli_rules import rules_command
 from sdlc.cli_run import run_command
@@ -68,6 +70,8 @@ for _command in (
     bench_command,
     tune_command,
     generate_command,
+    info_command,
+    memory_command,
     cache_command,
     version_command,
 ):

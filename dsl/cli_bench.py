@@ -26,6 +26,7 @@ from sdlc.cli_common import (
     source_options,
     write_whole,
 )
+from sdlc.cli_kept import about, no_cache_option
 
 if TYPE_CHECKING:
     from sdlc.api import Request
@@ -64,6 +65,7 @@ MOST_ROWS = 40
 @click.option(
     "-n", "rounds", type=click.IntRange(1), default=10, show_default=True, help="Timed runs."
 )
+@no_cache_option
 @json_option
 def bench_command(
     program: Path,
@@ -74,6 +76,7 @@ def bench_command(
     trace: Path | None,
     plot: Path | None,
     rounds: int,
+    no_cache: bool,
     as_json: bool,
     **what: Any,
 ) -> None:
@@ -90,6 +93,7 @@ def bench_command(
     from sdlc.backends.target import load_target
     from sdlc.cli_bench_plot import check_library, write_plot
     from sdlc.cli_bench_run import Bench, requests
+    from sdlc.program.records import device_text
 
     if plot is not None and plot.suffix not in PLOTS:
         raise click.BadParameter(f"write one of {', '.join(PLOTS)}", param_hint="--plot")
@@ -104,10 +108,11 @@ def bench_command(
     rows = parse_names(what["without"]) if ablation else None
     opened = open_device(device)
     chosen = target_of(opened.info) if target is None else load_target(target)
-    wanted = requests(program, chosen, what)
+    wanted = requests(program, chosen, what, device_text(opened.info))
+    said = None if no_cache else about("bench", program, {**what, "target": chosen.name})
     detailed = profiling or trace is not None or (plot is not None and not ablation)
     with progress() as tell:
-        bench = Bench(opened, rounds, detailed, tell)
+        bench = Bench(opened, rounds, detailed, tell, said)
         timed = [t for name, request in wanted.items() for t in _timed(bench, name, request, rows)]
     if trace is not None:
         _write_trace(trace, timed)
@@ -240,5 +245,6 @@ def _program_record(timed: Timed) -> dict[str, Any]:
         "max_error": timed.error,
         "against": timed.against,
         "compile_seconds": timed.phases[0].end - timed.phases[0].begin,
+        "cached": timed.cached,
         "profile": [asdict(m) for m in timed.dispatches],
     }

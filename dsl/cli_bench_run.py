@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdlc.cli_kept import Kept, kept_program
 from sdlc.graph.types import Array, DType
-from sdlc.language.diagnostics import failure
 from sdlc.program.execute import Executable
 from sdlc.program.profile import Measured, profile
 from sdlc.program.profile_data import RandomWeights, random_inputs
@@ -31,9 +31,7 @@ from sdlc.program.profile_trace import Phase, Track
 
 if TYPE_CHECKING:
     from sdlc.api import Request
-    from sdlc.graph.node import Graph
-    from sdlc.models.pipeline import Network
-    from sdlc.program.device import Device
+    from sdlc.program.device import Device, KernelText
     from sdlc.program.program import Program
     from sdlc.target import Target
 
@@ -71,6 +69,8 @@ class Timed:
     error: float | None = None
     against: str = ""
     dispatches: tuple[Measured, ...] = ()
+    cached: bool = False
+    """Whether an earlier call had compiled it."""
 
     @property
     def median(self) -> float:
@@ -99,52 +99,22 @@ def ablation_rows() -> tuple[Row, ...]:
 # ---- what to time --------------------------------------------------------------------------------
 
 
-def requests(program: Path, target: Target, what: Mapping[str, Any]) -> dict[str, Request]:
-    """Every program of a file or model by name. `what` has the source options of the command line.
+def requests(
+    program: Path, target: Target, what: Mapping[str, Any], measured_on: str = ""
+) -> dict[str, Request]:
+    """Every program of a file or model by name. `what` has the source options of the command line;
+    tuning records count if they were `measured_on` the device.
 
     Raises SdlError (K001) for what is neither.
     """
-    from sdlc.cli_common import request_from
+    from sdlc.cli_common import request_of_file
+    from sdlc.cli_models import is_model, model_requests
 
-    if program.suffix == ".sdl" or program.is_file():
-        return {program.stem: replace(request_from(program, "cpu", **what), target=target)}
-    from sdlc.models.folder import default_folder, load_folder
-    from sdlc.models.pipeline import GenerateSettings, networks
-    from sdlc.program.records import records_path
-
-    shipped = default_folder().parent
-    folder, part = program, ""
-    if program.parts[:1] == (shipped.name,) and not program.exists():
-        folder = default_folder().joinpath(*program.parts[1:])
-    if not (folder / "model_index.json").is_file() and folder.parent.is_dir():
-        folder, part = folder.parent, folder.name
-    if not (folder / "model_index.json").is_file():
-        message = f"there is no program or model `{program}`"
-        help = f"give a .sdl file, a diffusers folder or a part of one, or {shipped.name}"
-        raise failure("K001", message, help)
-    model = load_folder(folder)
-    found = {n.part: n for n in networks(model, GenerateSettings("")) if part in ("", n.part)}
-    if not found:
-        message = f"`{part}` is no network of the model in `{folder}`"
-        raise failure("K001", message, "give its unet, vae or text_encoder")
-    known = {size for network in found.values() for size in network.sizes}
-    records = what.get("records") or records_path(folder)
-    made = {n: _network_request(network, target, what, known) for n, network in found.items()}
-    return {n: replace(request, records=records) for n, request in made.items()}
-
-
-def _network_request(
-    network: Network, target: Target, what: Mapping[str, Any], known: Collection[str]
-) -> Request:
-    """`known` are the sizes that any network of the model has: a network leaves out the others'."""
-    from sdlc.cli_common import parse_sizes, request_from
-    from sdlc.models.folder import SOURCES
-
-    given = parse_sizes(what["sizes"])
-    own = {n: size for n, size in given.items() if n in network.sizes or n not in known}
-    asked = {**what, "sizes": (), "configs": (network.config, *what["configs"])}
-    request = request_from(SOURCES / network.source, "cpu", **asked)
-    return replace(request, target=target, sizes={**network.sizes, **own})
+    if is_model(program):
+        found = model_requests(program, "cpu", what)
+    else:
+        found = {program.stem: request_of_file(program, "cpu", **what)}
+    return {n: replace(r, target=target, device=measured_on) for n, r in found.items()}
 
 
 # ---- taking the time -----------------------------------------------------------------------------
@@ -160,6 +130,7 @@ class Ready:
     program: Program
     phases: list[Phase]
     executable: Executable
+    cached: bool = False
     error: float | None = None
     against: str = ""
     seconds: list[float] = field(default_factory=list)
@@ -169,17 +140,20 @@ class Ready:
         counted = tuple(self.seconds[WARM_UP:])
         phases = tuple(self.phases)
         made = Timed(self.name, self.row, self.rules, self.program, counted, phases)
-        return replace(made, error=self.error, against=self.against, dispatches=self.dispatches)
+        made = replace(made, error=self.error, against=self.against, cached=self.cached)
+        return replace(made, dispatches=self.dispatches)
 
 
 @dataclass(slots=True)
 class Bench:
-    """A device and how often; `tell` hears what is being done."""
+    """A device and how often; `tell` hears what is being done; `said` is about programs that are
+    kept for later calls (None: none are)."""
 
     device: Device
     rounds: int
     profiling: bool = False
     tell: Tell = print
+    said: Mapping[str, Any] | None = None
 
     def time(self, name: str, request: Request) -> Timed:
         """Compiles a program, runs it, compares its outputs with the reference, takes the time."""
@@ -203,30 +177,36 @@ class Bench:
 
     def _ablation_reference(self, name: str, request: Request, baseline: Row) -> Wanted:
         plain = with_rules(replace(request, precision=DType.F32), baseline.rules)
-        compiled = plain.build()
-        found = reference_of(compiled.definition or compiled.graph, compiled.program)
+        program, texts, _ = self._compiled(name, plain)
+        found = reference_of(plain, program)
         if found is not None:
             return found
         with self._phase([], "reference", name, baseline):
-            _, outputs = self._first_run(compiled.program)
+            _, outputs = self._first_run(program, texts)
         return Wanted(BASELINE, outputs)
 
     def _ready(self, name: str, row: Row, request: Request, wanted: Wanted | None = None) -> Ready:
         phases: list[Phase] = []
         with self._phase(phases, "compile", name, row):
-            compiled = request.build()
-        program = compiled.program
+            program, texts, cached = self._compiled(name, request)
         with self._phase(phases, "build, load and first run", name, row):
-            executable, outputs = self._first_run(program)
-        wanted = wanted or reference_of(compiled.definition or compiled.graph, program)
+            executable, outputs = self._first_run(program, texts)
+        wanted = wanted or reference_of(request, program)
         rules = tuple(rule.name for rule in request.rules)
-        ready = Ready(name, row, rules, program, phases, executable)
+        ready = Ready(name, row, rules, program, phases, executable, cached)
         if wanted is not None:
             ready.error, ready.against = wanted.error(outputs), wanted.what
         return ready
 
-    def _first_run(self, program: Program) -> tuple[Executable, Outputs]:
-        executable = Executable(program, self.device, RandomWeights(program))
+    def _compiled(self, name: str, request: Request) -> Kept:
+        """The program and its texts for the device; whether an earlier call had made them."""
+        said = None if self.said is None else {**self.said, "what": f"{self.said['what']}  {name}"}
+        return kept_program(request, self.device, lambda: request.build().program, said)
+
+    def _first_run(
+        self, program: Program, texts: Sequence[KernelText] | None
+    ) -> tuple[Executable, Outputs]:
+        executable = Executable(program, self.device, RandomWeights(program), texts)
         outputs = executable.run(random_inputs(program))
         return executable, outputs
 
@@ -288,11 +268,12 @@ def largest_error(got: Array, wanted: Array) -> float:
     return float(np.abs(a - b).max(initial=0.0)) / scale
 
 
-def reference_of(graph: Graph, program: Program) -> Wanted | None:
+def reference_of(request: Request, program: Program) -> Wanted | None:
     """The NumPy reference's results in f64, or None where it would take too long."""
     from sdlc.graph.reference import Mode, evaluate
 
     if program.flop > REFERENCE_FLOP:
         return None
-    outputs = evaluate(graph, random_inputs(program), RandomWeights(program), Mode.F64)
+    weights = RandomWeights(program)
+    outputs = evaluate(request.graph(), random_inputs(program), weights, Mode.F64)
     return Wanted(REFERENCE, outputs)

@@ -1,6 +1,7 @@
 """`sdlc cache`: what is kept between calls, and how to be rid of it.
 
-In: nothing, or what to remove. Out: a table of programs, with sizes and ages. Example:
+In: nothing, or what to remove. Out: a table of programs and packed weights, with sizes and ages.
+Example:
 
     sdlc cache --clear --unused-days 30
 """
@@ -8,7 +9,7 @@ In: nothing, or what to remove. Out: a table of programs, with sizes and ages. E
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,7 @@ UNITS = ((DAY, "days"), (3600.0, "hours"), (60.0, "minutes"))
 
 
 @click.command("cache")
-@click.option("--clear", is_flag=True, help="Remove programs, and drivers' builds of kernels.")
+@click.option("--clear", is_flag=True, help="Remove programs, weights, and builds of kernels.")
 @click.option(
     "--unused-days",
     type=click.FloatRange(min=0),
@@ -32,7 +33,8 @@ UNITS = ((DAY, "days"), (3600.0, "hours"), (60.0, "minutes"))
 )
 @json_option
 def cache_command(clear: bool, unused_days: float | None, as_json: bool) -> None:
-    """Lists the programs that were kept, the one used last first, or removes them.
+    """Lists the programs and packed weights that were kept, the one used last first, or removes
+    them, and drivers' builds of kernels.
 
     \b
     Examples:
@@ -41,44 +43,57 @@ def cache_command(clear: bool, unused_days: float | None, as_json: bool) -> None
     """
     from sdlc.backends.build_cache import BuildCache
     from sdlc.models.cache import program_store
+    from sdlc.models.packed import weight_store
 
     if unused_days is not None and not clear:
         raise click.UsageError("--unused-days says what --clear removes: give both")
-    store, builds = program_store(), BuildCache.default()
-    removed = {"programs": 0, "builds": 0}
+    stores, builds = {"programs": program_store(), "weights": weight_store()}, BuildCache.default()
+    removed = dict.fromkeys((*stores, "builds"), 0)
     if clear:
         seconds = (unused_days or 0.0) * DAY
-        removed["programs"] = 0 if store is None else store.clear(seconds)
+        removed = {kind: s.clear(seconds) if s else 0 for kind, s in stores.items()}
         removed["builds"] = builds.clear(seconds)
-    entries = [] if store is None else store.entries()
+    kept = {kind: s.entries() if s else [] for kind, s in stores.items()}
+    folder = next((str(s.folder.parent) for s in stores.values() if s), None)
     sizes = builds.sizes()
     if as_json:
-        folder = None if store is None else str(store.folder.parent)
+        records = {kind: [_record(e) for e in entries] for kind, entries in kept.items()}
         kernels = {"count": len(sizes), "bytes": sum(sizes)}
-        programs = [_record(e) for e in entries]
-        print_json({"folder": folder, "programs": programs, "builds": kernels, "removed": removed})
+        print_json({"folder": folder, **records, "builds": kernels, "removed": removed})
         return
     if clear:
-        click.echo(f"removed {removed['programs']} programs and {removed['builds']} builds")
-    if entries:
-        rows = [(e.key[:8], _what(e), size_text(e.nbytes), age(e.used)) for e in entries]
-        print_table(("key", "program", "size", "last used"), rows)
-    _totals(store.folder.parent if store else None, entries, sizes)
+        gone = [f"{count} {kind}" for kind, count in removed.items()]
+        click.echo(f"removed {', '.join(gone[:-1])} and {gone[-1]}")
+    _print(kept)
+    _totals(folder, kept, sizes)
 
 
-def _totals(folder: Path | None, entries: list[Entry], sizes: list[int]) -> None:
-    programs = size_text(sum(e.nbytes for e in entries))
-    click.echo(f"{len(entries)} programs, {programs}; {len(sizes)} builds of kernels by drivers,")
-    click.echo(f"{size_text(sum(sizes))}; in {folder}")
+def _print(kept: Mapping[str, list[Entry]]) -> None:
+    rows = [
+        (e.key[:8], kind, *_said(e), size_text(e.nbytes), age(e.used))
+        for kind, entries in kept.items()
+        for e in entries
+    ]
+    if rows:
+        print_table(("key", "kind", "kept by", "of what", "size", "last used"), rows)
+
+
+def _totals(folder: str | None, kept: Mapping[str, list[Entry]], sizes: list[int]) -> None:
+    for kind, entries in kept.items():
+        size = size_text(sum(e.nbytes for e in entries))
+        click.echo(f"{len(entries)} {kind}, {size}")
+    click.echo(f"{len(sizes)} builds of kernels by drivers, {size_text(sum(sizes))}; in {folder}")
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    said = {name: entry.about.get(name, "") for name in ("command", "what")}
+    command, what = _said(entry)
+    said = {"command": command, "what": what}
     return {"key": entry.key, **said, "bytes": entry.nbytes, "used": entry.used}
 
 
-def _what(entry: Entry) -> str:
-    return str(entry.about.get("what", "unknown"))
+def _said(entry: Entry) -> tuple[str, str]:
+    """The command that kept an entry, and what it is."""
+    return str(entry.about.get("command", "")), str(entry.about.get("what", "unknown"))
 
 
 def age(when: float) -> str:

@@ -117,7 +117,16 @@ def target_option(command: Command) -> Command:
     )(command)
 
 
-def request_from(
+def request_from(file: Path, target: str, **what: Any) -> Request:
+    """What a command's options ask for, of a file or of one network of a model."""
+    from sdlc.cli_models import is_model, only_request
+
+    if is_model(file):
+        return only_request(file, target, what)
+    return request_of_file(file, target, **what)
+
+
+def request_of_file(
     file: Path,
     target: str,
     entry: str | None,
@@ -128,7 +137,7 @@ def request_from(
     only: tuple[str, ...] = (),
     records: Path | None = None,
 ) -> Request:
-    """What a command's options ask for."""
+    """What options ask for of a file. A configuration may be a mapping instead of a path."""
     from dataclasses import replace
 
     from sdlc.api import make_request

@@ -7,8 +7,9 @@ In: a file, sizes, configuration and a target. Out: text on stdout, or an HTML f
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +24,11 @@ from sdlc.cli_common import (
     target_option,
     write_whole,
 )
+from sdlc.cli_kept import about, kept_program, kept_record, no_cache_option, request_parts
+
+if TYPE_CHECKING:
+    from sdlc.api import Request
+    from sdlc.program.explain_data import Explanation
 
 SECTIONS = ("graph", "groups", "rules", "dispatches", "kernels", "tensors", "memory")
 
@@ -51,6 +57,7 @@ SECTIONS = ("graph", "groups", "rules", "dispatches", "kernels", "tensors", "mem
     metavar="DEVICE",
     help="Also measure every dispatch there, with random inputs and weights.",
 )
+@no_cache_option
 @json_option
 def explain_command(
     file: Path,
@@ -58,6 +65,7 @@ def explain_command(
     device: str | None,
     sections: tuple[str, ...],
     language: str | None,
+    no_cache: bool,
     as_json: bool,
     **what: Any,
 ) -> None:
@@ -70,8 +78,6 @@ def explain_command(
       sdlc explain softmax.sdl --set b=2x3 n=64 --target mali --section kernels --language wgsl
       sdlc explain softmax.sdl --set b=2x3 n=64 --device cpu -o softmax.html
     """
-    from sdlc.api import explanation, measured
-
     if output is not None:
         check_place(output)
     request = request_from(file, **what)
@@ -80,10 +86,8 @@ def explain_command(
         languages = (language,)
     elif output is None and not as_json:
         languages = languages[:1]
-    compiled = request.build()
-    made = explanation(compiled, request, languages)
-    if device is not None:
-        made = made.timed(*measured(compiled, device))
+    said = None if no_cache else about("explain", file, what)
+    made = _explained(request, languages, device, said)
     wanted = sections or SECTIONS
     if output is not None:
         page = made.page().encode()
@@ -98,3 +102,23 @@ def explain_command(
     elif output is None or sections:
         texts = (f"== {title} ==\n{text}" for n, title, text in made.sections() if n in wanted)
         click.echo("\n\n".join(texts))
+
+
+def _explained(
+    request: Request, languages: tuple[str, ...], device: str | None, said: dict[str, Any] | None
+) -> Explanation:
+    """The explanation, as an earlier call has kept it where it did (unless `said`, which is about
+    it, is None); with times of a device."""
+    from sdlc.api import explanation, measured
+    from sdlc.backends.devices import open_device
+    from sdlc.program.explain_json import explanation_of
+
+    build = cache(request.build)
+    parts = ("explain", languages, repr(request.target), *request_parts(request))
+    plain = kept_record(parts, lambda: explanation(build(), request, languages).as_json(), said)
+    made = explanation_of(plain)
+    if device is None:
+        return made
+    opened = open_device(device)
+    program, texts, _ = kept_program(request, opened, lambda: build().program, said)
+    return made.timed(opened.info.name, measured(program, opened, texts))

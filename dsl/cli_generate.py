@@ -21,7 +21,8 @@ from sdlc.cli_common import json_option, parse_names, print_json, rule_options
 
 if TYPE_CHECKING:
     from sdlc.graph.types import Array
-    from sdlc.models.pipeline import Pictures, Progress
+    from sdlc.models.pipeline import Pictures
+    from sdlc.models.settings import Progress
 
     Report = Callable[[Progress], None]
 
@@ -60,8 +61,22 @@ def parse_size(
 )
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
-    help="A folder in the diffusers layout (default: the model that is shipped).",
+    metavar="MODEL",
+    help="A folder in the diffusers layout, a .safetensors checkpoint, or a name of the hub "
+    "(default: the model that is shipped).",
+)
+@click.option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v_prediction"]),
+    help="What a checkpoint's network predicts, where the file does not say.",
+)
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="FILE[:SCALE]",
+    help="Low-rank changes of the weights, as much of them as SCALE says (default 1). May be "
+    "repeated.",
 )
 @click.option("--device", metavar="DEVICE", help="Where to run; `sdlc devices` lists them.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True)
@@ -97,11 +112,14 @@ def generate_command(
     """
     from sdlc.graph.types import DType
     from sdlc.models.image import check_writable, numbered, write_png
-    from sdlc.models.pipeline import GenerateSettings, generate
+    from sdlc.models.lora import parse_lora
+    from sdlc.models.pipeline import generate
+    from sdlc.models.settings import GenerateSettings
 
     files = numbered(output, settings["batch"])
     for file in files:
         check_writable(file)
+    settings["loras"] = tuple(map(parse_lora, settings["loras"]))
     settings["without"] = parse_names(settings["without"])
     settings["only"] = parse_names(settings["only"]) if settings["only"] else None
     wanted = GenerateSettings(

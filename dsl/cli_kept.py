@@ -10,16 +10,26 @@ library; it does not depend on where configuration and records lie.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from sdlc.api import Request
+    from sdlc.program.device import Device, KernelText
+    from sdlc.program.program import Program
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILES = ("configs", "records")
 """Options whose files count, not their names."""
+RECORD = "record.json"
+Kept = tuple["Program", "tuple[KernelText, ...] | None", bool]
+"""A program, its kernels for a device where they are known, and whether it was kept."""
 TEXT = re.compile(r'"((?:\\.|[^"\\\n])*)"')
 
 
@@ -43,6 +53,64 @@ def key_for(file: Path, options: Mapping[str, Any], *more: object) -> str | None
         return None
     others = sorted((n, repr(v)) for n, v in options.items() if n not in FILES)
     return digest_of(str(file), sources, configs, measured, others, *more)
+
+
+def request_parts(request: Request) -> tuple[object, ...]:
+    """What the program of a request depends on beside its target. Warns of tuning records that are
+    not used."""
+    return (
+        dict(request.library.sources),
+        request.entry,
+        dict(request.sizes),
+        dict(request.config),
+        request.precision.value,
+        [rule.name for rule in request.rules],
+        sorted((group, repr(point)) for group, point in request.choices().items()),
+    )
+
+
+def kept_program(
+    request: Request, device: Device, make: Callable[[], Program], said: Mapping[str, Any] | None
+) -> Kept:
+    """What `make` gives for a request, with its texts for a device, as an earlier call has kept it
+    where it did; and whether it did. `said` is about the program (None: nothing is kept)."""
+    from sdlc.models.cache import kept, key_of
+
+    if said is None:
+        return make(), None, False
+    made: list[Program] = []
+
+    def remembered() -> Program:
+        made.append(make())
+        return made[0]
+
+    key = key_of(request.target, device.info, *request_parts(request))
+    return *kept(key, device, remembered, lambda program: None, said), not made
+
+
+def kept_record(
+    parts: Sequence[object], make: Callable[[], Mapping[str, Any]], said: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """A record that JSON can hold, for what it depends on: as an earlier call has kept it, or made.
+    `said` is about it (None: nothing is kept)."""
+    from sdlc.models.cache import digest_of, program_store
+
+    store = None if said is None else program_store()
+    key = "" if store is None else digest_of(*parts)
+    found = None if store is None else store.get(key)
+    if found is not None:
+        record: Mapping[str, Any] = json.loads((found.place / RECORD).read_bytes())
+        return record
+    record = make()
+    if store is not None and said is not None:
+        with suppress(OSError):  # a cache that cannot be written keeps nothing
+            store.put(key, lambda place: _write(place, record), said)
+    return record
+
+
+def _write(place: Path, record: Mapping[str, Any]) -> None:
+    place.mkdir()
+    (place / RECORD).write_text(json.dumps(record), "utf-8")
 
 
 def about(command: str, file: Path, options: Mapping[str, Any]) -> dict[str, Any]:

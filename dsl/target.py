@@ -8,6 +8,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Place = tuple[int, int]
+"""A row and a column of a matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Who holds which elements of a matrix: the row and column that each bit of an element's number
+    in a work-item, and each bit of the work-item's number in its sub-group, adds.
+
+        Holding(elements=((0, 1), (8, 0)), lanes=((0, 2), (0, 4), (1, 0), (2, 0), (4, 0)))
+        element 3 of work-item 6 is in row 8 + 1, column 1 + 4
+    """
+
+    elements: tuple[Place, ...]
+    lanes: tuple[Place, ...]
+
+    @property
+    def count(self) -> int:
+        """Elements that a work-item holds."""
+        return 1 << len(self.elements)
+
+    def place(self, lane: int, element: int) -> Place:
+        """The row and column of a work-item's element."""
+        bits = (*self._set(self.lanes, lane), *self._set(self.elements, element))
+        return sum(row for row, _ in bits), sum(column for _, column in bits)
+
+    @staticmethod
+    def _set(places: tuple[Place, ...], number: int) -> tuple[Place, ...]:
+        return tuple(p for bit, p in enumerate(places) if number >> bit & 1)
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixInstruction:
+    """What a sub-group of `lanes` work-items computes at once: `result` (m × n, of `accumulator`)
+    += `left` (m × k) × `right` (k × n), both of `inputs`; each held as it says."""
+
+    name: str
+    m: int
+    n: int
+    k: int
+    inputs: str
+    accumulator: str
+    left: Holding
+    right: Holding
+    result: Holding
+
+    @property
+    def lanes(self) -> int:
+        """Work-items of the sub-group."""
+        return 1 << len(self.result.lanes)
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -23,6 +74,7 @@ class Capabilities:
     too; `overlapping_bindings`: one launch may read and write the same bytes through two bindings;
     `packed_halves`: OpenCL C has no f16 there, and takes vectors of halves in memory apart, so they
     are moved as vectors of 16-bit integers and converted in registers.
+    `matrix` are the matrix instructions that there are (`[[matrix]]` in a target's table).
     """
 
     languages: tuple[str, ...]
@@ -42,6 +94,7 @@ class Capabilities:
     native_functions: tuple[str, ...] = ()
     overlapping_bindings: bool = False
     packed_halves: bool = False
+    matrix: tuple[MatrixInstruction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +111,10 @@ class Profile:
     innermost reduced loop; `points` elements and `flop` operations that one work-item computes at
     least, in loops, where there is enough work; `gather` lanes of one load that replaces scalar
     loads of neighbours; `partial_sums` products that may be summed in f16 before they are added to
-    an f32 accumulator, where factors are f16 (0: none).
+    an f32 accumulator, where factors are f16 (0: none); `across` work-items side by side along the
+    columns of a tile whose operands pass through local memory; `registers` (32-bit) that written
+    out code should stay within (0: not counted); `matrix` is the matrix
+    instruction that contractions of its inputs are computed with ('': none).
     """
 
     vector: int = 4
@@ -74,6 +130,9 @@ class Profile:
     flop: int = 0
     gather: int = 1
     partial_sums: int = 0
+    across: int = 16
+    registers: int = 0
+    matrix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +144,8 @@ class Peak:
     fit a core; `registers` (32-bit) fit a work-item, `core_registers` all those of a core; `loads`
     are issued for each multiply-add. `cache_bytes` and `cache_bandwidth` (bytes/s of all cores) are
     by cache from the innermost, each as large as one core finds it. A launch takes
-    `launch_seconds`, a work-group `group_seconds` of a core before it does anything.
+    `launch_seconds`, a work-group `group_seconds` of a core before it does anything. Matrix
+    instructions reach `matrix_flops` (FLOP/s; 0: not known).
     """
 
     f32_flops: float
@@ -102,6 +162,7 @@ class Peak:
     cache_bandwidth: tuple[float, ...]
     launch_seconds: float
     group_seconds: float
+    matrix_flops: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +173,8 @@ class Target:
     profile: Profile
     peak: Peak
     sources: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def instruction(self) -> MatrixInstruction | None:
+        """The matrix instruction that the profile names, if it is one of the capabilities'."""
+        return next((i for i in self.caps.matrix if i.name == self.profile.matrix), None)

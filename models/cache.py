@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -48,10 +49,13 @@ def compiler_digest() -> str:
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:
-    """Every file that says what a network compiles to: its name in its folder, what it holds."""
+    """Every file that says what a network compiles to: its name in its folder, what it holds. Of
+    an installation by links, too."""
     folders = (*sdlc.__path__, *sdlc.backends.__path__, *sdlc.models.__path__)
     for folder in dict.fromkeys((*folders, *sdlc.stdlib.__path__)):
-        for path in sorted(p for p in Path(folder).rglob("*") if p.suffix in SOURCES):
+        places = os.walk(folder, followlinks=True)
+        found = (Path(place, name) for place, _, names in places for name in names)
+        for path in sorted(p for p in found if p.suffix in SOURCES):
             yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 

@@ -1,7 +1,7 @@
 """A model folder in the diffusers layout: what it holds, and whether sdlc can run it.
 
-In: a path. Out: `ModelFolder` with the parsed config.json of every part. Invariant: every part that
-is needed is there and of a described class. Errors: SdlError with a code M….
+In: a path. Out: `Model` with the parsed config.json of every part, and its weights. Invariant:
+every part that is needed is there and of a described class. Errors: SdlError with a code M….
 
     load_folder(None).unet["block_out_channels"]        # the model that is shipped with sdlc
 """
@@ -9,42 +9,72 @@ is needed is there and of a described class. Errors: SdlError with a code M….
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 
 from sdlc.language.diagnostics import failure
+from sdlc.models.weights import Weights, load_weights
 
 Config = Mapping[str, object]
 
 SOURCES = Path(__file__).parent / "stable_diffusion"
 """The networks in `.sdl`."""
 
-PIPELINES = ("StableDiffusionPipeline",)
+PIPELINES = MappingProxyType(
+    {
+        "StableDiffusionPipeline": (),
+        "StableDiffusionImg2ImgPipeline": (),
+        "StableDiffusionInpaintPipeline": (),
+        "StableDiffusionXLPipeline": ("text_encoder_2", "tokenizer_2"),
+        "StableDiffusionXLImg2ImgPipeline": ("text_encoder_2", "tokenizer_2"),
+        "StableDiffusionXLInpaintPipeline": ("text_encoder_2", "tokenizer_2"),
+    }
+)
+"""The pipelines whose networks are described, and the parts that each has beside the usual ones."""
+TEXT = "text_model."
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 CLASSES = MappingProxyType(
     {
         "text_encoder": ("CLIPTextModel",),
-        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "tokenizer": TOKENIZERS,
+        "tokenizer_2": TOKENIZERS,
         "unet": ("UNet2DConditionModel",),
         "vae": ("AutoencoderKL",),
         "scheduler": (),
     }
 )
 """The parts of a folder and the classes that `models/stable_diffusion` describes (of a scheduler
-only the numbers count: sampling is always DDIM)."""
+only the numbers count)."""
+USUAL = tuple(part for part in CLASSES if not part.endswith("_2"))
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """`path`, and the configuration of each part as its config.json says."""
+class Model:
+    """A model, wherever its weights lie: the configuration of each part as a config.json says it
+    (`text_encoder_2` is empty where there is none), the folders of its tokenizers by part, and its
+    weights by part, under diffusers' names, read when they are asked for."""
 
     path: Path
     text_encoder: Config
     unet: Config
     vae: Config
     scheduler: Config
+    weights: Callable[[str], Weights]
+    tokenizers: Mapping[str, Path]
+    text_encoder_2: Config = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    """Tensors of its file that belong to no part, by their original names."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in pictures' files."""
+        place = self.path.resolve()
+        return place.parent.name if place.name == "pipeline" else place.name
 
     @property
     def pixels_per_latent(self) -> int:
@@ -74,7 +104,28 @@ class ModelFolder:
 
     @property
     def latent_channels(self) -> int:
-        return _whole(self.unet, "in_channels", 4)
+        return _whole(self.vae, "latent_channels", 4)
+
+
+def model_of(
+    path: Path,
+    configs: Mapping[str, Config],
+    weights: Callable[[str], Weights],
+    tokenizers: Mapping[str, Path],
+    unread: tuple[str, ...] = (),
+) -> Model:
+    """A model of configurations by part."""
+    return Model(
+        path,
+        configs["text_encoder"],
+        configs["unet"],
+        configs["vae"],
+        configs["scheduler"],
+        weights,
+        MappingProxyType(dict(tokenizers)),
+        configs.get("text_encoder_2", {}),
+        unread,
+    )
 
 
 def default_folder() -> Path:
@@ -82,34 +133,48 @@ def default_folder() -> Path:
     return Path(str(files("sdlc.models"))) / "emoji_diffusion" / "pipeline"
 
 
-def load_folder(path: Path | str | None) -> ModelFolder:
+def load_folder(path: Path | str | None) -> Model:
     """The model in a folder (None: the shipped one). Raises SdlError if there is none, or one that
     is not described."""
     folder = default_folder() if path is None else Path(path)
     if not (folder / "model_index.json").is_file():
         known = folder.is_dir()
         message = f"{folder} is not a model folder" if known else f"there is no folder {folder}"
-        help = f"--model takes a diffusers folder: model_index.json and {', '.join(CLASSES)}"
+        help = f"--model takes a diffusers folder: model_index.json and {', '.join(USUAL)}"
         raise failure("M001", message, help=help)
-    _check_index(folder, read_json(folder / "model_index.json"))
-    configs = {part: _part(folder, part) for part in CLASSES if part != "tokenizer"}
-    if not (folder / "tokenizer").is_dir():
-        raise _missing(folder, "tokenizer")
-    return ModelFolder(folder, **configs)
+    parts = _checked_parts(folder, read_json(folder / "model_index.json"))
+    configs = {part: _part(folder, part) for part in parts if not part.startswith("tokenizer")}
+    tokenizers = {part: folder / part for part in parts if part.startswith("tokenizer")}
+    for part, place in tokenizers.items():
+        if not place.is_dir():
+            raise _missing(folder, part)
+    return model_of(folder, configs, partial(_weights, folder), tokenizers)
 
 
-def _check_index(folder: Path, index: Config) -> None:
+def _weights(folder: Path, part: str) -> Weights:
+    """A part's weights; transformers from 5.24 on leaves out the first word of a text encoder's."""
+    found = load_weights(folder / part)
+    if part.startswith("text_encoder") and not any(n.startswith(TEXT) for n in found):
+        named = {n if n.startswith("text_projection") else TEXT + n: n for n in found}
+        return Weights({name: found.entries[given] for name, given in named.items()})
+    return found
+
+
+def _checked_parts(folder: Path, index: Config) -> tuple[str, ...]:
+    """The parts that the pipeline of a folder has, each of a described class."""
     name = index.get("_class_name")
-    if name not in PIPELINES:
+    if not isinstance(name, str) or name not in PIPELINES:
         message = f"{folder} holds a {name}, which is not described"
-        raise failure("M003", message, help=f"sdlc runs a {' or '.join(PIPELINES)}")
-    for part, known in CLASSES.items():
-        given = index.get(part)
+        raise failure("M003", message, help=f"sdlc runs {', '.join(PIPELINES)}")
+    parts = (*USUAL, *PIPELINES[name])
+    for part in parts:
+        given, known = index.get(part), CLASSES[part]
         if not isinstance(given, list) or len(given) != 2:
             raise failure("M002", f"model_index.json names no {part}", help=f"in {folder}")
         if known and given[1] not in known:
             message = f"the {part} of {folder} is a {given[1]}, which is not described"
             raise failure("M003", message, help=f"sdlc describes {' and '.join(known)}")
+    return parts
 
 
 def _part(folder: Path, part: str) -> Config:

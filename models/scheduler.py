@@ -1,107 +1,107 @@
-"""The table of coefficients that the sampler reads, one row a step.
+"""The noise that a model was trained with, and the times at which a sampler asks it.
 
-In: a scheduler_config.json of diffusers and a number of steps. Out: times and a table
-f32[steps, 5]: the time, sqrt(a), sqrt(1 - a) of it, and the same two of the time that the step
-leads to, where a is the product of 1 - beta up to a time. Invariant: times fall; every coefficient
-is finite. Computed in f64. Sources: Song, Meng and Ermon 2020 (DDIM); Lin et al. 2023, table 2
-(spacings).
+In: a scheduler_config.json of diffusers. Out: `alphas`, the product of 1 - beta up to each trained
+time, and the times of a number of steps. Invariant: times fall; values are in f64. Sources: Ho et
+al. 2020, Nichol and Dhariwal 2021 (cosine); Lin et al. 2023, table 2 (spacings) and algorithm 1
+(zero terminal signal).
 
-    make_schedule({"beta_schedule": "scaled_linear", …}, 20).table.shape == (20, 5)
+    alphas({"beta_schedule": "scaled_linear", …})[999]
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from math import cos, pi
 
 import numpy as np
 import numpy.typing as npt
 
-from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
 
-COLUMNS = 5
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+Config = Mapping[str, object]
 Floats = npt.NDArray[np.float64]
+LEAST = 2.0**-24
+"""What stands for a product of 0 where it is divided by: the least positive half-precision
+number."""
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """`times` i32[steps]; `table` f32[steps, 5]; `prediction` is what the network gives."""
-
-    times: Array
-    table: Array
-    prediction: str
+def trained_times(config: Config) -> int:
+    """How many times the model was trained at."""
+    return whole(config, "num_train_timesteps", 1000)
 
 
-def make_schedule(config: Mapping[str, object], steps: int) -> Schedule:
-    """The DDIM schedule (eta 0) of this many steps. Raises SdlError (S…) for a setting that is not
-    described here."""
-    trained = _whole(config, "num_train_timesteps", 1000)
-    if not 1 <= steps <= trained:
-        raise failure("S001", f"{steps} steps asked for", help=f"give 1 to {trained} steps")
-    prediction = str(config.get("prediction_type", "epsilon"))
-    if prediction not in PREDICTIONS:
-        raise _unknown("prediction_type", prediction, PREDICTIONS)
-    kept = alphas(config)
-    times = _times(config, steps, trained)
-    earlier = times - trained // steps
-    first = 1.0 if config.get("set_alpha_to_one", True) else kept[0]
-    here = kept[times]
-    there = np.where(earlier >= 0, kept[np.maximum(earlier, 0)], first)
-    columns = (times, np.sqrt(here), np.sqrt(1 - here), np.sqrt(there), np.sqrt(1 - there))
-    return Schedule(times.astype(np.int32), np.stack(columns, 1).astype(np.float32), prediction)
-
-
-def alphas(config: Mapping[str, object]) -> Floats:
+def alphas(config: Config) -> Floats:
     """The product of 1 - beta up to each time, f64[num_train_timesteps]."""
+    kept = np.cumprod(1.0 - _betas(config), dtype=np.float64)
     if config.get("rescale_betas_zero_snr"):
-        raise _unknown("rescale_betas_zero_snr", "true", ("false",))
-    return np.cumprod(1.0 - _betas(config), dtype=np.float64)
+        roots = np.sqrt(kept)
+        kept = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    return kept
 
 
-def _betas(config: Mapping[str, object]) -> Floats:
+def sigmas(config: Config) -> Floats:
+    """The ratio of noise to picture at each time, f64[num_train_timesteps]."""
+    kept = alphas(config)
+    if config.get("rescale_betas_zero_snr"):
+        kept[-1] = LEAST
+    levels: Floats = np.sqrt((1 - kept) / kept)
+    return levels
+
+
+def _betas(config: Config) -> Floats:
     given = config.get("trained_betas")
     if given is not None:
         return np.asarray(given, np.float64)
-    count = _whole(config, "num_train_timesteps", 1000)
-    low, high = _real(config, "beta_start", 0.0001), _real(config, "beta_end", 0.02)
+    count = trained_times(config)
+    low, high = real(config, "beta_start", 0.0001), real(config, "beta_end", 0.02)
     match str(config.get("beta_schedule", "linear")):
         case "linear":
             return np.linspace(low, high, count)
         case "scaled_linear":
             return np.linspace(low**0.5, high**0.5, count) ** 2
+        case "squaredcos_cap_v2":
+            kept = np.array([cos((i / count + 0.008) / 1.008 * pi / 2) ** 2 for i in range(count)])
+            kept = np.append(kept, cos(pi / 2) ** 2)
+            betas: Floats = np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+            return betas
         case other:
-            raise _unknown("beta_schedule", other, ("linear", "scaled_linear"))
+            raise unknown("beta_schedule", other, ("linear", "scaled_linear", "squaredcos_cap_v2"))
 
 
-def _times(config: Mapping[str, object], steps: int, trained: int) -> npt.NDArray[np.int64]:
-    match str(config.get("timestep_spacing", "leading")):
+def spaced(config: Config, steps: int, default: str = "leading", between: int = 0) -> Floats:
+    """Falling times of a number of steps. `between` 1 counts the end of the last step as a time
+    too, which is then left out, as multi-step solvers do. Linear spacing is not rounded."""
+    trained, count = trained_times(config), steps + between
+    match str(config.get("timestep_spacing", default)):
         case "leading":
-            rising = np.arange(steps) * (trained // steps)
+            rising = np.arange(count) * float(trained // count)
             # The offset must not lead past the last trained time, where steps leave no room for it.
-            room = trained - 1 - int(rising[-1])
-            rising = rising + min(_whole(config, "steps_offset", 0), room)
+            room = trained - 1 - float(rising[-1])
+            rising = rising + min(whole(config, "steps_offset", 0), room)
         case "trailing":
-            rising = np.rint(np.arange(trained, 0, -trained / steps))[:steps][::-1] - 1
+            falling = np.rint(np.arange(trained, 0, -trained / steps)) - 1
+            rising = falling[:steps][::-1]
         case "linspace":
-            rising = np.rint(np.linspace(0, trained - 1, steps))
+            rising = np.linspace(0, trained - 1, count)
         case other:
-            raise _unknown("timestep_spacing", other, ("leading", "trailing", "linspace"))
-    return np.clip(rising[::-1], 0, trained - 1).astype(np.int64)
+            raise unknown("timestep_spacing", other, ("leading", "trailing", "linspace"))
+    return np.clip(rising[::-1][:steps], 0, trained - 1)
 
 
-def _whole(config: Mapping[str, object], name: str, default: int) -> int:
-    return int(_real(config, name, default))
+def whole(config: Config, name: str, default: int) -> int:
+    """A whole number of the configuration."""
+    return int(real(config, name, default))
 
 
-def _real(config: Mapping[str, object], name: str, default: float) -> float:
+def real(config: Config, name: str, default: float) -> float:
+    """A number of the configuration."""
     value = config.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise failure("S003", f"{name} is {value!r} in scheduler_config.json", help="give a number")
     return float(value)
 
 
-def _unknown(name: str, value: str, known: tuple[str, ...]) -> Exception:
+def unknown(name: str, value: str, known: tuple[str, ...]) -> Exception:
+    """The error for a setting that is not described."""
     help = f"sdlc samples with {name} {' or '.join(known)}"
     return failure("S002", f"{name} is `{value}` in scheduler_config.json", help=help)

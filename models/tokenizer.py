@@ -1,10 +1,10 @@
 """Text to token ids, as CLIP reads it: lower-case byte-level BPE whose words end in `</w>`.
 
 In: a folder with vocab.json and merges.txt, optionally tokenizer_config.json and
-special_tokens_map.json. Out: rows of ids of one length: start, text, end, padding. Invariant: a row
-always holds its end token; text that does not fit is cut and reported. Errors: SdlError T….
+special_tokens_map.json. Out: ids, and what rows of them need (`prompts.tokenize` makes rows).
+Invariant: every text has ids. Errors: SdlError T….
 
-    tokenizer.encode("rocket").ids.shape == (77,)
+    load_tokenizer(folder / "tokenizer").tokens("rocket")
 """
 
 from __future__ import annotations
@@ -13,24 +13,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
+from sdlc.models.vocabulary import Vocabulary, clip_vocabulary
 
 DEFAULT_LENGTH = 77
 CONTRACTIONS = "|".join(f"'{ending}" for ending in ("s", "t", "re", "ve", "m", "ll", "d"))
 WORDS = CONTRACTIONS + r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 """What CLIP takes for a word: a contraction, letters, one digit, or a run of other signs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """`ids` is i32[length]; `cut` is the part of the text that did not fit, '' if all of it did."""
-
-    ids: Array
-    cut: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +34,18 @@ class ClipTokenizer:
     padding: int
     length: int
 
-    def encode(self, text: str) -> Encoded:
-        """The ids of a text, i32[length]."""
+    def tokens(self, text: str) -> list[tuple[int, int]]:
+        """The id of each token of a text, without start and end, and where in the text it
+        begins."""
         encoding = self.bpe.encode(text, add_special_tokens=False)
-        room = self.length - 2
-        cut = ""
-        if len(encoding.ids) > room:
-            cut = text[encoding.offsets[room][0] :]
-        kept = [self.start, *encoding.ids[:room], self.end]
-        row = kept + [self.padding] * (self.length - len(kept))
-        return Encoded(np.array(row, np.int32), cut)
+        return [(i, begin) for i, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True)]
 
 
 def load_tokenizer(folder: Path, length: int | None = None) -> ClipTokenizer:
     """The tokenizer of a diffusers folder. `length` is the text encoder's; the tokenizer's own
     `model_max_length` counts where it is less."""
-    vocabulary = _json(folder / "vocab.json")
-    merges = _merges(folder / "merges.txt")
     config = _json(folder / "tokenizer_config.json", optional=True)
+    vocabulary, merges = _vocabulary(folder, config)
     special = _json(folder / "special_tokens_map.json", optional=True)
     names = {
         role: _content(special.get(role, config.get(role, default)))
@@ -103,6 +88,13 @@ def _bpe(
     )
     tokenizer.add_special_tokens(special)
     return tokenizer
+
+
+def _vocabulary(folder: Path, config: dict[str, int]) -> Vocabulary:
+    """The vocabulary of a folder; sdlc's own folders name one that is shipped once."""
+    if str(config.get("vocabulary", "")) == "clip":
+        return clip_vocabulary()
+    return _json(folder / "vocab.json"), _merges(folder / "merges.txt")
 
 
 def _merges(file: Path) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""Weights from safetensors files, read when they are asked for.
+"""Weights from safetensors files, mapped into memory when they are asked for.
 
 In: a file, or a folder that holds one file, or shards and their index. Out: a mapping from tensor
 names to arrays (f16, f32, i32; bf16 and f64 come as f32). Invariant: a name never becomes a path;
-an array that is handed out is finite. Errors: SdlError with a code W….
+an array that is handed out is finite, and its pages are given back with it, so that of a large file
+only what is in use takes memory. Errors: SdlError with a code W….
 
     load_weights(folder / "unet")["conv_in.weight"].shape
 """
@@ -12,9 +13,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -46,24 +48,54 @@ OLD_NAMES = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a tensor lies: bytes `begin` to `end` of `file`."""
+    """Where a tensor lies: bytes `begin` to `end` of `file`, row-major; what is handed out is its
+    transpose where `transposed`."""
 
     file: Path
     stored: str
     shape: tuple[int, ...]
     begin: int
     end: int
+    transposed: bool = False
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The shape that is handed out."""
+        return self.shape[::-1] if self.transposed else self.shape
+
+    def part(self, number: int, count: int) -> Entry:
+        """One of `count` equal parts along the first axis."""
+        each = (self.end - self.begin) // count
+        begin = self.begin + number * each
+        shape = (self.shape[0] // count, *self.shape[1:])
+        return replace(self, shape=shape, begin=begin, end=begin + each)
+
+
+class Change(Protocol):
+    """What becomes of a weight when it is read: `amount` times something made of `sources`."""
+
+    @property
+    def sources(self) -> tuple[Entry, ...]: ...
+
+    @property
+    def amount(self) -> float: ...
+
+    def apply(self, name: str, array: Array) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Weights(Mapping[str, Array]):
-    """The tensors of one or more files. An array is read, widened and checked at each access."""
+    """The tensors of one or more files. An array is mapped, widened, checked and changed at each
+    access."""
 
     entries: Mapping[str, Entry]
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Array:
-        entry = self.entries.get(name) or self.entries[old_name(name)]
-        return _read(name, entry)
+        array = read_entry(name, self.entry(name))
+        for change in self.changes.get(name, ()):
+            array = change.apply(name, array)
+        return array
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (name in self.entries or old_name(name) in self.entries)
@@ -76,7 +108,11 @@ class Weights(Mapping[str, Array]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        return (self.entries.get(name) or self.entries[old_name(name)]).shape
+        return self.entry(name).given
+
+    def entry(self, name: str) -> Entry:
+        """Where a tensor lies, under its name or its old one."""
+        return self.entries.get(name) or self.entries[old_name(name)]
 
 
 def old_name(name: str) -> str:
@@ -94,7 +130,7 @@ def load_weights(path: Path | str) -> Weights:
     """
     entries: dict[str, Entry] = {}
     for file in weight_files(Path(path)):
-        for name, entry in _entries(file).items():
+        for name, entry in read_header(file).entries.items():
             if name in entries:
                 raise failure(
                     "W004",
@@ -150,21 +186,31 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in names)
 
 
-def _entries(file: Path) -> dict[str, Entry]:
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself: its tensors, and notes of whoever wrote it."""
+
+    entries: Mapping[str, Entry]
+    notes: Mapping[str, str]
+
+
+def read_header(file: Path) -> Header:
+    """The header of a safetensors file, checked: every tensor lies inside the file and has the
+    bytes that its type and shape take. Raises SdlError (W002, W003)."""
     try:
         with safe_open(str(file), framework="np"):  # the library checks offsets and sizes
             pass
         start, header = _header(file)
-    except (SafetensorError, OSError, ValueError) as error:
+        notes = header.pop("__metadata__", None) or {}
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from None
-    header.pop("__metadata__", None)
     entries = {}
     for name, fields in header.items():
         _check_name(name, file)
         begin, end = fields["data_offsets"]
         shape = tuple(int(n) for n in fields["shape"])
         entries[name] = Entry(file, str(fields["dtype"]), shape, start + begin, start + end)
-    return entries
+    return Header(entries, {str(key): str(value) for key, value in notes.items()})
 
 
 def _header(file: Path) -> tuple[int, dict[str, dict[str, list[int]]]]:
@@ -199,22 +245,38 @@ def _check_name(name: str, file: Path) -> None:
         raise failure("W003", f"{file.name} holds a tensor with the name `{shown}`", help=help)
 
 
-def _read(name: str, entry: Entry) -> Array:
+def read_entry(name: str, entry: Entry) -> Array:
+    """A tensor, widened to a type that NumPy has. Raises SdlError: W002 the file has changed, W005
+    an unknown type, W006 values that are not finite."""
     if entry.stored not in _STORED:
         known = ", ".join(_STORED)
         raise failure(
             "W005", f"tensor `{name}` has the type {entry.stored}", help=f"known types are {known}"
         )
     stored = _STORED[entry.stored]
-    count = (entry.end - entry.begin) // stored.itemsize
-    raw = np.fromfile(entry.file, stored, count, offset=entry.begin)
-    array = _widen(entry.stored, raw).reshape(entry.shape)
+    try:
+        array = _widen(entry.stored, _mapped(entry, stored)).reshape(entry.shape)
+    except ValueError as error:  # more axes, or longer ones, than an array can have
+        raise _damaged(entry.file, f"`{name}`: {error}") from None
+    array = array.T if entry.transposed else array
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(np.size(array) - np.isfinite(array).sum())
         help = f"{entry.file.name} is damaged, or training diverged; use another file"
         message = f"tensor `{name}` holds {bad} values that are infinite or not a number"
         raise failure("W006", message, help=help)
     return array
+
+
+def _mapped(entry: Entry, stored: np.dtype[np.generic]) -> Array:
+    """The elements of an entry, one after the other, as pages of its file."""
+    count = (entry.end - entry.begin) // stored.itemsize
+    if count == 0:
+        return np.zeros(0, stored)
+    try:
+        pages = np.memmap(entry.file, np.uint8, "r", entry.begin, (entry.end - entry.begin,))
+    except (OSError, ValueError) as error:
+        raise _damaged(entry.file, f"it has changed: {error}") from None
+    return np.asarray(pages).view(stored)
 
 
 def _widen(stored: str, raw: Array) -> Array:

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file
 from sdlc.backends.devices import find_devices, open_device, target_of
 from sdlc.graph.types import DType
 from sdlc.models.folder import default_folder, load_folder
-from sdlc.models.pipeline import GenerateSettings, draw, prepare
+from sdlc.models.pipeline import draw, prepare
+from sdlc.models.settings import GenerateSettings
 
 LATENTS_LIMIT, PICTURE_LIMIT = 1e-3, 40.0
 

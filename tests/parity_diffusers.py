@@ -24,7 +24,9 @@ def main() -> None:
 
     from sdlc.backends.devices import open_device
     from sdlc.models.folder import load_folder
-    from sdlc.models.pipeline import GenerateSettings, draw, make_noise, prepare
+    from sdlc.models.painter import make_noise
+    from sdlc.models.pipeline import draw, prepare
+    from sdlc.models.settings import GenerateSettings
 
     folder = load_folder(None)
     peer = StableDiffusionPipeline.from_pretrained(folder.path, torch_dtype=torch.float32)

@@ -31,9 +31,11 @@ from sdlc.schedule.nest import (
     Reorder,
     Spread,
     Stage,
+    Staged,
     Step,
     Tile,
     apply,
+    complete,
     initial,
     schedule,
     settled,
@@ -42,8 +44,6 @@ from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.target import Target
 
 MOST_STEPS, MOST_COPIES, MOST_LANES, MOST_ITERATIONS = 9, 32, 128, 64
-INSIDE = (Kind.SERIAL, Kind.UNROLL, Kind.VECTOR)
-"""How the loops of a stage may run: its work-items are shared out by `Spread`."""
 TILES = (1, 2, 3, 4, 5, 8, 16)
 
 
@@ -89,13 +89,11 @@ def random_steps(draw: st.DrawFn, group: Group) -> Draft:
     for number in range(draw(st.integers(0, MOST_STEPS)) if draft.nest.loops else 0):
         draft.take(draw(_step(draft.nest.loops, "", number)))
     for inner in reversed(group.inner):
-        draft.take(draw(_staging(draft.nest, inner.name)))
-        if draw(st.booleans()) and draft.take(Spread(inner.name, draw(st.sampled_from((1, 2, 4))))):
-            continue
-        for number in range(draw(st.integers(0, 3))):
+        _stage(draw, draft, inner.name)
+        for number in range(draw(st.integers(0, 4))):
             staged = next((s for s in draft.nest.stages if s.value == inner.name), None)
-            if staged is not None and staged.nest.loops:
-                draft.take(draw(_step(staged.nest.loops, f"{inner.name}/", number)))
+            if staged is not None:
+                draft.take(draw(_inside(staged, number)))
     _shorten(draft)
     return draft
 
@@ -119,27 +117,31 @@ def _step(loops: Sequence[Loop], prefix: str, number: int) -> st.SearchStrategy[
         some,
         st.sampled_from(TILES),
     )
-    kinds = INSIDE if prefix else tuple(Kind)
     binds = st.builds(
         lambda name, kind, dim: Bind(prefix + name, kind, dim),
         some,
-        st.sampled_from(kinds),
+        st.sampled_from(tuple(Kind)),
         st.integers(0, 2),
     )
     orders = st.permutations(names).map(lambda n: Reorder(tuple(prefix + each for each in n)))
     return st.one_of(tiles, binds, orders)
 
 
-def _staging(nest: Nest, value: str) -> st.SearchStrategy[Step]:
-    """A stage at, or outside of, the place of what was staged before: that reads it."""
-    serial = ["", *(lp.name for lp in settled(nest).loops if lp.kind is Kind.SERIAL)]
-    deepest = serial.index(nest.stages[0].at) if nest.stages else len(serial) - 1
-    return st.builds(
-        lambda at, place, pad: Stage(value, at, place, pad),
-        st.sampled_from(serial[: deepest + 1]),
-        st.sampled_from(tuple(Place)),
-        st.integers(0, 2),
-    )
+def _inside(staged: Staged, number: int) -> st.SearchStrategy[Step]:
+    """A step on the loops of a stage, or its elements shared out over work-items."""
+    spreads = st.sampled_from((1, 2, 4)).map(lambda width: Spread(staged.value, width))
+    if not staged.nest.loops:
+        return spreads
+    return st.one_of(spreads, _step(staged.nest.loops, f"{staged.value}/", number))
+
+
+def _stage(draw: st.DrawFn, draft: Draft, value: str) -> None:
+    """A stage outermost or in the body of a serial loop: of those drawn, the first legal one."""
+    serial = ["", *(lp.name for lp in settled(draft.nest).loops if lp.kind is Kind.SERIAL)]
+    place, pad = draw(st.sampled_from(tuple(Place))), draw(st.integers(0, 2))
+    for at in draw(st.permutations(serial)):
+        if draft.take(Stage(value, at, place, pad)):
+            return
 
 
 @st.composite
@@ -147,10 +149,10 @@ def random_schedule(draw: st.DrawFn, item: Scheduled, made: Plan, target: Target
     """A kernel with a nest of its own, or its default one where that cannot be staged or does not
     fit the target."""
     draft = draw(random_steps(item.group))
-    staged = {s.value for s in draft.nest.stages}
-    if staged != {g.name for g in item.group.inner}:
+    try:
+        nest = complete(draft.nest, item.group)
+    except Refused:
         return item
-    nest = settled(draft.nest)
     if misfit(item.group, nest, made.orders, target) is not None:
         return item
     steps = tuple(draft.taken)

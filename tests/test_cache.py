@@ -301,6 +301,43 @@ def test_run_keeps_a_program_for_its_shapes(place: Path, made: list[str]) -> Non
     assert made == ["whole", "whole"]
 
 
+def test_explain_keeps_what_it_found(
+    place: Path, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same again, and again after a change; with times of a device nothing more is compiled
+    than that device's program."""
+
+    def explained(*options: str) -> str:
+        capsys.readouterr()
+        call = ["explain", "main.sdl", "--entry", "whole", "--set", "n=4"]
+        assert status_of([*call, *options]) == 0
+        return capsys.readouterr().out
+
+    first = explained()
+    assert explained() == first and made == ["whole"]
+    assert "measured" in explained("--device", "cpu") and made == ["whole"] * 2
+    assert "measured" in explained("--device", "cpu") and made == ["whole"] * 2
+    (place / "part.sdl").write_text(PART.replace("2", "3"))
+    assert explained() != first and made == ["whole"] * 3
+    assert explained("--no-cache") and made == ["whole"] * 4
+
+
+def test_bench_keeps_a_program_for_its_device(
+    place: Path, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cached(*options: str) -> list[bool]:
+        capsys.readouterr()
+        call = ["bench", "main.sdl", "--entry", "whole", "--set", "n=4", "-n", "1", "--json"]
+        assert status_of([*call, "--device", "cpu", *options]) == 0
+        return [program["cached"] for program in json.loads(capsys.readouterr().out)["programs"]]
+
+    assert cached() == [False] and cached() == [True] and made == ["whole"]
+    assert cached("--without", "rows") == [False]
+    assert cached("--no-cache") == [False]
+    first, again = cached("--ablation"), cached("--ablation")
+    assert len(first) == len(again) > 1 and all(again) and not all(first)
+
+
 # ---- sdlc cache ----------------------------------------------------------------------------------
 
 
@@ -308,9 +345,14 @@ def test_the_cache_is_listed_and_cleared(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sdlc.backends import build_cache
+    from sdlc.models import packed
 
-    (place / "builds").mkdir()
+    for name in ("builds", "packed"):
+        (place / name).mkdir()
     monkeypatch.setattr(build_cache, "cache_folder", lambda name: place / "builds")
+    monkeypatch.setattr(packed, "cache_folder", lambda name: place / "packed")
+    kept = Store(place / "packed", 1)
+    kept.put("key", lambda part: part.mkdir(), {"what": "unet for cpu, f16"})
     compiled("one", "--entry", "whole")
     (place / "builds" / "built.bin").write_bytes(b"x" * 2048)
 
@@ -322,13 +364,17 @@ def test_the_cache_is_listed_and_cleared(
     before = listed()
     (program,) = before["programs"]
     assert program["what"] == "main.sdl  cpu f32 n=4 --entry whole" and program["bytes"] > 500
+    assert program["command"] == "compile"
     assert before["builds"] == {"count": 1, "bytes": 2048}
     assert status_of(["cache"]) == 0
     text = capsys.readouterr().out
+    assert "unet for cpu, f16" in text and "1 weights" in text
     assert "main.sdl  cpu" in text and "just now" in text and "2.0 KiB" in text
-    assert listed("--clear", "--unused-days", "1")["removed"] == {"programs": 0, "builds": 0}
+    nothing = {"programs": 0, "weights": 0, "builds": 0}
+    assert listed("--clear", "--unused-days", "1")["removed"] == nothing
     after = listed("--clear")
-    assert after["removed"] == {"programs": 1, "builds": 1} and after["programs"] == []
+    assert after["removed"] == {"programs": 1, "weights": 1, "builds": 1}
+    assert after["programs"] == after["weights"] == []
     assert status_of(["cache", "--unused-days", "1"]) == 2
 
 

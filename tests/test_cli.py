@@ -297,7 +297,8 @@ def test_devices_and_doctor(call: Any) -> None:
 
 def draw(settings: Any, report: Any) -> Any:
     """Grey pictures and reports, as `sdlc.models.pipeline.generate` gives them."""
-    from sdlc.models.pipeline import Pictures, Progress
+    from sdlc.models.pipeline import Pictures
+    from sdlc.models.settings import Progress
 
     pixels = np.full((settings.batch, 8, 16, 3), 128, np.uint8)
     for step in range(1, settings.steps + 1):

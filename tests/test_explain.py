@@ -14,7 +14,7 @@ import pytest
 
 from sdlc.api import explanation, make_request
 from sdlc.program import explain as explaining
-from sdlc.program import explain_data
+from sdlc.program import explain_data, explain_page
 from sdlc.program.explain_data import Explanation
 from sdlc.program.explain_highlight import Highlighter
 from sdlc.program.explain_text import bytes_text, count_text, time_text
@@ -132,10 +132,11 @@ def test_rules_say_what_they_did_to_each_group() -> None:
     first, *_, last = (k.group.stores[0].node for k in parts[0].plan.kernels)
     attempts = (Tried("alpha", first, True, ""), Tried("alpha", last, False, "too <small>"))
     found = explaining.explain(explaining.Material(parts, compiled.target, (), (), attempts))
-    assert [v.name for v in found.groups[0].verdicts if v.fired] == ["alpha"]
+    said = [v for v in found.groups[0].verdicts if v.kind == "rule"]
+    assert [(v.name, v.fired, v.about) for v in said] == [("alpha", True, first.origin.path)]
     rule = next(r for r in found.rules if r.name == "alpha")
     assert (rule.fired, rule.missed, rule.reasons) == (1, 1, (("too <small>", 1),))
-    assert "rule alpha did not fire: too <small>" in str(found)
+    assert f"rule alpha did not fire for {last.origin.path}: too <small>" in str(found)
 
 
 def test_rules_that_are_off_are_listed() -> None:
@@ -322,3 +323,20 @@ def test_refused_steps_are_located(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "= step: bind j to vector (a vector has 2, 4, 8 or 16 lanes)" in text
     assert "stdlib/matmul.sdl:6:3" in text and "^^^" in text
     assert "   = nest: for i < 3\n             for j < 5\n" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("`a < b` is not `c`", "<code>a &lt; b</code> is not <code>c</code>"),
+        ("one ` alone & no more", "one ` alone &amp; no more"),
+    ],
+)
+def test_reasons_show_code_as_code(text: str, html: str) -> None:
+    assert explain_page.ticked(text) == html
+
+
+def test_json_is_read_as_it_was_written(made: Explanation) -> None:
+    from sdlc.program.explain_json import explanation_of
+
+    assert explanation_of(json.loads(json.dumps(made.as_json()))) == made

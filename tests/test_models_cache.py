@@ -16,10 +16,11 @@ from safetensors.numpy import load_file, save_file
 import sdlc
 from sdlc.backends.devices import open_device, target_of
 from sdlc.language.diagnostics import SdlError, failure
-from sdlc.models import cache, pipeline
+from sdlc.models import cache, networks, pipeline
 from sdlc.models.cache import compiler_digest, kept, key_of
 from sdlc.models.folder import default_folder
-from sdlc.models.pipeline import GenerateSettings, generate
+from sdlc.models.pipeline import generate
+from sdlc.models.settings import GenerateSettings
 from sdlc.program.execute import Executable
 from sdlc.program.program import Program
 from sdlc.program.store import StoreWarning
@@ -194,8 +195,8 @@ def refuse(*_: object) -> Program:
 def test_a_second_picture_is_the_same_and_compiles_nothing(
     warm: tuple[Path, pipeline.Pictures], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "compile_graph", refuse)
-    monkeypatch.setattr(pipeline, "build", refuse)
+    monkeypatch.setattr(networks, "compile_graph", refuse)
+    monkeypatch.setattr(networks, "build", refuse)
     again = generate(replace(SETTINGS))
     np.testing.assert_array_equal(again.pixels, warm[1].pixels)
     np.testing.assert_array_equal(again.latents, warm[1].latents)
@@ -203,10 +204,18 @@ def test_a_second_picture_is_the_same_and_compiles_nothing(
         generate(replace(SETTINGS, size=(64, 32)))
 
 
+def test_kept_networks_say_what_they_are(warm: tuple[Path, pipeline.Pictures]) -> None:
+    entries = cache.Store(warm[0] / "programs", 9).entries()
+    assert {entry.about["command"] for entry in entries} == {"generate"}
+    said = " ".join(str(entry.about["what"]) for entry in entries)
+    for part in ("text_encoder  cpu", "unet  cpu", "vae  cpu", "f32", "h=4 w=4"):
+        assert part in said
+
+
 def test_a_wrong_weight_is_located_though_its_program_is_kept(
     warm: tuple[Path, pipeline.Pictures], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "compile_graph", refuse)
+    monkeypatch.setattr(networks, "compile_graph", refuse)
     source, model = default_folder(), tmp_path / "model"
     (model / "vae").mkdir(parents=True)
     for entry in (*source.iterdir(), source / "vae" / "config.json"):

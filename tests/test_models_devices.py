@@ -21,15 +21,9 @@ from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.folder import default_folder, load_folder
 from sdlc.models.image import to_pixels
-from sdlc.models.pipeline import (
-    GenerateSettings,
-    Painter,
-    Progress,
-    check_settings,
-    draw,
-    make_noise,
-    prepare,
-)
+from sdlc.models.painter import Painter, make_noise
+from sdlc.models.pipeline import draw, prepare
+from sdlc.models.settings import GenerateSettings, Progress, check_settings
 
 Array = npt.NDArray[Any]
 FOLDER = default_folder()
@@ -141,7 +135,7 @@ def test_a_text_that_is_too_long_is_said_to_be_cut() -> None:
     on, _ = small()
     before = len(on.warnings)
     on.encode("pizza " * 200, "")
-    assert "longer than 75 tokens" in on.warnings[before]
+    assert "longer than 75 tokens" in on.warnings[before]  # this painter has room for one row
 
 
 def test_pictures_of_a_batch_have_their_own_noise() -> None:

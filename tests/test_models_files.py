@@ -17,7 +17,9 @@ from safetensors.numpy import load_file, save_file
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.folder import default_folder, load_folder
 from sdlc.models.image import numbered, read_settings, to_pixels, write_png
-from sdlc.models.scheduler import alphas, make_schedule
+from sdlc.models.prompts import tokenize
+from sdlc.models.samplers import COLUMNS, Plan, make_schedule
+from sdlc.models.scheduler import alphas
 from sdlc.models.tokenizer import load_tokenizer
 from sdlc.models.weights import load_weights
 
@@ -117,8 +119,12 @@ def test_folders_without_weights(tmp_path: Path) -> None:
 
 def test_tokens_are_the_reference() -> None:
     tokenizer = load_tokenizer(default_folder() / "tokenizer")
-    np.testing.assert_array_equal(tokenizer.encode("rocket").ids, REFERENCE["input_ids"][0])
-    np.testing.assert_array_equal(tokenizer.encode("").ids, REFERENCE["uncond_input_ids"][0])
+    np.testing.assert_array_equal(
+        tokenize(tokenizer, "rocket", 1).ids[0], REFERENCE["input_ids"][0]
+    )
+    np.testing.assert_array_equal(
+        tokenize(tokenizer, "", 1).ids[0], REFERENCE["uncond_input_ids"][0]
+    )
 
 
 TEXTS = {
@@ -131,25 +137,28 @@ TEXTS = {
 @pytest.mark.parametrize("text", TEXTS)
 def test_texts_are_normalised(text: str) -> None:
     tokenizer = load_tokenizer(default_folder() / "tokenizer")
-    np.testing.assert_array_equal(tokenizer.encode(text).ids, tokenizer.encode(TEXTS[text]).ids)
+    np.testing.assert_array_equal(
+        tokenize(tokenizer, text, 1).ids, tokenize(tokenizer, TEXTS[text], 1).ids
+    )
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.text(max_size=200))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="()[]\\"), max_size=200))
 def test_every_text_makes_a_row_with_both_ends(text: str) -> None:
     tokenizer = load_tokenizer(default_folder() / "tokenizer")
-    encoded = tokenizer.encode(text)
-    assert encoded.ids.shape == (77,) and encoded.ids.dtype == np.int32
-    assert encoded.ids[0] == tokenizer.start and tokenizer.end in encoded.ids[1:]
+    encoded = tokenize(tokenizer, text, 1)
+    assert encoded.ids.shape == (1, 77) and encoded.ids.dtype == np.int32
+    assert encoded.ids[0, 0] == tokenizer.start
+    assert encoded.ids[0, encoded.last[0]] == tokenizer.end
     assert (encoded.ids >= 0).all() and (encoded.ids < 2048).all()
     assert text.endswith(encoded.cut)
 
 
 def test_long_texts_are_cut_and_said_so() -> None:
     tokenizer = load_tokenizer(default_folder() / "tokenizer", 8)
-    encoded = tokenizer.encode("1 2 3 4 5 6 7 8")
-    assert encoded.ids.shape == (8,) and encoded.ids[-1] == tokenizer.end
-    assert encoded.cut == "7 8"
+    encoded = tokenize(tokenizer, "1 2 3 4 5 6 7 8", 1)
+    assert encoded.ids.shape == (1, 8) and encoded.ids[0, -1] == tokenizer.end
+    assert encoded.cut == "7 8" and tokenize(tokenizer, "1 2 3 4 5 6 7 8", 2).cut == ""
 
 
 def test_broken_tokenizers(tmp_path: Path) -> None:
@@ -165,7 +174,7 @@ def test_broken_tokenizers(tmp_path: Path) -> None:
 
 
 def test_schedule_is_the_reference() -> None:
-    schedule = make_schedule(SCHEDULER, 20)
+    schedule = make_schedule(SCHEDULER, Plan("ddim", 20))
     np.testing.assert_array_equal(schedule.times, REFERENCE["timesteps"])
     np.testing.assert_allclose(alphas(SCHEDULER), REFERENCE["alphas_cumprod"], rtol=2e-5)
     assert schedule.prediction == "v_prediction" and schedule.table.dtype == np.float32
@@ -182,32 +191,24 @@ def test_schedules_fall_towards_the_picture(
     steps: int, spacing: str, betas: str, last: bool
 ) -> None:
     changes = {"timestep_spacing": spacing, "beta_schedule": betas, "set_alpha_to_one": last}
-    schedule = make_schedule({**SCHEDULER, **changes}, steps)
+    schedule = make_schedule({**SCHEDULER, **changes}, Plan("ddim", steps))
     table = schedule.table.astype(np.float64)
-    assert table.shape == (steps, 5) and np.isfinite(table).all()
+    assert table.shape == (steps, COLUMNS) and np.isfinite(table).all()
     assert (np.diff(schedule.times) < 0).all() and schedule.times.max() < 1000
-    np.testing.assert_allclose(table[:, 1] ** 2 + table[:, 2] ** 2, 1, atol=1e-6)
-    np.testing.assert_allclose(table[:, 3] ** 2 + table[:, 4] ** 2, 1, atol=1e-6)
-    assert (table[:, 3] >= table[:, 1]).all()  # every step removes noise
+    np.testing.assert_allclose(table[:, 2] ** 2 + table[:, 3] ** 2, 1, atol=1e-6)
+    np.testing.assert_allclose(table[:, 4] ** 2 + table[:, 5] ** 2, 1, atol=1e-6)
+    assert (table[:, 4] >= table[:, 2]).all()  # every step removes noise
 
 
 def test_a_perfect_network_is_undone() -> None:
     """If the network knows the picture, each DDIM step lands on the picture's own noisy version."""
-    schedule = make_schedule(SCHEDULER, 10)
+    schedule = make_schedule(SCHEDULER, Plan("ddim", 10))
     picture, noise = np.random.default_rng(0).normal(size=(2, 50))
-    for _, a, s, a2, s2 in schedule.table.astype(np.float64):
+    for a, s, a2, s2 in schedule.table[:, 2:6].astype(np.float64):
         x = a * picture + s * noise
         v = a * noise - s * picture
         moved = a2 * (a * x - s * v) + s2 * (a * v + s * x)
         np.testing.assert_allclose(moved, a2 * picture + s2 * noise, atol=1e-6)
-
-
-def test_schedules_that_are_not_described() -> None:
-    fails("S001", "0 steps")(lambda: make_schedule(SCHEDULER, 0))
-    fails("S001", "1 to 1000")(lambda: make_schedule(SCHEDULER, 1001))
-    for name in ("beta_schedule", "timestep_spacing", "prediction_type"):
-        fails("S002", name, "odd")(lambda name=name: make_schedule({**SCHEDULER, name: "odd"}, 5))
-    fails("S003", "beta_end")(lambda: make_schedule({**SCHEDULER, "beta_end": "x"}, 5))
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -276,6 +277,19 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     fails("M002", "vae/config.json")(lambda: load_folder(folder))
     (folder / "vae" / "config.json").write_text("[]")
     fails("M004", "config.json")(lambda: load_folder(folder))
+
+
+def test_text_encoders_whose_names_lack_the_first_word(tmp_path: Path) -> None:
+    """As transformers writes them from 5.24 on."""
+    folder, file = copied(tmp_path), "text_encoder/model.safetensors"
+    held = load_file(default_folder() / file)
+    short = {name.removeprefix("text_model."): array for name, array in held.items()}
+    assert set(short) & set(held) == set()
+    save_file(short, folder / file)
+    weights = load_folder(folder).weights("text_encoder")
+    assert sorted(weights) == sorted(held)
+    for name, array in held.items():
+        np.testing.assert_array_equal(weights[name], array)
 
 
 @pytest.mark.parametrize("part", ["_class_name", "unet", "text_encoder", "vae"])

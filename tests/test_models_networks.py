@@ -24,7 +24,7 @@ from sdlc.language.diagnostics import SdlError
 from sdlc.language.elaborate import build
 from sdlc.language.library import load
 from sdlc.models.folder import SOURCES, default_folder, load_folder, read_json
-from sdlc.models.scheduler import make_schedule
+from sdlc.models.samplers import COLUMNS, Plan, make_schedule
 from sdlc.models.weights import check_weights, load_weights
 
 Array = npt.NDArray[Any]
@@ -144,7 +144,9 @@ def test_wrong_weights_are_named_with_their_line() -> None:
     ("change", "message"),
     [
         ({"act_fn": "mish"}, "only act_fn silu"),
-        ({"addition_embed_type": "text_time"}, "added embeddings"),
+        ({"addition_embed_type": "image"}, "only addition_embed_type text_time"),
+        ({"addition_embed_type": "text_time"}, "also reads"),
+        ({"num_class_embeds": 10}, "embeddings of classes"),
         ({"down_block_types": ["DownBlock2D"]}, "must be of one length"),
         ({"cross_attention_dim": 64}, "cross_attention_dim wide"),
         ({"in_channels": 9}, "in_channels channels"),
@@ -192,15 +194,15 @@ def test_picture_decoder() -> None:
 UPDATE = """
 import "{file}"
 model update(
-  latent: f32[b, c, h, w], y: f32[b2, c, h, w], table: f32[n, 5], step: i32[1], guidance: f32[]
-) -> (next_latent: f32[b, c, h, w], next_step: i32[1])
+  state: f32[1, b, c, h, w], y: f32[b2, c, h, w], table: f32[n, k], step: i32[1], guidance: f32[]
+) -> (next_state: f32[1, b, c, h, w], next_step: i32[1])
 {{
   config prediction_type = "epsilon"
   config clip_sample = false
   config clip_sample_range = 1.0
   y = guide(y, guidance)
   clip = if clip_sample then clip_sample_range else 0.0
-  x = ddim(latent, y, table, step; prediction = prediction_type, clip = clip)
+  x = ddim(state, y, table, step; prediction = prediction_type, clip = clip)
   return x, increment(step)
 }}
 """
@@ -212,10 +214,10 @@ def update(
     text = UPDATE.format(file="sampler.sdl")
     library = load(SOURCES / "update.sdl", text)
     b, c, h, w = x.shape
-    sizes = {"b": b, "b2": 2 * b, "c": c, "h": h, "w": w, "n": 20}
+    sizes = {"b": b, "b2": 2 * b, "c": c, "h": h, "w": w, "n": 20, "k": COLUMNS}
     graph = build(library, "update", sizes, config, DType.F32)
-    table = make_schedule(load_folder(None).scheduler, 20).table
-    inputs = {"latent": x, "y": y, "table": table, "step": np.array([step], np.int32)}
+    table = make_schedule(load_folder(None).scheduler, Plan("ddim", 20)).table
+    inputs = {"state": x[None], "y": y, "table": table, "step": np.array([step], np.int32)}
     return evaluate(graph, {**inputs, "guidance": np.float32(scale)}, {}, Mode.F32)
 
 
@@ -225,7 +227,7 @@ def test_guidance_and_update_are_the_reference(step: int) -> None:
     config = json.loads((FOLDER / "scheduler" / "scheduler_config.json").read_text())
     tensors = [REFERENCE[f"unet_{k}_step{step:02d}"] for k in ("in", "uncond", "cond")]
     result = update(config, step, tensors[0], np.concatenate(tensors[1:]), 5.0)
-    assert relative_error(result["next_latent"][0], REFERENCE["latents_after_step"][step]) <= 1e-5
+    assert relative_error(result["next_state"][0, 0], REFERENCE["latents_after_step"][step]) <= 1e-5
     assert result["next_step"].tolist() == [step + 1]
 
 
@@ -235,12 +237,13 @@ def test_predictions_agree(prediction: str, clip: bool) -> None:
     """Whatever the network predicts, it means a clean picture and a noise."""
     rng = np.random.default_rng(1)
     clean, noise = rng.normal(size=(2, 2, 3, 4, 5)).astype(np.float32)
-    _, a, s, a2, s2 = make_schedule(load_folder(None).scheduler, 20).table[7]
+    a, s, a2, s2 = make_schedule(load_folder(None).scheduler, Plan("ddim", 20)).table[7, 2:6]
     given = {"epsilon": noise, "v_prediction": a * noise - s * clean, "sample": clean}[prediction]
     config = {"prediction_type": prediction, "clip_sample": clip, "clip_sample_range": 0.5}
     result = update(config, 7, a * clean + s * noise, np.concatenate([given, given]), 3.0)
     kept = np.clip(clean, -0.5, 0.5) if clip else clean
-    np.testing.assert_allclose(result["next_latent"], a2 * kept + s2 * noise, rtol=1e-3, atol=1e-4)
+    expected = a2 * kept + s2 * noise
+    np.testing.assert_allclose(result["next_state"][0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_sources_lie_beside_their_test() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from program_samples import COLUMNS, ROWS, affine, affine_arrays, counter, tenso
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Kernel
 from sdlc.language.diagnostics import SdlError
+from sdlc.program.device import DeviceInfo
 from sdlc.program.execute import Executable
 from sdlc.program.interpreted import HOST_CAPABILITIES, InterpreterDevice, run_interpreted
 from sdlc.program.load import weight_pools
@@ -166,6 +168,33 @@ def test_a_tensor_larger_than_a_binding_is_refused() -> None:
     device = InterpreterDevice(replace(HOST_CAPABILITIES, max_binding=32))
     with pytest.raises(SdlError, match=r"P007.*60 bytes, more than"):
         Executable(affine(), device, affine_arrays()[1])
+
+
+class SmallDevice(InterpreterDevice):
+    """A device that says how much memory it has, and allocates none."""
+
+    def __init__(self, largest: int, total: int) -> None:
+        super().__init__()
+        self._limits = {"largest_bytes": largest, "total_bytes": total}
+
+    @property
+    def info(self) -> DeviceInfo:
+        return replace(super().info, **self._limits)
+
+    def allocate(self, nbytes: int) -> Any:
+        raise AssertionError(f"{nbytes} bytes were allocated")
+
+
+@pytest.mark.parametrize(("largest", "total"), [(32, 0), (0, 100)])
+def test_more_memory_than_there_is_is_refused_before_any_is_allocated(
+    largest: int, total: int
+) -> None:
+    with pytest.raises(SdlError, match=r"P010.*kernel interpreter") as caught:
+        Executable(affine(), SmallDevice(largest, total), affine_arrays()[1])
+    text = str(caught.value)
+    assert f"limit: {largest or total} bytes" in text and "arena: " in text
+    with pytest.raises(AssertionError, match="allocated"):
+        Executable(affine(), SmallDevice(2**20, 2**20), affine_arrays()[1])
 
 
 def test_weights_are_split_at_the_binding_limit() -> None:

@@ -11,10 +11,12 @@ from sdlc.program.memory import (
     Lifetime,
     arena_size,
     conflicts,
+    greedy_by_area,
     greedy_by_breadth,
     greedy_by_size,
     naive,
     plan_memory,
+    repaired,
 )
 
 # arXiv 2001.03288, figure 1: (first operator, last operator, bytes).
@@ -99,6 +101,20 @@ def test_every_strategy_is_legal_alone(tensors: tuple[Lifetime, ...], strategy: 
     offsets = strategy(tensors)
     assert conflicts(tensors, offsets) == []
     assert arena_size(tensors, offsets) <= sum(t.nbytes for t in tensors)
+
+
+@given(lifetimes())
+def test_repairing_never_makes_an_arena_larger(tensors: tuple[Lifetime, ...]) -> None:
+    assert arena_size(tensors, repaired(tensors)) <= arena_size(tensors, greedy_by_area(tensors))
+
+
+def test_repairing_reaches_a_bound_that_greedy_strategies_miss() -> None:
+    lives = ((7, 9, 4), (1, 3, 1), (0, 0, 9), (0, 3, 4), (6, 6, 9), (3, 6, 8), (3, 5, 4))
+    tensors = tuple(Lifetime(str(n), *life) for n, life in enumerate(lives))
+    plan = plan_memory(tensors, 1)
+    assert plan.arena == plan.lower_bound
+    greedy = (greedy_by_size, greedy_by_breadth, greedy_by_area)
+    assert all(arena_size(tensors, s(tensors)) > plan.lower_bound for s in greedy)
 
 
 @given(lifetimes())

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import sdlc
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from sdlc.backends.target import load_target
 from sdlc.graph.node import Graph, Map, Reduce
 from sdlc.graph.numerics import Numerics
+from sdlc.graph.types import DType
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import Kernel
 from sdlc.kernel.lower import lower
@@ -20,6 +22,7 @@ from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.verify import verify
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_graph, storage_of, tensors_of
+from sdlc.program.program import TensorRole
 from sdlc.proof.tolerance import check, tolerance
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.fuse import fuse
@@ -71,6 +74,21 @@ def test_an_elementwise_reader_joins_its_reduction() -> None:
     groups = fuse(matmul_graph(4, 5, 6), 8)
     assert len(groups) == 1
     assert isinstance(groups[0].stores[0].node, Map) and groups[0].monoid is not None
+
+
+def test_a_sum_is_computed_where_the_later_of_two_reductions_is_stored() -> None:
+    """So the earlier one is stored as what it is, not as it accumulates, and may come early."""
+    text = """op residual(x: T[m, k], z: T[m, k], w: T[n, k], v: T[n, n], u: T[n, k], a: T[n],
+      b: T[n]) -> T[m, n]
+    {
+      return add_last(matmul_nt(silu(matmul_nt(x, w)), v), a) + add_last(matmul_nt(z, u), b)
+    }"""
+    sizes = {"m": 6, "k": 8, "n": 8}
+    made = sdlc.compile(text, sizes=sizes, target="nvidia", precision="f16").program
+    temporaries = [t for t in made.tensors.values() if t.role is TensorRole.TEMPORARY]
+    assert len(made.dispatches) == 3
+    assert [t.dtype for t in temporaries] == [DType.F16, DType.F16]
+    assert "b" not in {name for _, name in made.dispatches[-1].bindings}
 
 
 def test_a_result_with_two_readers_is_stored() -> None:

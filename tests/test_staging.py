@@ -17,12 +17,14 @@ from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
 from sdlc.graph.types import LOWEST, DType, Origin
 from sdlc.kernel.ir import Declare, statements
 from sdlc.program.interpreted import run_interpreted
-from sdlc.program.pipeline import compile_graph
+from sdlc.program.pipeline import compile_plan
 from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
+from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.nest import Kind, Refused, Stage, schedule
-from sdlc.schedule.plan import plan
+from sdlc.schedule.plan import Scheduled, plan
 from sdlc.schedule.rescale import blocks_of, rescaled
+from sdlc.schedule.tactics import tactics
 from sdlc.target import Capabilities, Profile, Target
 
 F = DType.F32
@@ -63,14 +65,21 @@ def attention_graph(b: int, s: int, t: int, d: int, f: int) -> Graph:
     return Graph("attention", (("out", out, 0),), (q, key, value))
 
 
-def in_one_kernel(graph: Graph, profile: Profile, seed: int) -> None:
-    """The graph becomes one kernel, which computes what it means."""
-    program = compile_graph(graph, target(profile))
-    assert len(program.dispatches) == 1
+def in_one_kernel(graph: Graph, profile: Profile, seed: int) -> int:
+    """The graph becomes one kernel, which computes what it means in every way that a tactic has
+    for it; how many these are."""
+    made = plan(graph, target(profile))
+    assert len(made.kernels) == 1
+    kernel, setting = made.kernels[0], Setting(profile, CAPS.max_groups, made.orders)
     rng = np.random.default_rng(seed)
     inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
     allowed = tolerance(graph, inputs, {})
-    check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+    ways = [*tactics(kernel.base, kernel.lanes, setting)]
+    for _, whole, steps in ways:
+        way = Scheduled(whole, steps, schedule(whole, steps), kernel.lanes)
+        program = compile_plan(graph, replace(made, kernels=(way,)), target(profile))
+        check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+    return len(ways)
 
 
 PROFILES = st.builds(
@@ -90,7 +99,35 @@ def test_attention_in_blocks_computes_the_definition(
     profile: Profile, s: int, t: int, d: int, f: int, seed: int
 ) -> None:
     graph = attention_graph(2, s, t, d, f)
-    in_one_kernel(graph, profile, seed)
+    fills = 1 < profile.vector <= max(2, s)
+    assert in_one_kernel(graph, profile, seed) == (2 if fills else 1)
+
+
+def weighted_graph(n: int, c: int, o: int) -> Graph:
+    """A product whose left factor is a function of what is read: out = exp(x - m) · v."""
+    nn, cc, oo = axes(n=n, c=c, o=o)
+    x, top, v = entry("x", n, c), entry("m", n), entry("v", c, o)
+    left = apply("exp", apply("sub", read(x, nn, cc), read(top, nn)))
+    lift = (apply("mul", left, read(v, cc, oo)),)
+    out = Reduce((nn, oo), (cc,), SUM, lift, (F,), Origin("out", "weighted"))
+    return Graph("weighted", (("out", out, 0),), (x, top, v))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(PROFILES, SIZES, SIZES, SIZES, st.integers(0, 2**31))
+def test_a_factor_that_is_held_computes_the_definition(
+    profile: Profile, n: int, c: int, o: int, seed: int
+) -> None:
+    in_one_kernel(weighted_graph(n, c, o), profile, seed)
+
+
+def test_factors_are_held_where_columns_share_them() -> None:
+    """An exponential is made once for forty columns; for one vector of them it may stay inside."""
+    cpu = load_target("cpu")
+    (kernel,) = plan(weighted_graph(64, 64, 40), cpu).kernels
+    assert [stage.value for stage in kernel.nest.stages] == ["left"]
+    (kernel,) = plan(weighted_graph(64, 64, 40), cpu, enabled=EVERY - {"hold_factors"}).kernels
+    assert not kernel.nest.stages
 
 
 SHARED = st.builds(
@@ -138,12 +175,14 @@ STREAMS = Profile(4, 32, (4, 4), 4, 4, 8, depth=2, groups=1)
 
 
 def test_streams_are_staged_a_block_ahead_and_weights_take_the_place_of_scores() -> None:
-    (kernel,) = plan(attention_graph(1, 64, 64, 16, 16), target(STREAMS)).kernels
+    graph = attention_graph(1, 64, 64, 16, 16)
+    whole = plan(graph, target(STREAMS))
+    (kernel,) = whole.kernels
     shared = {s.value: s.shares for s in kernel.nest.stages}
     assert shared["scores"] == "weight" and shared["weight"] == ""
     assert {"scores_right", "sum_o_right"} <= shared.keys()
     assert next(s for s in kernel.nest.stages if s.value == "sum_o").region.steps[1] > 1
-    program = compile_graph(attention_graph(1, 64, 64, 16, 16), target(STREAMS))
+    program = compile_plan(graph, whole, target(STREAMS))
     (made,) = program.kernels.values()
     names = {a.name for a in made.arrays}
     assert "weight_kept" not in names and "scores_kept" in names
@@ -161,6 +200,16 @@ def test_a_stage_gives_its_place_only_to_the_last_that_reads_it() -> None:
         steps[place] = replace(steps[place], shares=wrong)  # type: ignore[type-var]
         with pytest.raises(Refused, match=reason):
             schedule(kernel.group, tuple(steps))
+
+
+def test_many_blocks_are_folded_for_several_vectors_of_rows() -> None:
+    """What does not stay in the first caches is read once for all rows of a work-item."""
+    for keys, values, vectors in ((1024, 40, 1), (2048, 40, 4), (2048, 80, 2), (2048, 160, 1)):
+        (kernel,) = plan(attention_graph(8, 4096, keys, 40, values), load_target("cpu")).kernels
+        tile = [lp.extent for lp in kernel.nest.loops if lp.name == "s.tile"]
+        assert (tile or [1]) == [vectors], (keys, values)
+    profile = replace(load_target("cpu").profile, vector=2, block=1)
+    assert in_one_kernel(attention_graph(8, 128, 33, 3, 3), profile, 0) == 2
 
 
 def test_a_monoid_that_rescales_is_told_by_its_equations() -> None:
@@ -193,14 +242,25 @@ def test_blocks_cover_an_axis(extent: int, size: int) -> None:
 
 def test_scores_are_computed_inside() -> None:
     profile = Profile(8, 1, (4, 16), 1, 4, block=16)
-    scheduled = plan(attention_graph(1, 16, 64, 8, 8), target(profile)).kernels
-    assert len(scheduled) == 1
-    names = [stage.value for stage in scheduled[0].nest.stages]
-    assert names == ["scores", "top", "weight", "sum_l", "sum_o"]
-    vectors = [
-        lp for s in scheduled[0].nest.stages for lp in s.nest.loops if lp.kind is Kind.VECTOR
-    ]
-    assert len(vectors) == 5
+    graph = attention_graph(1, 16, 64, 8, 8)
+    for enabled, held in ((EVERY, ["row_scores"]), (EVERY - {"vector_rows"}, [])):
+        scheduled = plan(graph, target(profile), enabled=enabled).kernels
+        assert len(scheduled) == 1
+        stages = scheduled[0].nest.stages
+        names = [stage.value for stage in stages]
+        assert names == [*held, "scores", "top", "weight", "sum_l", "sum_o"]
+        vectors = [lp for s in stages for lp in s.nest.loops if lp.kind is Kind.VECTOR]
+        assert len(vectors) == len(stages)
+
+
+def test_lanes_of_a_vector_are_rows_where_values_do_not_fill_it() -> None:
+    """A head of 12 leaves a quarter of a vector of 16 empty; few rows leave it to the values."""
+    profile, cpu = load_target("cpu").profile, load_target("cpu")
+    for queries, values, by_rows in ((64, 12, True), (64, 40, True), (8, 64, False)):
+        (kernel,) = plan(attention_graph(2, queries, 64, values, values), cpu).kernels
+        (vector,) = (lp for lp in kernel.nest.loops if lp.kind is Kind.VECTOR)
+        assert vector.extent == profile.vector
+        assert (vector.axis.name == "s") == by_rows, (queries, values)
 
 
 def test_arrangements_are_inverted() -> None:

@@ -49,10 +49,16 @@ def attempt(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     """The contraction with every guarded read that can be made whole; why, where none can."""
     assert isinstance(node, Reduce)
     guarded = [e for e in walk(*node.lift) if isinstance(e, Read) and e.fill is not None]
+    behind = {e.fill for e in guarded if isinstance(e.fill, Read)}
     padded: dict[Read, _Padded] = {}
     why = ""
     for read in guarded:
-        found = _padded(rule, node, read, asked)
+        if read in behind:
+            found: _Padded | Refused = Refused(
+                f"`{node_name(read.source)}` is joined to what is read before it: that is no border"
+            )
+        else:
+            found = _padded(rule, node, read, asked)
         if isinstance(found, Refused):
             why = why or found.why
         else:

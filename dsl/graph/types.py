@@ -78,3 +78,8 @@ class Origin:
     span: Span | None = None
     scope: str = ""
     sites: tuple[Span, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def path(self) -> str:
+        """`softmax.out`."""
+        return ".".join(part for part in (self.definition, self.name) if part)

@@ -114,6 +114,11 @@ class Emitter:
         self.add(k.Assign(var, value))
         self._momentary.clear()
 
+    def multiply(self, stmt: k.MatrixMultiply) -> None:
+        """A product that changes declared variables; its factors are settled already."""
+        self.add(stmt)
+        self._momentary.clear()
+
     def prepare(self, values: Iterable[k.Expr]) -> list[k.Expr]:
         """The values to be settled next, in order: what several of them share will be named."""
         memo: dict[k.Expr, k.Expr] = {}

@@ -32,6 +32,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    MatrixMultiply,
     Space,
     Stmt,
     Store,
@@ -43,6 +44,7 @@ from sdlc.kernel.ir import (
     statement_expressions,
     statements,
     walk,
+    with_factors,
     with_operands,
 )
 from sdlc.kernel.simplify import Simplifier, simplify_kernel
@@ -150,6 +152,8 @@ class _Gathering:
                 return Store(stmt.buffer, index, value, guard)
             case Let() | Declare() | Assign():
                 return replace(stmt, value=self._visit(stmt.value))
+            case MatrixMultiply():
+                return with_factors(stmt, self._visit)
         return stmt
 
     def _visit(self, e: Expr) -> Expr:

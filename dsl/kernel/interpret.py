@@ -23,6 +23,7 @@ import numpy as np
 
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Array, DType
+from sdlc.kernel.interpret_matrix import multiplied
 from sdlc.kernel.interpret_memory import Cells, Fail, Lanes, Mask, Trap, Values, cleared
 from sdlc.kernel.ir import (
     Access,
@@ -39,6 +40,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    MatrixMultiply,
     Space,
     Stmt,
     Store,
@@ -199,6 +201,11 @@ class Compiler:
                 self._emit(self._depth, _branch(condition, self._inner(stmt.body)))
             case Barrier():
                 self._emit(self._depth, _barrier(values.fail))
+            case MatrixMultiply():
+                into = [self._mutable[v] for v in stmt.into]
+                left, right = ([values.slot(e) for e in s] for s in (stmt.left, stmt.right))
+                op = multiplied(stmt.instruction, into, left, right)
+                self._emit(self._depth, _together(op, stmt.instruction.lanes, values.fail))
 
     def _let(self, stmt: Let, values: _Values) -> None:
         slot, depth = values.place(stmt.value)
@@ -409,6 +416,19 @@ def _branch(condition: int, code: list[Op]) -> Op:
             for op in code:
                 op(state)
         state.mask = outer
+
+    return run
+
+
+def _together(op: Op, size: int, fail: Fail) -> Op:
+    """`op` by whole sub-groups, of which none may be reached by some of its lanes only."""
+
+    def run(state: State) -> None:
+        if state.mask is not None:
+            mask = np.broadcast_to(state.mask, state.shape).reshape(-1, size)
+            if (mask.any(axis=1) != mask.all(axis=1)).any():
+                raise fail("a matrix instruction that only some lanes of a sub-group reach")
+        op(state)
 
     return run
 

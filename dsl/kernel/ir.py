@@ -8,6 +8,7 @@
             | For(var, extent, body, axis)         var = 0 … extent - 1, labelled by its axis
             | If(condition, body)                  condition must be uniform if body holds a Barrier
             | Barrier()                            all lanes of a work-group; orders local memory
+            | MatrixMultiply(instruction, into, left, right)    into += left × right, by a sub-group
     expr    = Literal | Var | WorkId | Call(op, args) | Cast | Load(buffer, index, type)
             | Vector(parts) | Extract(vector, lanes)
 
@@ -22,11 +23,16 @@ only as the type of a `Load` from an f16 buffer (cast to f32 before use) and of 
 `Store` (a `Cast` to f16). An f16 comes from, and goes to, f32 only. A `Load` with lanes reads
 consecutive elements. Every index of a `Load` must be proven in bounds whether or not its value is
 used: a guarded read clamps its index and selects. There are no pointers, calls, returns or whiles.
+
+The matrices of a `MatrixMultiply` are held by the work-items of a sub-group: those with consecutive
+numbers in a work-group, from a multiple of the sub-group's size on. Each gives its elements of both
+factors, as expressions of one or more lanes, and has its elements of the result in variables;
+who has which is a fact of the instruction (`target.Holding`). All of a sub-group reach it together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -38,6 +44,7 @@ from sdlc.graph.intern import Interned
 from sdlc.graph.scalar import result_type
 from sdlc.graph.types import DType, Origin
 from sdlc.kernel.linear import Linear, affine
+from sdlc.target import MatrixInstruction
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -277,7 +284,18 @@ class Barrier:
     pass
 
 
-Stmt = Let | Declare | Assign | Store | For | If | Barrier
+@dataclass(frozen=True, slots=True)
+class MatrixMultiply:
+    """`into` += left × right. `into` are mutable scalars, one an element that a work-item holds of
+    the result; `left` and `right` its elements of the factors in order, in vectors or scalars."""
+
+    instruction: MatrixInstruction
+    into: tuple[Var, ...]
+    left: tuple[Expr, ...]
+    right: tuple[Expr, ...]
+
+
+Stmt = Let | Declare | Assign | Store | For | If | Barrier | MatrixMultiply
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,8 +400,16 @@ def statement_expressions(stmt: Stmt) -> tuple[Expr, ...]:
             return (stmt.index, stmt.value, *guard)
         case If():
             return (stmt.condition,)
+        case MatrixMultiply():
+            return (*stmt.left, *stmt.right)
         case _:
             return ()
+
+
+def with_factors(stmt: MatrixMultiply, change: Callable[[Expr], Expr]) -> MatrixMultiply:
+    """The statement with `change` applied to what it holds of its factors."""
+    left, right = (tuple(change(e) for e in side) for side in (stmt.left, stmt.right))
+    return MatrixMultiply(stmt.instruction, stmt.into, left, right)
 
 
 def statements(body: tuple[Stmt, ...]) -> Iterator[Stmt]:

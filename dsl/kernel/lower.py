@@ -85,7 +85,8 @@ class _Staging:
         strides, size = layout(stage, group.axes)
         for output in group.stores:
             dtype = output.node.dtypes[output.field]
-            kept = DType.F32 if dtype is DType.F16 else dtype
+            raw = dtype is not DType.F16 or self.nest.matrix is not None
+            kept = dtype if raw else DType.F32
             array = self._array(stage, kept, size)
             start = tuple(first[a] for a in group.axes)
             held = Held(array, start, strides, stage.region.steps)

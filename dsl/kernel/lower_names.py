@@ -50,7 +50,8 @@ def loop_names(nest: Nest) -> set[str]:
 def loops_of(nest: Nest, ranges: Ranges, prefix: str = "") -> dict[str, k.Expr]:
     """The value of every loop; notes the ranges of their variables."""
     loops: dict[str, k.Expr] = {}
-    ranges.setdefault(LANE, (0, 15))
+    if not prefix:
+        ranges[LANE] = (0, _widest(nest) - 1)
     for kind, word in ((Kind.GROUP, "group"), (Kind.LANE, "lane")):
         for dim in range(3):
             bound = [lp for lp in nest.loops if lp.kind is kind and lp.dim == dim]
@@ -66,6 +67,13 @@ def loops_of(nest: Nest, ranges: Ranges, prefix: str = "") -> dict[str, k.Expr]:
     return loops
 
 
+def _widest(nest: Nest) -> int:
+    """The lanes of the widest vector of a nest and its stages."""
+    nests = (nest, *(s.nest for s in nest.stages))
+    widths = [lp.extent for n in nests for lp in n.loops if lp.kind is Kind.VECTOR]
+    return max([1, *widths, *(s.spread for s in nest.stages)])
+
+
 def names_of(nest: Nest, loops: dict[str, k.Expr], ranges: Ranges) -> Names:
     """The names of a whole nest, whose axes start at 0."""
     axes: dict[Axis, k.Expr] = {}
@@ -75,10 +83,32 @@ def names_of(nest: Nest, loops: dict[str, k.Expr], ranges: Ranges) -> Names:
         value = _position(nest, axis, loops)
         raw[axis] = simplify(value, ranges)
         if not nest.is_exact(axis):
-            inside[axis] = simplify(k.call("lt", value, k.i32(axis.extent)), ranges)
-            value = k.call("min", value, k.i32(axis.extent - 1))
+            start, width = _vector_start(nest, axis, value)
+            inside[axis] = simplify(k.call("lt", start, k.i32(axis.extent)), ranges)
+            value = clamped(value, axis.extent, width)
         axes[axis] = simplify(value, ranges)
     return Names(loops, axes, raw, inside)
+
+
+def _vector_start(nest: Nest, axis: Axis, value: k.Expr) -> tuple[k.Expr, int]:
+    """Where the vector at a position of the axis starts, and its lanes, if none of them lies beyond
+    the extent unless all do; else the position itself, and 1."""
+    loops = nest.of_axis(axis)
+    width = next((lp.extent for lp in loops if lp.kind is Kind.VECTOR and lp.stride == 1), 1)
+    whole = all(lp.stride % width == 0 for lp in loops if lp.kind is not Kind.VECTOR)
+    if width > 1 and whole and axis.extent % width == 0:
+        return k.call("sub", value, LANE), width
+    return value, 1
+
+
+def clamped(value: k.Expr, extent: int, width: int, least: int | None = None) -> k.Expr:
+    """An index that stays below the extent, and from `least` on; with `width` above 1 that of a
+    lane of a vector which starts at a multiple of it, and is moved as a whole."""
+    start = value if width == 1 else k.call("sub", value, LANE)
+    if least is not None:
+        start = k.call("max", start, k.i32(least))
+    start = k.call("min", start, k.i32(extent - width))
+    return start if width == 1 else k.call("add", start, LANE)
 
 
 def stage_names(

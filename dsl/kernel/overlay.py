@@ -24,9 +24,11 @@ from sdlc.kernel.ir import (
     Kernel,
     Let,
     Load,
+    MatrixMultiply,
     Stmt,
     Store,
     operands,
+    with_factors,
     with_operands,
 )
 
@@ -75,6 +77,8 @@ def with_buffers(kernel: Kernel, made: Mapping[Buffer, Buffer]) -> Kernel:
                 case If():
                     inner = tuple(changed(stmt.body))
                     yield replace(stmt, condition=visit(stmt.condition), body=inner)
+                case MatrixMultiply():
+                    yield with_factors(stmt, visit)
                 case Barrier():
                     yield stmt
 

@@ -149,22 +149,24 @@ def _is_constant(load: Load) -> bool:
 
 
 def _fetched(fill: list[Stmt]) -> dict[Expr, Load]:
-    """The loads, by what is kept of each: what a name has is kept as it is, a half without a name
-    as the f32 that it is used as; none where such a half is used as it is."""
+    """The loads, by what is kept of each: what has a name is kept as it is; a half without one as
+    the f32 that it is used as, or as it is where it is stored so."""
     found: dict[Expr, Load] = {
         s.value: s.value for s in fill if isinstance(s, Let) and isinstance(s.value, Load)
     }
     named = frozenset(found)
     every = [e for s in fill for e in walk(*statement_expressions(s)) if e not in named]
     for e in every:
-        wide = isinstance(e, Cast) and isinstance(e.value, Load)
-        if isinstance(e, Cast) and isinstance(e.value, Load) and e.value.type.dtype is DType.F16:
-            if e.value not in named:
-                found[e] = e.value
-        elif isinstance(e, Load) and e.type.dtype is not DType.F16 and not wide:
+        widens = isinstance(e, Cast) and isinstance(e.value, Load) and e.value not in named
+        if isinstance(e, Cast) and widens and e.value.type.dtype is DType.F16:
+            found[e] = e.value  # type: ignore[assignment]
+    kept = any(isinstance(s, Store) and s.buffer.dtype is DType.F16 for s in fill)
+    for e in every:
+        if isinstance(e, Load) and (e.type.dtype is not DType.F16 or e not in found.values()):
+            if e.type.dtype is DType.F16 and not kept:
+                return {}
             found[e] = e
-    halves = {e for e in every if isinstance(e, Load) and e.type.dtype is DType.F16}
-    return found if halves <= set(found.values()) else {}
+    return found
 
 
 def _with(stmt: Stmt, values: Values) -> Stmt:

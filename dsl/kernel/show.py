@@ -30,6 +30,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    MatrixMultiply,
     Space,
     Stmt,
     Store,
@@ -94,6 +95,10 @@ def show_statement(stmt: Stmt) -> str:
             return f"for {stmt.var.name} < {stmt.extent} {{{label}"
         case If():
             return f"if {show_expression(stmt.condition)} {{"
+        case MatrixMultiply():
+            into = ", ".join(v.name for v in stmt.into)
+            factors = (f"<{_list(side, LARGE)}>" for side in (stmt.left, stmt.right))
+            return f"<{into}> += {' times '.join(factors)}   by {stmt.instruction.name}"
         case Barrier():
             return "barrier"
 

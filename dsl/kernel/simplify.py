@@ -34,6 +34,7 @@ from sdlc.kernel.ir import (
     Kernel,
     Let,
     Literal,
+    MatrixMultiply,
     Stmt,
     Store,
     Var,
@@ -41,6 +42,7 @@ from sdlc.kernel.ir import (
     i32,
     statement_expressions,
     statements,
+    with_factors,
     with_operands,
 )
 from sdlc.kernel.linear import Linear, combine, linear
@@ -219,6 +221,8 @@ def _statement(simplifier: Simplifier, stmt: Stmt) -> tuple[Stmt, ...]:
             return _for(simplifier, stmt)
         case If():
             return _if(simplifier, stmt)
+        case MatrixMultiply():
+            return (with_factors(stmt, visit),)
         case Barrier():
             return (stmt,)
 

@@ -104,8 +104,9 @@ def negation(context: Context, expr: Call) -> Expr | None:
 def selection(context: Context, expr: Call) -> Expr | None:
     """select of a constant condition, of equal arms, of a negated condition, of true and false."""
     condition, then, other = expr.args
-    if isinstance(condition, Literal):
-        return then if condition.value else other
+    decided = constant(condition)
+    if decided is not None:
+        return spread(then if decided else other, expr.type.lanes)
     if then is other:
         return then
     if isinstance(condition, Call) and condition.op == "not":
@@ -113,6 +114,18 @@ def selection(context: Context, expr: Call) -> Expr | None:
     if expr.type == BOOL and is_literal(then, True) and is_literal(other, False):
         return condition
     return nested_selection(condition, then, other)
+
+
+def constant(condition: Expr) -> bool | None:
+    """What a condition is in every lane, if it is a literal in each and the same."""
+    lanes = condition.parts if isinstance(condition, Vector) else (condition,)
+    values = {bool(e.value) if isinstance(e, Literal) else None for e in lanes}
+    return values.pop() if len(values) == 1 else None
+
+
+def spread(value: Expr, lanes: int) -> Expr:
+    """`value` in every one of `lanes` lanes."""
+    return value if value.type.lanes == lanes else Vector((value,) * lanes)
 
 
 def nested_selection(condition: Expr, then: Expr, other: Expr) -> Expr | None:

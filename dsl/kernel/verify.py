@@ -19,8 +19,10 @@ from dataclasses import replace
 from sdlc.kernel.intervals import INT32
 from sdlc.kernel.ir import Access as Permission
 from sdlc.kernel.ir import (
+    Barrier,
     Expr,
     For,
+    If,
     Kernel,
     Literal,
     Load,
@@ -82,7 +84,10 @@ def meaning_problems(kernel: Kernel) -> Iterator[str]:
             yield from (located(p, access.stmt) for p in bounds_problems(collector, access))
     for branch in branches(collector.items):
         if not is_uniform(branch.condition, kernel):
-            yield located("a barrier under a condition that lanes may not share", branch.stmt)
+            yield located(
+                f"{_collective(branch.stmt)} under a condition that lanes may not share",
+                branch.stmt,
+            )
     lanes = tuple(WorkId("lane", d) for d in range(3) if kernel.group[d] > 1)
     groups = tuple(WorkId("group", d) for d in range(3) if kernel.grid[d] > 1)
     written = {a.buffer for a in found if a.write and a.buffer.space is Space.GLOBAL}
@@ -90,6 +95,11 @@ def meaning_problems(kernel: Kernel) -> Iterator[str]:
     races = race_problems(phases(collector.items), lanes)
     races += race_problems([everywhere], (*groups, *lanes))
     yield from (located(problem, access.stmt) for problem, access in races)
+
+
+def _collective(stmt: If) -> str:
+    barrier = any(isinstance(s, Barrier) for s in statements(stmt.body))
+    return "a barrier" if barrier else "a matrix instruction"
 
 
 def free_of_loops(access: Access) -> Access:

@@ -29,6 +29,7 @@ from sdlc.kernel.ir import (
     Kernel,
     Let,
     Load,
+    MatrixMultiply,
     Space,
     Stmt,
     Store,
@@ -63,7 +64,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch that holds a barrier, with its canonical condition."""
+    """A branch that lanes must take together, with its canonical condition."""
 
     stmt: If
     condition: Expr
@@ -82,6 +83,11 @@ Segment = list[Access]
 
 def has_barrier(body: tuple[Stmt, ...]) -> bool:
     return any(isinstance(s, Barrier) for s in statements(body))
+
+
+def is_collective(body: tuple[Stmt, ...]) -> bool:
+    """Whether there is something in it that lanes must reach together."""
+    return any(isinstance(s, (Barrier, MatrixMultiply)) for s in statements(body))
 
 
 def launch_ranges(kernel: Kernel) -> dict[Expr, Interval]:
@@ -148,7 +154,7 @@ class Collector:
     ) -> tuple[Item, ...]:
         condition = self.simplifier.visit(stmt.condition)
         items = self._body(stmt.body, (*conditions, condition), free)
-        return (Branch(stmt, condition, items),) if has_barrier(stmt.body) else items
+        return (Branch(stmt, condition, items),) if is_collective(stmt.body) else items
 
     def _store(self, stmt: Store, conditions: tuple[Expr, ...], free: frozenset[Expr]) -> Access:
         if stmt.guard is not None:
@@ -205,7 +211,7 @@ def accesses(items: Iterable[Item]) -> Iterator[Access]:
 
 
 def branches(items: Iterable[Item]) -> Iterator[Branch]:
-    """The branches that hold a barrier."""
+    """The branches that lanes must take together."""
     for item in items:
         if isinstance(item, Branch):
             yield item

@@ -30,6 +30,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    MatrixMultiply,
     Space,
     Stmt,
     Store,
@@ -90,6 +91,10 @@ def limit_problems(kernel: Kernel, caps: Capabilities) -> Iterator[str]:
     for what, wanted, offered in limits:
         if wanted > offered:
             yield f"{wanted} {what}: the target allows {offered}"
+    known = set(caps.matrix)
+    for stmt in statements(kernel.body):
+        if isinstance(stmt, MatrixMultiply) and stmt.instruction not in known:
+            yield f"the target has no matrix instruction {stmt.instruction.name}"
     if not caps.f16_storage:
         for buffer in (*kernel.buffers, *kernel.arrays):
             if buffer.dtype is DType.F16:
@@ -115,6 +120,7 @@ class Typing:
         self.memory = frozenset((*kernel.buffers, *kernel.arrays))
         self.widths = frozenset({1, *widths})
         self.halves = halves
+        self.work_items = kernel.work_items
         self._checked: set[Expr] = set()
         self._sound: set[object] = set()
 
@@ -134,7 +140,10 @@ class Typing:
     def statement(self, stmt: Stmt, scope: Scope) -> list[str]:
         problems: list[str] = []
         for expr in statement_expressions(stmt):
-            problems += self.expression(expr, isinstance(stmt, Store) and expr is stmt.value)
+            kept = (isinstance(stmt, Store) and expr is stmt.value) or isinstance(
+                stmt, MatrixMultiply
+            )
+            problems += self.expression(expr, kept)
             unknown = [v for v in expr.variables.difference(scope) if isinstance(v, Var)]
             for var in sorted(unknown, key=lambda v: v.name):
                 problems.append(f"{var.name}: {var.type} is not defined here")
@@ -148,11 +157,36 @@ class Typing:
                     problems.append(f"{stmt.var.name} is not a variable that can be assigned")
             case Store():
                 problems += self.store(stmt)
+            case MatrixMultiply():
+                problems += self.product(stmt, scope)
             case For() if stmt.var.type is not I32 or stmt.extent < 1:
                 problems.append(f"a loop counts an i32 from 0 to {stmt.extent} - 1")
             case If() if stmt.condition.type is not BOOL:
                 problems.append(f"the condition is {stmt.condition.type}, not bool")
         return problems
+
+    def product(self, stmt: MatrixMultiply, scope: Scope) -> Iterator[str]:
+        """Of a matrix instruction: elements, their types, and whether sub-groups are whole."""
+        instruction = stmt.instruction
+        for name, side, held in (
+            ("left", stmt.left, instruction.left),
+            ("right", stmt.right, instruction.right),
+        ):
+            count = sum(e.type.lanes for e in side)
+            if count != held.count:
+                yield f"a work-item holds {held.count} elements of the {name} factor, not {count}"
+            kinds = {e.type.dtype for e in side} - {DType(instruction.inputs)}
+            for dtype in sorted(kinds, key=lambda d: d.value):
+                yield f"the {name} factor is of {instruction.inputs}, not {dtype.value}"
+        if len(set(stmt.into)) != instruction.result.count:
+            yield f"a work-item holds {instruction.result.count} elements of the result"
+        for var in stmt.into:
+            if var.type is not Type(DType(instruction.accumulator)):
+                yield f"the result is of {instruction.accumulator}, {var.name} is {var.type}"
+            if not scope.get(var, False):
+                yield f"{var.name} is not a variable that can be assigned"
+        if self.work_items % instruction.lanes:
+            yield f"{self.work_items} work-items are no whole sub-groups of {instruction.lanes}"
 
     def store(self, stmt: Store) -> Iterator[str]:
         buffer = stmt.buffer

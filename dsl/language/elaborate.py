@@ -10,6 +10,7 @@ errors are collected, so that one run reports all that are independent.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from sdlc.graph.node import Const, Graph, Input, Map, Node
 from sdlc.graph.types import DType, Origin, Span
@@ -139,7 +140,7 @@ def _build_entry(frame: Frame, definition: Definition, sizes: Mapping[str, Size]
 
 
 def _bind_sizes(env: Env, definition: Definition, sizes: Mapping[str, Size]) -> None:
-    names = size_names(definition)
+    names = size_names(definition, env.frame.overrides)
     known = {*names, *(p.name for p in definition.parameters if isinstance(p.type, ValueType))}
     for name in sizes:
         if name not in known and f"*{name}" not in known:
@@ -185,12 +186,16 @@ def _checked(name: str, size: Size) -> Size:
     return size
 
 
-def size_names(definition: Definition) -> list[str]:
-    """The sizes that the entry's parameters bind, `*b` with its star, in order."""
+NOT_GIVEN: Mapping[str, object] = MappingProxyType({})
+
+
+def size_names(definition: Definition, given: Mapping[str, object] = NOT_GIVEN) -> list[str]:
+    """The sizes that the entry's parameters bind, `*b` with its star, in order. Of the optional
+    ones, those count that are true in `given`."""
     other = value_names(definition)
     found: dict[str, None] = {}
-    for _, kind in tensor_parameters(definition):
-        if kind.optional:
+    for parameter, kind in tensor_parameters(definition):
+        if kind.optional and not given.get(parameter.name):
             continue
         for dimension in kind.dimensions:
             match dimension:

@@ -17,7 +17,8 @@ from sdlc.target import Capabilities
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """`id` is what `--device` takes (`cpu`, `opencl:0`); `kind` is `opencl` or `webgpu`; `vector`
-    f32 lanes are one register, where the driver says so."""
+    f32 lanes are one register, `largest_bytes` the largest memory that can be allocated, and
+    `total_bytes` all of it, where the driver says so (else 0)."""
 
     id: str
     kind: str
@@ -27,6 +28,8 @@ class DeviceInfo:
     memory_bytes: int
     caps: Capabilities
     vector: int = 0
+    largest_bytes: int = 0
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

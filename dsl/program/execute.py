@@ -18,12 +18,12 @@ launches are recorded once; between `step`s nothing returns to the host.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
-from sdlc.program.device import Binding, Device, KernelText, Timing
+from sdlc.program.device import Binding, Device, DeviceInfo, KernelText, Timing
 from sdlc.program.load import Kernels, bound, is_prepared, load_weights, of_role
 from sdlc.program.memory import relocate
 from sdlc.program.program import Program, Tensor, TensorRole
@@ -58,7 +58,8 @@ class Executable:
         feedback: Mapping[str, str] = NO_FEEDBACK,
     ) -> None:
         """Raises SdlError: P001 missing weight, P002 weight of a wrong shape or type, P006 feedback
-        between unlike tensors, P007 a tensor that is larger than the device can bind."""
+        between unlike tensors, P007 a tensor that is larger than the device can bind, P010 a
+        program that takes more memory than the device has (before any is allocated)."""
         _check_feedback(program, feedback)
         info = device.info
         if is_prepared(program, weights):
@@ -67,6 +68,7 @@ class Executable:
         if texts is None:
             texts = [device.text(kernel) for kernel in program.all_kernels]
         program = relocate(program, device.info.caps)
+        check_memory(program, info)
         self.program = program
         self.device = device
         self._feedback = dict(feedback)
@@ -178,6 +180,50 @@ def _too_large(tensor: Tensor, limit: int, place: str) -> Diagnostic:
     notes = (("limit", f"{limit:,} bytes"),)
     help = "use smaller sizes, --precision f16, or another device (see `sdlc devices`)"
     return Diagnostic("P007", message, origin_span(tensor), notes=notes, help=help)
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Bytes that a program takes on a device."""
+
+    weights: int
+    arena: int
+    loading: int
+    values: int
+
+    @property
+    def total(self) -> int:
+        """The most at any time: loading ends before the arena is allocated."""
+        return self.weights + max(self.loading, self.arena + self.values)
+
+
+def memory_of(program: Program) -> Needed:
+    """What a program that is laid out takes."""
+    values = of_role(program, TensorRole.INPUT, TensorRole.OUTPUT)
+    loading = 0 if program.load is None else program.load.memory.arena
+    memory = program.memory
+    return Needed(memory.weights, memory.arena, loading, sum(map(bound, values)))
+
+
+def check_memory(program: Program, info: DeviceInfo, fits: str = "") -> None:
+    """Raises SdlError (P010) for a program that takes more memory than a device has, as far as its
+    driver says; `fits` says what would not."""
+    needed = memory_of(program)
+    most = max(needed.arena, needed.loading)
+    if info.largest_bytes and most > info.largest_bytes:
+        limit, wanted = info.largest_bytes, f"an arena of {most:,} bytes"
+    elif info.total_bytes and needed.total > info.total_bytes:
+        limit, wanted = info.total_bytes, f"{needed.total:,} bytes"
+    else:
+        return
+    message = f"`{program.name}` takes {wanted}, more than the device `{info.name}` has"
+    notes = (
+        ("limit", f"{limit:,} bytes"),
+        ("weights", f"{needed.weights:,} bytes"),
+        ("arena", f"{needed.arena:,} bytes"),
+    )
+    help = f"{fits or 'use smaller sizes'}; or --precision f16, or another device (`sdlc devices`)"
+    raise failure("P010", message, help, notes)
 
 
 def _check_feedback(program: Program, feedback: Mapping[str, str]) -> None:

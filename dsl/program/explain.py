@@ -35,13 +35,13 @@ from sdlc.program.explain_data import (
     TensorFacts,
     Verdict,
 )
-from sdlc.program.explain_lines import Meaning, line_nodes, meaning_of, nodes_of
-from sdlc.program.memory import Lifetime, lifetimes_of
+from sdlc.program.explain_lines import Meaning, line_nodes, meaning_of
+from sdlc.program.memory import lifetimes_of, live_bytes
 from sdlc.program.pipeline import load_plan, tensors_of
 from sdlc.program.program import Dispatch, Program
 from sdlc.program.values import describe
 from sdlc.schedule.cost import Estimate, estimate
-from sdlc.schedule.group import Group
+from sdlc.schedule.group import Group, nodes_of
 from sdlc.schedule.plan import Plan, Scheduled
 from sdlc.schedule.show import show_step
 from sdlc.target import Target
@@ -108,7 +108,7 @@ def explain(material: Material) -> Explanation:
         kernels=_kernels(material),
         tensors=tuple(t for p in material.parts for t in _tensors(p)),
         memory=asdict(run.program.memory),
-        live=_live(live, len(each)),
+        live=live_bytes(live, len(each)),
         rules=_rules(groups),
         definitions=_cited(material.definitions, groups),
     )
@@ -233,13 +233,17 @@ def _last_line(span: Span) -> int:
 
 
 def _verdicts(item: Scheduled, attempts: Sequence[Attempted]) -> tuple[Verdict, ...]:
-    """What rules reported of the group's nodes, then what its schedule says of itself; what fired
+    """What rules reported of the group's nodes, and what its schedule says of itself; what fired
     first."""
-    found = [Verdict("rule", a.rule, a.fired, a.why) for a in attempts]
-    found += [Verdict("schedule", *reason) for reason in getattr(item, "reasons", ())]
+    found = [Verdict("rule", a.rule, a.fired, a.why, _about(a)) for a in attempts]
+    found += [Verdict("schedule", *reason) for reason in item.reasons]
     if item.note:
-        found.append(Verdict("schedule", "tuning", item.profile is not None, item.note))
-    return tuple(dict.fromkeys(sorted(found, key=lambda v: (v.kind, not v.fired))))
+        found.append(Verdict("schedule", "tuning", item.profile is not None, item.note, ""))
+    return tuple(dict.fromkeys(sorted(found, key=lambda v: not v.fired)))
+
+
+def _about(attempt: Attempted) -> str:
+    return "" if attempt.root is None else attempt.root.origin.path
 
 
 def _rules(groups: Iterable[GroupFacts]) -> tuple[RuleFacts, ...]:
@@ -312,18 +316,6 @@ def _tensors(part: Part) -> Iterable[TensorFacts]:
             t.weight,
             t.order,
         )
-
-
-def _live(lifetimes: Iterable[Lifetime], count: int) -> tuple[int, ...]:
-    change = [0] * (count + 1)
-    for t in lifetimes:
-        change[t.first] += t.nbytes
-        change[t.last + 1] -= t.nbytes
-    totals, now = [], 0
-    for step in change[:count]:
-        now += step
-        totals.append(now)
-    return tuple(totals)
 
 
 # ---- kernels -------------------------------------------------------------------------------------

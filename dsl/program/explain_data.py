@@ -28,12 +28,14 @@ class Defined:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a rule or a step of the schedule (`kind`) did about a group, and why."""
+    """What a rule or a move of the schedule (`kind`) did about a group, and why not; `about` is the
+    value of the group that it looked at."""
 
     kind: str
     name: str
     fired: bool
     why: str
+    about: str
 
 
 @dataclass(frozen=True, slots=True)

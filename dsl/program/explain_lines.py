@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdlc.graph import expr as g
-from sdlc.graph.node import Map, Node, Reduce, expressions, reads, sources
+from sdlc.graph.node import Map, Node, Reduce, expressions, reads
 from sdlc.kernel import ir as k
-from sdlc.schedule.group import Group
+from sdlc.schedule.group import Group, nodes_of
 
 Value = tuple[Node, int]
 Nodes = frozenset[Node]
@@ -28,25 +28,6 @@ STATE = -1
 """In place of a field: the state of a reduction that is under way."""
 FUSED = {"fma": frozenset({"mul", "add"})}
 """What a kernel's own operators stand for in definitions."""
-
-
-def nodes_of(group: Group) -> tuple[Map | Reduce, ...]:
-    """The definitions that a group computes, those inlined included, sources before readers."""
-    outside = {node for node, _ in group.operands}
-    order: dict[Map | Reduce, None] = {}
-    stack: list[tuple[Node, bool]] = [(s.node, False) for s in reversed(group.stores)]
-    entered: set[Node] = set()
-    while stack:
-        node, done = stack.pop()
-        if not isinstance(node, (Map, Reduce)) or node in outside:
-            continue
-        if done:
-            order[node] = None
-        elif node not in entered:
-            entered.add(node)
-            stack.append((node, True))
-            stack.extend((s, False) for s in sources(node))
-    return tuple(order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +141,9 @@ class _Tracing:
                 assigned[s.var] = []
             elif isinstance(s, k.Assign):
                 assigned.setdefault(s.var, []).append(s.value)
+            elif isinstance(s, k.MatrixMultiply):
+                for var in s.into:
+                    assigned.setdefault(var, []).extend((*s.left, *s.right))
         for var in assigned:
             self.known[var] = frozenset()
         for s in self.statements:
@@ -180,6 +164,8 @@ class _Tracing:
                 self.known[s.var] = self._known(s.value)
             elif isinstance(s, k.Assign):
                 done = self.known[s.var]
+            elif isinstance(s, k.MatrixMultiply):
+                done = frozenset[Value]().union(*(self.known[v] for v in s.into))
             elif isinstance(s, k.Store) and s.buffer.space is not k.Space.GLOBAL:
                 done = self._known(s.value)
                 self.held[s.buffer.name] = self.held.get(s.buffer.name, frozenset()) | done
@@ -211,6 +197,8 @@ class _Tracing:
             case k.Declare(var, value) | k.Assign(var, value):
                 found |= self._computed(value, number)
                 found |= {n for n, field in self.known[var] if field == STATE}
+            case k.MatrixMultiply():
+                found |= {n for v in stmt.into for n, field in self.known[v] if field == STATE}
             case k.Store():
                 found |= self._computed(stmt.value, number) | self._stored(stmt)
         return frozenset(found)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sdlc.program.explain_charts import HUES, arena, live_bytes, time_by_definition
 from sdlc.program.explain_data import (
@@ -135,9 +135,22 @@ def _environment(highlighter: Highlighter) -> Environment:
         count=count_text,
         sdl=lambda text: Markup("\n".join(highlighter.lines(text, "sdl"))),
         id=lambda d: f"{'d' if d.part == 'run' else 'l'}{d.number}",
+        ticked=ticked,
         size=lambda extents: " × ".join(map(str, extents)),
     )
     return made
+
+
+def ticked(text: str) -> Markup:
+    """What stands between backticks as code; a last one without a partner stays."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        parts[-2:] = ["`".join(parts[-2:])]
+    made = (
+        escape(p) if n % 2 == 0 else Markup("<code>{}</code>").format(p)
+        for n, p in enumerate(parts)
+    )
+    return Markup("").join(made)
 
 
 def _file(name: str) -> str:

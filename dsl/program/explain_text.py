@@ -55,7 +55,7 @@ def sections(made: Explanation) -> tuple[tuple[str, str, str], ...]:
         ("dispatches", f"dispatches ({len(made.dispatches)}, {total})", _dispatches(made)),
         ("kernels", f"kernels ({len(made.kernels)}, {languages})", kernels),
         ("tensors", f"tensors ({len(made.tensors)})", _tensors(made.tensors)),
-        ("memory", "memory", "\n".join((*_memory(made.memory), *_timeline(made.live)))),
+        ("memory", "memory", "\n".join((*_memory(made.memory), *timeline(made.live)))),
     )
 
 
@@ -102,8 +102,9 @@ def _number(item: GroupFacts | DispatchFacts) -> str:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """`rule x fired`, `rule x did not fire: why`."""
+    """`rule x fired for a.b`, `rule x did not fire for a.b: why`."""
     what = f"{verdict.kind} {verdict.name} {'fired' if verdict.fired else 'did not fire'}"
+    what += f" for {verdict.about}" if verdict.about else ""
     return f"{what}: {verdict.why}" if verdict.why else what
 
 
@@ -187,7 +188,7 @@ def _memory(memory: Mapping[str, int]) -> list[str]:
     )
 
 
-def _timeline(live: Sequence[int]) -> list[str]:
+def timeline(live: Sequence[int]) -> list[str]:
     """The live bytes over the dispatches as a curve one line high."""
     most = max(live, default=0)
     if not most:

@@ -18,6 +18,7 @@ from sdlc.graph.hoist import Hoisted, hoist
 from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
 from sdlc.graph.rules import Rule, rewrite
 from sdlc.graph.types import Array, DType
+from sdlc.kernel.cut import cut_loops
 from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
 from sdlc.kernel.lower import loop_names, lower
@@ -31,8 +32,9 @@ from sdlc.program.inplace import in_place
 from sdlc.program.memory import LOAD, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.program.refusal import refusals_located
+from sdlc.schedule.draft import EVERY
 from sdlc.schedule.group import Group
-from sdlc.schedule.plan import EVERY, Plan, Scheduled, plan
+from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.schedule.profit import profitable, scheduled_by
 from sdlc.schedule.storage import stored_count
@@ -42,6 +44,7 @@ Value = tuple[Node, int]
 
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
     ("simplify", lambda kernel, profile: simplify_kernel(kernel)),
+    ("cut", lambda kernel, profile: cut_loops(kernel)),
     ("gather", lambda kernel, profile: gather_loads(kernel, profile.gather)),
     ("prefetch", lambda kernel, profile: prefetch_slices(kernel, profile.depth)),
     ("partial sums", lambda kernel, profile: partial_sums(kernel, profile.partial_sums)),

@@ -19,7 +19,7 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,17 +58,20 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """At most `most` entries in a folder that exists."""
+    """At most `most` entries, of `most_bytes` together (None: of any size), in a folder that
+    exists. Of files with a name in `checked_by_readers` only the size is looked at here."""
 
     folder: Path
     most: int
+    most_bytes: int | None = None
+    checked_by_readers: tuple[str, ...] = ()
 
     def get(self, key: str) -> Kept | None:
         """What was put under `key`. Whoever finds it has used it."""
         place = self.folder / key
         for _ in range(TRIES):
             before = _identity(place)
-            about = None if before is None else _sound(place)
+            about = None if before is None else _sound(place, self.checked_by_readers)
             if about is not None:
                 with suppress(OSError):
                     os.utime(place)
@@ -90,7 +93,8 @@ class Store:
         part = self.folder / f".{key}.{os.getpid()}.{secrets.token_hex(4)}.part"
         try:
             fill(part)
-            (part / ABOUT).write_text(_described(part, about), "utf-8")
+            said = _described(part, about, self.checked_by_readers)
+            (part / ABOUT).write_text(said, "utf-8")
             _exchange(part, self.folder / key)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -103,9 +107,11 @@ class Store:
 
     def trim(self) -> None:
         """Removes what is too much, and what interrupted writers left."""
-        aged = [(age, place) for place in self._places() if (age := _used(place)) is not None]
-        for _, place in sorted(aged, reverse=True)[self.most :]:
-            remove(place)
+        room = self.most_bytes
+        for number, entry in enumerate(self.entries()):
+            room = None if room is None else room - entry.nbytes
+            if number >= self.most or (room is not None and room < 0):
+                remove(self.folder / entry.key)
         for part in self.folder.glob(".*.part*"):
             used = _used(part)
             if used is not None and time.time() - used > STALE_SECONDS:
@@ -137,13 +143,19 @@ def remove(place: Path) -> None:
 
 def _exchange(part: Path, place: Path) -> None:
     """Puts `part` where `place` is. Of two who do so at once one wins: either will do."""
-    if os.path.lexists(place):
-        remove(place)
-    try:
-        part.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise
+    for attempt in range(TRIES):
+        if os.path.lexists(place):
+            remove(place)
+        try:
+            part.rename(place)
+        except OSError:
+            if place.is_dir():
+                return
+            if attempt == TRIES - 1:
+                raise
+        else:
+            return
+        # Another process's entry was here, and is already gone again.
 
 
 def digest(path: Path) -> str:
@@ -151,15 +163,19 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(place: Path) -> dict[str, str]:
-    """The digest of every file but the description, by its path in the entry."""
+def _files(place: Path, by_size: Collection[str]) -> dict[str, str]:
+    """The digest of every file but the description, or its size, by its path in the entry."""
     paths = sorted(p for p in place.rglob("*") if not p.is_dir())
-    names = (p.relative_to(place).as_posix() for p in paths)
-    return {n: digest(p) for n, p in zip(names, paths, strict=True) if n != ABOUT}
+    named = ((p.relative_to(place).as_posix(), p) for p in paths)
+    return {
+        name: f"{path.stat().st_size} bytes" if name in by_size else digest(path)
+        for name, path in named
+        if name != ABOUT
+    }
 
 
-def _described(place: Path, about: Mapping[str, Any]) -> str:
-    said = {"about": dict(about), "files": _files(place)}
+def _described(place: Path, about: Mapping[str, Any], by_size: Collection[str]) -> str:
+    said = {"about": dict(about), "files": _files(place, by_size)}
     return json.dumps({**said, "digest": _digest_of(said)})
 
 
@@ -167,12 +183,12 @@ def _digest_of(said: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def _sound(place: Path) -> Mapping[str, Any] | None:
+def _sound(place: Path, by_size: Collection[str]) -> Mapping[str, Any] | None:
     """What an entry says of itself, where it is as it was written."""
     try:
         held = json.loads((place / ABOUT).read_bytes())
         said = {"about": held["about"], "files": held["files"]}
-        if held["digest"] != _digest_of(said) or _files(place) != held["files"]:
+        if held["digest"] != _digest_of(said) or _files(place, by_size) != held["files"]:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

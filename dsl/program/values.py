@@ -153,9 +153,11 @@ def overflows(array: Array, dtype: DType) -> bool:
         return bool(array.min() < -(2**31) or array.max() > 2**31 - 1)
     if array.dtype.itemsize <= dtype.itemsize and array.dtype.kind == "f":
         return False
-    wide = array.astype(np.float64)
+    known = np.isfinite(array)
+    finite = array if known.all() else array[known]  # no wide copy of a large weight
+    ends = np.array([finite.min(), finite.max()] if finite.size else [0], np.float64)
     with np.errstate(over="ignore"):
-        return bool((np.isinf(wide.astype(dtype.numpy)) & np.isfinite(wide)).any())
+        return bool(np.isinf(ends.astype(dtype.numpy)).any())
 
 
 def range_text(array: Array) -> str:

@@ -11,6 +11,7 @@ read it.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from sdlc.graph.expr import Axis, Expr, Index, Read, rebuild, substitute
@@ -104,3 +105,12 @@ def readers_of(groups: tuple[Group, ...]) -> dict[Node, set[int]]:
         for source, _ in group.operands:
             readers[source].add(number)
     return readers
+
+
+def shared_value(
+    source: Node, kept: frozenset[Node], readers: Mapping[Node, Collection[int]]
+) -> str:
+    """Why a value has to be stored whatever its reader does, or ''; `kept` are the results."""
+    if source in kept:
+        return "it is a result of the program"
+    return f"it has {len(readers[source])} readers" if len(readers[source]) != 1 else ""

@@ -37,7 +37,8 @@ class Contraction:
 def contraction(group: Group) -> Contraction | None:
     """The group as a contraction. Axes in neither factor count as batch.
 
-    The factor that is known before the run (a weight or constant) is the right one.
+    The factor that is known before the run (a weight or constant) is the right one. A sum of
+    squares is none: its factors are one.
     """
     if group.monoid is None or not group.monoid.is_sums or constant_factor(group) is not None:
         return None
@@ -46,7 +47,7 @@ def contraction(group: Group) -> Contraction | None:
         return None
     left, right = factors[0]
     a, b = axes_of(left), axes_of(right)
-    if not reads_of(left) or not reads_of(right):
+    if left is right or not reads_of(left) or not reads_of(right):
         return None
     for other in factors[1:]:
         if other is None or other[0] is not left or axes_of(other[1]) != b:

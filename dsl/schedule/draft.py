@@ -12,20 +12,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sdlc.graph.expr import Axis, Expr, reads_of
+from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.schedule.affine import affine
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Step, Tile
-from sdlc.target import Profile
+from sdlc.schedule.reasons import Journal
+from sdlc.target import MatrixInstruction, Profile
+
+EVERY = frozenset(rule.name for rule in SCHEDULED)
+"""The names of all mechanisms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a tactic may look at besides the group."""
+    """What a tactic may look at besides the group; `enabled` are the mechanisms that it may use."""
 
     profile: Profile
     max_groups: int
     orders: Orders
     local_bytes: int = 1 << 30
+    enabled: frozenset[str] = EVERY
+    journal: Journal = field(default_factory=Journal, compare=False)
+    """Where a tactic says what it did not do, and why."""
+    matrix: tuple[MatrixInstruction, ...] = ()
+
+    @property
+    def instruction(self) -> MatrixInstruction | None:
+        """The matrix instruction that the profile names, where the target has it."""
+        return next((i for i in self.matrix if i.name == self.profile.matrix), None)
 
 
 @dataclass(slots=True)

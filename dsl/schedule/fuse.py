@@ -12,6 +12,7 @@ Three always-legal moves, none of which looks at an operator:
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass
 from math import prod
 
@@ -33,6 +34,7 @@ from sdlc.graph.rewrite import inline, is_view
 from sdlc.graph.types import Origin
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.group import Group, Output, slot
+from sdlc.schedule.reasons import Journal
 
 MAX_INLINED_READS = 24
 """Bounds the size of a kernel's expressions."""
@@ -43,28 +45,44 @@ SLACK = 0.5
 """A map may be computed up to twice an element: a padded reader computes its border too."""
 
 
-def fuse(graph: Graph, max_reads: int, enabled: frozenset[str] = MOVES) -> tuple[Group, ...]:
+def fuse(
+    graph: Graph,
+    max_reads: int,
+    enabled: frozenset[str] = MOVES,
+    journal: Journal | None = None,
+) -> tuple[Group, ...]:
     """The groups of a graph, in execution order. Views are always read through; `enabled` names
-    the other moves that may be made.
+    the other moves that may be made, `journal` is told what became of each.
 
     `max_reads` bounds the stored values that one group may read (a device's bindings, less its
     results).
     """
+    journal = journal or Journal()
     order = list(topological(graph))
-    readers = _readers(order)
+    readers, depth = _readers(order), _depths(order)
     kept = {node for _, node, _ in graph.outputs}
     dissolved: set[Node] = set()
     bodies: dict[Node, tuple[Expr, ...]] = {}
+    whys: dict[Node, str] = {}
     for node in order:
         bodies[node] = _dissolve_into(node, dissolved, max_reads)
-        if not isinstance(node, Map) or node in kept:
+        if not isinstance(node, Map):
             continue
-        body = bodies[node][0]
-        if is_view(body) or ("inline_prologue" in enabled and _inlines(node, readers)):
-            dissolved.add(node)
+        if is_view(bodies[node][0]):
+            dissolved.update({node} - kept)
+        elif "inline_prologue" in enabled:
+            whys[node] = _stored(node, readers, kept)
+            dissolved.update(() if whys[node] else {node})
+        if "inline_epilogue" in enabled and (own := _own_epilogues(node, bodies, dissolved, depth)):
+            dissolved -= own
+            bodies[node] = _dissolve_into(node, dissolved, max_reads)
+            whys |= dict.fromkeys(own, "it is computed with the reduction that it reads")
+    for node, why in whys.items():
+        late = "" if node in dissolved else f"its reader would read more than {max_reads} values"
+        journal.tell("inline_prologue", node, why or late)
     found = {n: tuple(e for e in walk(*b) if isinstance(e, Read)) for n, b in bodies.items()}
-    epilogues = "inline_epilogue" in enabled
-    return _groups(_Fusing(graph, order, kept, dissolved, bodies, max_reads, found, epilogues))
+    told = journal if "inline_epilogue" in enabled else None
+    return _groups(_Fusing(graph, order, kept, dissolved, bodies, max_reads, found, told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +95,8 @@ class _Fusing:
     max_reads: int
     found: dict[Node, tuple[Read, ...]]
     """The reads of every node's expressions."""
-    epilogues: bool
+    epilogues: Journal | None
+    """Who is told of epilogues; None where there are to be none."""
 
 
 def _readers(order: list[Node]) -> dict[Node, list[Node]]:
@@ -86,6 +105,47 @@ def _readers(order: list[Node]) -> dict[Node, list[Node]]:
         for source in sources(node):
             readers[source].append(node)
     return readers
+
+
+def _depths(order: list[Node]) -> dict[Node, int]:
+    """The longest way from an input to every node."""
+    depth: dict[Node, int] = {}
+    for node in order:
+        depth[node] = 1 + max((depth[s] for s in sources(node)), default=0)
+    return depth
+
+
+def _own_epilogues(
+    node: Map, bodies: dict[Node, tuple[Expr, ...]], dissolved: set[Node], depth: dict[Node, int]
+) -> set[Node]:
+    """Of the maps that a map computes itself, those that are better computed with the reduction
+    that they read: the map will be the epilogue of one that is done later, so the earlier one would
+    be stored as it accumulates."""
+    found = _reductions(bodies[node])
+    last = max(found, key=lambda r: depth[r], default=None)
+    if last is None:
+        return set()
+    own: set[Node] = set()
+    for source in sources(node):
+        if not isinstance(source, Map) or source not in dissolved or is_view(bodies[source][0]):
+            continue
+        of = _reductions(bodies[source])
+        if len(of) == 1 and depth[of[0]] < depth[last] and _once(source, of[0], bodies):
+            own.add(source)
+    return own
+
+
+def _reductions(bodies: tuple[Expr, ...]) -> list[Reduce]:
+    found = (e.source for e in walk(*bodies) if isinstance(e, Read))
+    return list(dict.fromkeys(s for s in found if isinstance(s, Reduce)))
+
+
+def _once(reader: Map, reduction: Reduce, bodies: dict[Node, tuple[Expr, ...]]) -> bool:
+    """Whether a map reads each element of a reduction once, at one place, in any arrangement."""
+    own = [r for r in walk(*bodies[reader]) if isinstance(r, Read) and r.source is reduction]
+    if any(r.fill is not None for r in own) or len({r.indices for r in own}) != 1:
+        return False
+    return inverse(own[0].indices, reduction.axes, reader.axes) is not None
 
 
 def _dissolve_into(node: Node, dissolved: set[Node], max_reads: int) -> tuple[Expr, ...]:
@@ -105,12 +165,14 @@ def _dissolve_into(node: Node, dissolved: set[Node], max_reads: int) -> tuple[Ex
         dissolved.discard(max(direct, key=lambda s: len(reads(s))))
 
 
-def _inlines(node: Map, readers: dict[Node, list[Node]]) -> bool:
-    """Whether readers compute this map themselves."""
+def _stored(node: Map, readers: dict[Node, list[Node]], kept: Container[Node]) -> str:
+    """Why its reader does not compute this map itself, or ''."""
+    if node in kept:
+        return "it is a result of the program"
     if len(readers[node]) != 1:
-        return False
-    reader = readers[node][0]
-    return SLACK * _times_read(node, reader) <= element_count(node)
+        return f"it has {len(readers[node])} readers"
+    times = _times_read(node, readers[node][0]) / element_count(node)
+    return f"its reader reads each element {times:.3g} times" if SLACK * times > 1 else ""
 
 
 def _times_read(node: Node, reader: Node) -> int:
@@ -136,11 +198,13 @@ def _groups(fusing: _Fusing) -> tuple[Group, ...]:
         for source in dict.fromkeys(r.source for r in fusing.found[node]):
             readers[source].append(node)
     epilogue: dict[Node, Reduce] = {}
-    for node in stored:
-        if isinstance(node, Reduce) and node not in fusing.kept and len(readers[node]) == 1:
-            reader = readers[node][0]
-            if fusing.epilogues and reader not in epilogue and _is_epilogue(reader, node, fusing):
-                epilogue[reader] = node
+    depth = _depths(fusing.order)
+    for node in sorted(stored, key=lambda n: -depth[n]):
+        if isinstance(node, Reduce) and fusing.epilogues is not None:
+            why = _no_epilogue(node, readers[node], epilogue, fusing)
+            fusing.epilogues.tell("inline_epilogue", node, why)
+            if not why:
+                epilogue[readers[node][0]] = node
     absorbed = set(epilogue.values())
     fields = _fields_used(fusing)
     return tuple(
@@ -152,21 +216,36 @@ def _groups(fusing: _Fusing) -> tuple[Group, ...]:
     )
 
 
-def _is_epilogue(reader: Node, reduction: Reduce, fusing: _Fusing) -> bool:
-    """Whether `reader` is a map over exactly the reduction's points, in any arrangement."""
+def _no_epilogue(
+    reduction: Reduce, readers: list[Node], taken: Container[Node], fusing: _Fusing
+) -> str:
+    """Why what reads a reduction is not computed where its results are stored, or ''."""
+    if reduction in fusing.kept:
+        return "it is a result of the program"
+    if len(readers) != 1:
+        return f"it has {len(readers)} readers"
+    reader = readers[0]
     if not isinstance(reader, Map):
-        return False
+        return "another reduction reads it"
+    if reader in taken:
+        return "its reader is computed with another reduction"
+    return _no_epilogue_in(reader, reduction, fusing)
+
+
+def _no_epilogue_in(reader: Map, reduction: Reduce, fusing: _Fusing) -> str:
+    """The same for its only reader: it is over exactly the reduction's points, in any arrangement,
+    or not."""
     found = fusing.found[reader]
     own = [r for r in found if r.source is reduction]
     places = {r.indices for r in own}
     if len(places) != 1 or any(r.fill is not None for r in own):
-        return False
+        return "its reader reads several elements of it at once, or beyond its borders"
+    if inverse(next(iter(places)), reduction.axes, reader.axes) is None:
+        return "its reader does not read each element once"
     others = {(r.source, r.field) for r in found if r.source is not reduction}
     lifted = {(r.source, r.field) for r in fusing.found[reduction]}
-    return (
-        inverse(next(iter(places)), reduction.axes, reader.axes) is not None
-        and len(others | lifted) <= fusing.max_reads
-    )
+    many = len(others | lifted) > fusing.max_reads
+    return f"both would read more than {fusing.max_reads} values" if many else ""
 
 
 def _with_epilogue(node: Node, reduction: Reduce, fusing: _Fusing) -> Group:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import prod
 
 from sdlc.graph.expr import Apply, Axis, Expr, Read, Slot, reads_of, walk
-from sdlc.graph.node import Monoid, Node
+from sdlc.graph.node import Map, Monoid, Node, Reduce, sources
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Origin
 
@@ -87,6 +87,25 @@ class Group:
         from sdlc.schedule.show import show_group
 
         return show_group(self)
+
+
+def nodes_of(group: Group) -> tuple[Map | Reduce, ...]:
+    """The definitions that a group computes, those inlined included, sources before readers."""
+    outside = {node for node, _ in group.operands}
+    order: dict[Map | Reduce, None] = {}
+    stack: list[tuple[Node, bool]] = [(s.node, False) for s in reversed(group.stores)]
+    entered: set[Node] = set()
+    while stack:
+        node, done = stack.pop()
+        if not isinstance(node, (Map, Reduce)) or node in outside:
+            continue
+        if done:
+            order[node] = None
+        elif node not in entered:
+            entered.add(node)
+            stack.append((node, True))
+            stack.extend((s, False) for s in sources(node))
+    return tuple(order)
 
 
 def cost(*exprs: Expr) -> int:

@@ -17,10 +17,11 @@ from dataclasses import replace
 
 from sdlc.graph.expr import Axis, Expr, Index, Read, Slot, rebuild, substitute
 from sdlc.graph.node import Field, Map, Monoid, Node, Reduce, element_count
-from sdlc.schedule.absorb import arrangement, readers_of
+from sdlc.schedule.absorb import arrangement, readers_of, shared_value
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.group import Group
+from sdlc.schedule.reasons import Journal
 
 MOST_FIELDS = 4
 """At most this many reductions share a kernel: each takes its part of the registers."""
@@ -51,7 +52,9 @@ def _of_field(expr: Expr, by: int) -> Expr:
 # ---- pairs ---------------------------------------------------------------------------------------
 
 
-def pair(groups: tuple[Group, ...], kept: frozenset[Node], max_reads: int) -> tuple[Group, ...]:
+def pair(
+    groups: tuple[Group, ...], kept: frozenset[Node], max_reads: int, journal: Journal
+) -> tuple[Group, ...]:
     """The groups with every contraction that one map reads in disjoint parts made part of it."""
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
@@ -62,25 +65,29 @@ def pair(groups: tuple[Group, ...], kept: frozenset[Node], max_reads: int) -> tu
         for source, _ in group.operands:
             at = producers.get(source)
             producer = made[at] if at is not None else None
-            if producer is None or source in kept or readers[source] != {number}:
+            if producer is None or producer.inner or contraction(producer) is None:
                 continue
-            found = _paired(group, producer)
-            if found is not None and len(found.operands) <= max_reads:
-                assert at is not None
-                made[at], made[number] = None, found
-                break
+            found = shared_value(source, kept, readers) or _paired(group, producer, max_reads)
+            if isinstance(found, str):
+                journal.tell("pair_reductions", producer, found)
+                continue
+            journal.tell("pair_reductions", group, "")
+            assert at is not None
+            made[at], made[number] = None, found
+            break
     return tuple(g for g in made if g is not None)
 
 
-def _paired(group: Group, producer: Group) -> Group | None:
-    """The map with the reductions that it reads as fields of one."""
-    if producer.inner or producer.monoid is None or contraction(producer) is None:
-        return None
+def _paired(group: Group, producer: Group, max_reads: int) -> Group | str:
+    """The map with the reductions that it reads as fields of one, or why not."""
+    assert producer.monoid is not None
     node = producer.stores[0].node
     places = arrangement(producer)
     reads = [r for r in group.reads if r.source is node]
-    if places is None or not isinstance(node, (Map, Reduce)) or not _disjoint(reads, group):
-        return None
+    if places is None or not isinstance(node, (Map, Reduce)):
+        return "it stores only a part of its value, or several"
+    if why := _overlapping(reads, group):
+        return why
     monoid = product_monoid([producer.monoid] * len(reads))
     width = len(producer.monoid.fields)
     lift: list[Expr] = []
@@ -93,7 +100,7 @@ def _paired(group: Group, producer: Group) -> Group | None:
         values[read] = substitute(value, moved)
     store = group.stores[0]
     body = rebuild(store.value, lambda e: values.get(e) if isinstance(e, Read) else None)
-    return replace(
+    made = replace(
         group,
         over=producer.over,
         monoid=monoid,
@@ -101,32 +108,38 @@ def _paired(group: Group, producer: Group) -> Group | None:
         stores=(replace(store, value=body),),
         origins=tuple(dict.fromkeys((*producer.origins, *group.origins))),
     )
+    many = len(made.operands) > max_reads
+    return f"both would read more than {max_reads} values" if many else made
 
 
-def _disjoint(reads: list[Read], group: Group) -> bool:
-    """Whether the reads together are of each element once: axes of the map, at distinct offsets."""
-    if not 2 <= len(reads) <= MOST_FIELDS or any(r.fill is not None for r in reads):
-        return False
-    if len(reads) * group.points != element_count(reads[0].source):
-        return False
+def _overlapping(reads: list[Read], group: Group) -> str:
+    """Why the reads together are not of each element once, at axes of the map with distinct
+    offsets; '' where they are."""
+    if len(reads) < 2:
+        return "its reader reads it in one place"
+    if len(reads) > MOST_FIELDS or any(r.fill is not None for r in reads):
+        return f"its reader reads it in more than {MOST_FIELDS} places, or beyond its borders"
     forms = [[affine(i) for i in r.indices] for r in reads]
-    if any(f is None for form in forms for f in form):
-        return False
-    terms = {tuple(frozenset(f[0].items()) for f in form if f is not None) for form in forms}
-    offsets = {tuple(f[1] for f in form if f is not None) for form in forms}
-    whole = all(list(f[0].values()) in ([], [1]) for f in forms[0] if f is not None)
-    return len(terms) == 1 and len(offsets) == len(reads) and whole
+    found = [[f for f in form if f is not None] for form in forms]
+    terms = {tuple(frozenset(f[0].items()) for f in form) for form in found}
+    offsets = {tuple(f[1] for f in form) for form in found}
+    whole = all(list(f[0].values()) in ([], [1]) for f in found[0])
+    once = len(reads) * group.points == element_count(reads[0].source)
+    if once and found == forms and len(terms) == 1 and len(offsets) == len(reads) and whole:
+        return ""
+    return "the parts that its reader reads do not make it up, each element once"
 
 
 # ---- siblings ------------------------------------------------------------------------------------
 
 
-def siblings(groups: tuple[Group, ...], max_reads: int) -> tuple[Group, ...]:
+def siblings(groups: tuple[Group, ...], max_reads: int, journal: Journal) -> tuple[Group, ...]:
     """The groups with contractions of one left factor and equal extents computed together, where
     none depends on another."""
     made: list[Group | None] = list(groups)
     able = [n for n, g in enumerate(groups) if _may_share(g)]
     places = {s.node: n for n, g in enumerate(groups) for s in g.stores}
+    whys = dict.fromkeys(able, "no other contraction has its extents")
     for number in able:
         first = made[number]
         if first is None:
@@ -136,15 +149,18 @@ def siblings(groups: tuple[Group, ...], max_reads: int) -> tuple[Group, ...]:
             other = made[later]
             if other is None or len(other.lift) > 1 or _extents(other) != extents:
                 continue
-            if any(places.get(source, -1) >= number for source, _ in other.operands):
+            apart = all(places.get(source, -1) < number for source, _ in other.operands)
+            found = _together(first, other, max_reads) if apart else "the other depends on it"
+            if isinstance(found, str):
+                whys[later], whys[number] = found, whys[number] and found
                 continue
-            found = _together(first, other)
-            if found is None or len(found.operands) + len(found.stores) > max_reads:
-                continue
-            first, made[later] = found, None
+            first, made[later], whys[number] = found, None, ""
+            del whys[later]
             if len(first.lift) == MOST_FIELDS:
                 break
         made[number] = first
+    for number, why in whys.items():
+        journal.tell("share_operand", groups[number], why)
     return tuple(g for g in made if g is not None)
 
 
@@ -161,18 +177,19 @@ def _may_share(group: Group) -> bool:
     )
 
 
-def _together(first: Group, other: Group) -> Group | None:
-    """Both groups as one, if they have one left factor once `other`'s axes are named alike."""
+def _together(first: Group, other: Group, max_reads: int) -> Group | str:
+    """Both groups as one, if they have one left factor once `other`'s axes are named alike, or why
+    not."""
     a, b = contraction(first), contraction(other)
     assert a is not None and b is not None and first.monoid is not None and other.monoid is not None
     if not a.m or not a.n:
-        return None
+        return "one of its factors has no axes of its own"
     names: dict[Axis, Expr] = {
         y: Index(x)
         for x, y in zip((*first.axes, *first.over), (*other.axes, *other.over), strict=True)
     }
     if substitute(b.left, names) is not a.left or len(a.n) != len(b.n):
-        return None
+        return "others of its extents have another left factor"
     width = len(first.monoid.fields)
 
     def named(expr: Expr) -> Expr:
@@ -182,10 +199,12 @@ def _together(first: Group, other: Group) -> Group | None:
         replace(s, value=named(s.value), indices=tuple(substitute(i, names) for i in s.indices))
         for s in other.stores
     )
-    return replace(
+    made = replace(
         first,
         monoid=product_monoid((first.monoid, other.monoid)),
         lift=(*first.lift, *(substitute(e, names) for e in other.lift)),
         stores=(*first.stores, *stores),
         origins=tuple(dict.fromkeys((*first.origins, *other.origins))),
     )
+    many = len(made.operands) + len(made.stores) > max_reads
+    return f"both would take more than {max_reads} buffers" if many else made

@@ -19,15 +19,13 @@ from sdlc.graph.node import Input
 from sdlc.graph.types import DType
 from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vector_width
+from sdlc.schedule.factor import local_statistics
 from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft
 
 LEAST = 16
 """Fewer rows than this are not worth a work-group's tile."""
-
-MOST_ACROSS = 16
-"""Work-items side by side along the columns: vectors of four make two memory transactions."""
 
 LEAST_STEPS = 4
 """Steps of a slice that a work-item takes at least."""
@@ -53,25 +51,33 @@ class Shape:
         return self.columns * self.across
 
 
-def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group | None:
-    """The contraction with its factors as inner groups, if local memory pays for it."""
+def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group | str:
+    """The contraction with its factors as inner groups, or why local memory does not pay for
+    it."""
     form = contraction(group)
-    if not setting.profile.slice or form is None or lanes is None or group.inner:
-        return None
+    if form is None or len(group.inner) > 1:
+        return "it is no contraction on its own"
+    if not setting.profile.slice:
+        return "factors do not pass through local memory on the target"
+    if lanes is None or lanes not in form.n:
+        return "its vectors do not run along the right factor"
+    if prod(a.extent for a in form.m) < LEAST:
+        return f"it has fewer than {LEAST} rows"
     depth, axis = _depth(form, setting)
-    small = prod(a.extent for a in form.m) < LEAST or lanes not in form.n
-    if small or axis is None or depth < 4 or any(_is_gather(e) for e in (form.left, *form.rights)):
-        return None
+    if axis is None or depth < LEAST_STEPS:
+        return "what is summed over has no slices that are long enough"
+    if any(is_gather(e) for e in (form.left, *form.rights)):
+        return "an index of a factor is read from memory"
     left = operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
     rights = [
         operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
         for n, e in enumerate(form.rights)
     ]
-    lift = tuple(apply("mul", read_of(left), read_of(right)) for right in rights)
-    return replace(group, lift=lift, inner=(left, *rights))
+    lift = tuple(apply("mul", read_operand(left), read_operand(right)) for right in rights)
+    return replace(group, lift=lift, inner=(*group.inner, left, *rights))
 
 
-def _is_gather(expr: Expr) -> bool:
+def is_gather(expr: Expr) -> bool:
     """Whether some index is read from memory."""
     return any(
         isinstance(e, Read) and any(isinstance(i, Read) for i in walk(*e.indices))
@@ -79,17 +85,25 @@ def _is_gather(expr: Expr) -> bool:
     )
 
 
-def operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis) -> Group:
+def operand(
+    group: Group,
+    name: str,
+    value: Expr,
+    axes: list[Axis],
+    last: Axis,
+    dtype: DType = DType.F32,
+) -> Group:
     """A factor as a map over the axes that it depends on, `last` the innermost."""
     used = axes_of(value)
     order = (*(a for a in axes if a in used and a != last), *((last,) if last in used else ()))
-    node = Input(f"{name}.{group.name}", tuple(a.extent for a in order), DType.F32)
+    node = Input(f"{name}.{group.name}", tuple(a.extent for a in order), dtype)
     store = Output(node, 0, tuple(Index(a) for a in order), value)
     return Group(name, order, (), None, (), (store,), group.origins)
 
 
-def read_of(operand: Group) -> Expr:
-    return Read(operand.stores[0].node, tuple(Index(a) for a in operand.axes))
+def read_operand(held: Group) -> Expr:
+    """What a factor is where it is read: the element of its map."""
+    return Read(held.stores[0].node, tuple(Index(a) for a in held.axes))
 
 
 def _depth(form: Contraction, setting: Setting) -> tuple[int, Axis | None]:
@@ -142,6 +156,9 @@ def _tiled(
     _slices(draft, axis.name, depth, shape, setting)
     vector = setting.profile.vector
     for part in reversed(group.inner):
+        if part.monoid is not None:
+            local_statistics(draft, part)
+            continue
         pad = vector if part.name == "left" else 0
         draft.take(Stage(part.name, axis.name, Place.LOCAL, pad))
         stage = next(s for s in draft.nest.stages if s.value == part.name)
@@ -175,7 +192,7 @@ def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
     if form.fields > 2:
         rows = max(1, rows // 2)
     beside = 1 << (form.fields - 1).bit_length()  # every field has a slice of its own
-    across = min(max(1, MOST_ACROSS // beside), -(-n // columns))
+    across = min(max(1, profile.across // beside), -(-n // columns))
     down = 1 << (-(-profile.lanes // across) - 1).bit_length()
     depth = _depth(form, setting)[0]
     full = Shape(rows, columns, down, across)
@@ -204,9 +221,9 @@ def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
     longest = max(rows, key=lambda a: a.extent)
     for number, axis in enumerate([*(a for a in reversed(rows) if a != longest), longest]):
         last = number == len(rows) - 1
-        lane = down if last else min(down, _power(axis.extent, down))
+        lane = down if last else min(down, power(axis.extent, down))
         rest = -(-axis.extent // lane)
-        copies = min(each, 1 << (rest - 1).bit_length()) if last else _power(rest, each)
+        copies = min(each, 1 << (rest - 1).bit_length()) if last else power(rest, each)
         name = f"{axis.name}.in"
         if lane * copies > 1:
             draft.take(Tile(axis.name, lane * copies, name), Tile(name, lane, f"{axis.name}.lane"))
@@ -214,7 +231,7 @@ def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
         down, each = max(1, down // lane), max(1, each // copies)
 
 
-def _power(extent: int, limit: int) -> int:
+def power(extent: int, limit: int) -> int:
     """The largest power of two that divides an extent, at most `limit`."""
     found = 1
     while found * 2 <= limit and extent % (found * 2) == 0:

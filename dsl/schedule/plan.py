@@ -9,28 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sdlc.graph.expr import Axis
-from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.graph.node import Graph
+from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
-from sdlc.schedule.draft import Setting
+from sdlc.schedule.draft import EVERY, Setting
+from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
+from sdlc.schedule.fragments import deep_axis
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
 from sdlc.schedule.merge import pair, siblings
 from sdlc.schedule.nest import Nest, Refused, Step, schedule
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
+from sdlc.schedule.reasons import Journal, Reason, tell_of_kernel
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import nest_rows
+from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
-from sdlc.schedule.tactics import tactic
+from sdlc.schedule.tactics import tactics
 from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
-
-EVERY = frozenset(rule.name for rule in SCHEDULED)
-"""The names of all mechanisms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,18 @@ class Scheduled:
     """What became of a tuning record for this group, for people."""
     planned: Group | None = None
     """The group before its tactic gave it inner groups, where it did."""
+    journal: Journal = field(default_factory=Journal, compare=False, repr=False)
+    """What the moves that may be made said of all groups."""
 
     @property
     def base(self) -> Group:
         """The group as it was planned: what tactics take and digests name."""
         return self.planned or self.group
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """What the moves that may be made did about the group, and why not."""
+        return self.journal.of(self.group)
 
     def __str__(self) -> str:
         nest = "\n".join("  " + line for line in str(self.nest).splitlines())
@@ -70,8 +79,18 @@ class Plan:
     enabled: frozenset[str] = frozenset()
     """The mechanisms that were allowed, by name."""
 
+    @property
+    def fired(self) -> frozenset[str]:
+        """The mechanisms that did something, by name."""
+        return frozenset(name for k in self.kernels for name, fired, *_ in k.reasons if fired)
+
     def __str__(self) -> str:
-        return "\n\n".join(str(k) for k in self.kernels)
+        orders = [
+            f"{node.origin.path} is stored in the order {order}"
+            for (node, field), order in self.orders.items()
+            if order != row_major((node, field))
+        ]
+        return "\n\n".join([*(str(k) for k in self.kernels), "\n".join(orders)]).rstrip()
 
 
 def plan(
@@ -85,37 +104,85 @@ def plan(
     has for it and that is legal, else the default. `results` are the orders that the graph's
     outputs have in storage where they are not row-major; `enabled` names the mechanisms that may
     be used (`graph.mechanisms.SCHEDULED`)."""
-    groups = groups_of(graph, target, enabled)
+    journal, target = Journal(enabled), with_mechanisms(target, enabled)
+    groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
-    orders, vectors = assign_orders(groups, kept, target.profile.vector)
-    profile = target.profile
-    if "local_operands" not in enabled:
-        profile = replace(profile, slice=0)
-    setting = Setting(profile, target.caps.max_groups, orders, target.caps.local_bytes)
+    caps = target.caps
+    orders, vectors = _orders(groups, kept, target, enabled)
+    setting = Setting(
+        target.profile, caps.max_groups, orders, caps.local_bytes, enabled, journal, caps.matrix
+    )
+    if "split_reductions" in enabled:
+        groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
+        setting = replace(setting, orders=orders)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)
         point = choices.get(digest_of(group, lanes, orders, {})) if choices else None
-        made.append(scheduled(group, lanes, setting, target, point or DEFAULT))
+        item = scheduled(group, lanes, setting, target, point or DEFAULT)
+        tell_of_kernel(journal, item.group, item.nest, orders)
+        made.append(replace(item, journal=journal))
     return Plan(tuple(made), orders, enabled=enabled)
 
 
-def groups_of(graph: Graph, target: Target, enabled: frozenset[str]) -> tuple[Group, ...]:
-    """What the kernels compute, in execution order."""
+def with_mechanisms(target: Target, enabled: frozenset[str]) -> Target:
+    """The target with a profile that asks for no mechanism but these."""
+    profile = target.profile
+    if "local_operands" not in enabled:
+        profile = replace(profile, slice=0)
+    if "register_tile" not in enabled:
+        profile = replace(profile, register_tile=(1, profile.vector))
+    return replace(target, profile=profile)
+
+
+def _split(
+    groups: tuple[Group, ...],
+    orders: Orders,
+    vectors: dict[Value, Axis],
+    kept: Orders,
+    setting: Setting,
+    target: Target,
+) -> tuple[tuple[Group, ...], Orders, dict[Value, Axis]]:
+    """The groups with reductions in parts where that pays, and their storage orders."""
+
+    def estimating(group: Group, lanes: Axis | None, orders: Orders) -> Estimate:
+        here = replace(setting, orders=orders, journal=Journal())
+        return estimate(scheduled(group, lanes, here, target, DEFAULT), target, orders)
+
+    made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
+    if len(made) == len(groups):
+        return groups, orders, vectors
+    return made, *_orders(made, kept, target, setting.enabled)
+
+
+def _orders(
+    groups: tuple[Group, ...], kept: Orders, target: Target, enabled: frozenset[str]
+) -> tuple[Orders, dict[Value, Axis]]:
+    """Storage orders and vector axes as the target's contractions want them."""
+    deep, permuted = partial(deep_axis, of=target.instruction), "storage_orders" in enabled
+    return assign_orders(groups, kept, target.profile.vector, permuted, deep)
+
+
+def groups_of(
+    graph: Graph, target: Target, enabled: frozenset[str], journal: Journal
+) -> tuple[Group, ...]:
+    """What the kernels compute, in execution order; `journal` is told what moves did and why."""
     buffers, profile = target.caps.max_storage_buffers, target.profile
     max_reads = max(4, buffers - 3)
     results = frozenset(n for _, n, _ in graph.outputs)
-    groups = fuse(graph, max_reads, enabled)
+    groups = fuse(graph, max_reads, enabled, journal)
     if "nest_transforms" in enabled:
-        groups = nest_transforms(groups, results)
+        groups = nest_transforms(groups, results, journal)
     if "pair_reductions" in enabled:
-        groups = pair(groups, results, max_reads)
+        groups = pair(groups, results, max_reads, journal)
     if "share_operand" in enabled:
-        groups = siblings(groups, buffers)
+        groups = siblings(groups, buffers, journal)
     if "rows" in enabled:
-        groups = nest_rows(groups, results, profile)
-    if "fold_blocks" in enabled and profile.block:
-        groups = carry(groups, results, profile)
+        groups = nest_rows(groups, results, profile, journal)
+    if "nest_factors" in enabled:
+        groups = nest_factors(groups, results, target, journal)
+    if "fold_blocks" in enabled:
+        groups = carry(groups, results, profile, journal)
     return groups
 
 
@@ -129,9 +196,7 @@ def scheduled(
             return replace(made, note=f"tuned: {point}")
         default = scheduled(group, lanes, setting, target, DEFAULT)
         return replace(default, note=f"tuning record not used ({point}): {made}")
-    whole, steps = tactic(group, lanes, setting)
-    planned = None if whole is group else group
-    return Scheduled(whole, steps, schedule(whole, steps), lanes, planned=planned)
+    return cheapest(group, lanes, setting, target)
 
 
 def at_point(
@@ -140,10 +205,26 @@ def at_point(
     """The kernel at a point, or why it cannot be."""
     try:
         profile = point.applied(setting.profile)
-        whole, steps = tactic(group, lanes, replace(setting, profile=profile))
-        nest = schedule(whole, steps)
+        made = cheapest(group, lanes, replace(setting, profile=profile), target)
     except (Refused, ValueError) as problem:
         return str(problem).splitlines()[0]
-    reason = misfit(whole, nest, setting.orders, target)
-    planned = None if whole is group else group
-    return reason or Scheduled(whole, steps, nest, lanes, profile, planned=planned)
+    reason = misfit(made.group, made.nest, setting.orders, target)
+    return reason or replace(made, profile=profile)
+
+
+def cheapest(group: Group, lanes: Axis | None, setting: Setting, target: Target) -> Scheduled:
+    """The kernel by the tactic of the smallest estimate, where several could schedule the group."""
+    made = {
+        name: Scheduled(
+            whole, steps, schedule(whole, steps), lanes, planned=None if whole is group else group
+        )
+        for name, whole, steps in tactics(group, lanes, setting)
+    }
+    if len(made) == 1:
+        return next(iter(made.values()))
+    seconds = {name: estimate(k, target, setting.orders).seconds for name, k in made.items()}
+    best = min(made, key=lambda name: seconds[name])
+    for name in made.keys() - {""}:
+        dearer = f"estimated at {1e3 * seconds[name]:.3g} ms instead of {1e3 * seconds[best]:.3g}"
+        setting.journal.tell(name, group, dearer if name != best else "")
+    return made[best]

@@ -35,6 +35,7 @@ from sdlc.graph.node import Field, Map, Monoid, Node, Reduce
 from sdlc.graph.types import DType
 from sdlc.schedule.absorb import Absorbed, arrangement, readers_of
 from sdlc.schedule.group import Group, Output, slot
+from sdlc.schedule.reasons import Journal
 from sdlc.target import Profile
 
 COMBINED = 2
@@ -206,7 +207,7 @@ class Blocked:
         )
         monoid = Monoid(f"{self.monoid.name}_lead", fields, combine)
         terms = tuple(
-            self.blocks.kept(lift[f], _identity(self.monoid.fields[f])) for f in self.form.leaders
+            self.blocks.kept(lift[f], identity_of(self.monoid.fields[f])) for f in self.form.leaders
         )
         axes = self._axes(terms)
         return self._reduction("top", axes, monoid, terms)
@@ -265,7 +266,7 @@ class Blocked:
         return Read(node, here)
 
 
-def _identity(field: Field) -> Expr:
+def identity_of(field: Field) -> Expr:
     """The identity of a field as a literal."""
     if field.dtype is DType.BOOL:
         return Literal(bool(field.identity), DType.BOOL)
@@ -276,11 +277,12 @@ def _added(dtype: DType) -> Expr:
     return apply("add", Slot(0, 0, dtype), Slot(1, 0, dtype))
 
 
-def carry(groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile) -> tuple[Group, ...]:
+def carry(
+    groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile, journal: Journal
+) -> tuple[Group, ...]:
     """The groups with every rescaled reduction folded in blocks; a producer that only such a
     reduction reads is computed inside it, block by block. Where work-items share reductions, only
     those whose followers have axes of their own: the others are a reduction like any other."""
-    size, shared = profile.block, profile.reduction_lanes > 1
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
     producers = {g.stores[0].node: n for n, g in enumerate(groups) if len(g.stores) == 1}
@@ -288,10 +290,11 @@ def carry(groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile) ->
         form = rescaled(group.monoid) if group.monoid is not None and not group.inner else None
         if form is None:
             continue
-        axis = max(group.over, key=lambda a: a.extent)
-        narrow = axes_of(*(group.lift[f] for f in form.leaders))
-        if shared and all(a in narrow for a in group.axes):
+        why = _unfolded(group, form, profile)
+        journal.tell("fold_blocks", group, why)
+        if why:
             continue
+        axis = max(group.over, key=lambda a: a.extent)
         source = _source(group, form, axis)
         absorbed = None
         if source in producers and readers[source] == {number} and source not in kept:
@@ -300,8 +303,18 @@ def carry(groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile) ->
                 absorbed = None
         if absorbed is not None:
             made[producers[absorbed.stores[0].node]] = None
-        made[number] = Blocked(group, form, blocks_of(axis, size), absorbed).root()
+        made[number] = Blocked(group, form, blocks_of(axis, profile.block), absorbed).root()
     return tuple(g for g in made if g is not None)
+
+
+def _unfolded(group: Group, form: Rescaled, profile: Profile) -> str:
+    """Why a rescaled reduction is not folded in blocks, or ''."""
+    if not profile.block:
+        return "the target folds states one by one"
+    narrow = axes_of(*(group.lift[f] for f in form.leaders))
+    if profile.reduction_lanes > 1 and all(a in narrow for a in group.axes):
+        return "no field has axes of its own, so work-items share it like any other reduction"
+    return ""
 
 
 def _source(group: Group, form: Rescaled, axis: Axis) -> Node | None:

@@ -15,23 +15,31 @@ from math import prod
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal
 from sdlc.graph.node import Node
-from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of
+from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_value
 from sdlc.schedule.contraction import constant_factor, contraction
-from sdlc.schedule.draft import Setting, bind_groups, flat_strides, vector_width
+from sdlc.schedule.draft import Setting, bind_groups, flat_strides, share, vector_width
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.reasons import Journal
 from sdlc.schedule.staging import NestDraft
 from sdlc.target import Profile
 
 MANY, LEAST = 64, 8
 """Where more work-items than this share a row, each has that many elements of it at least."""
 
+ALONE = 16
+"""Every work-item folds statistics over so few elements for itself; then a row may have several
+work-groups."""
+
+BESIDE = 4
+"""Work-groups for each of those that keep a device busy, where rows have several."""
+
 MOST_ROW = 1 << 20
 """Longer rows are too few to keep a device busy."""
 
 
 def nest_rows(
-    groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile
+    groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile, journal: Journal
 ) -> tuple[Group, ...]:
     """The groups with every reduction that one map reads row by row inside that map, unless only
     vectors share a row and it has no room for them."""
@@ -44,14 +52,25 @@ def nest_rows(
         for source, _ in group.operands:
             at = producers.get(source)
             producer = made[at] if at is not None else None
-            if producer is None or source in kept or readers[source] != {number}:
+            if producer is None or not _is_statistics(producer):
                 continue
-            rows = _rows(group, source) if _is_statistics(producer) else None
-            if rows is not None and _pays(rows, profile):
+            why = shared_value(source, kept, readers) or _no_rows(group, source, profile)
+            journal.tell("rows", producer, why)
+            if not why:
                 assert at is not None
                 made[at], made[number] = None, _with_statistics(group, producer)
                 break
     return tuple(g for g in made if g is not None)
+
+
+def _no_rows(group: Group, source: Node, profile: Profile) -> str:
+    """Why a map does not compute the statistics that it reads, or ''."""
+    rows = _rows(group, source)
+    if rows is None:
+        return "its reader reads it in several ways, or in rows that are cut short"
+    if not _pays(rows, profile):
+        return "parts of a row do not fill vectors, and no work-items share one"
+    return ""
 
 
 def _pays(rows: dict[Axis, int], profile: Profile) -> bool:
@@ -110,7 +129,8 @@ def _step(index: Expr) -> tuple[Axis, int] | None:
 
 
 def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step, ...]:
-    """Rows over work-groups; the elements of one over vectors, work-items and loops."""
+    """Rows over work-groups; the elements of one over vectors, work-items and loops. A row whose
+    statistics are quickly folded may have several work-groups."""
     part = group.inner[-1]
     sizes = _rows(group, part.stores[0].node)
     assert sizes is not None
@@ -128,15 +148,36 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
         draft.tile(inside[-1], vector_width(extent, setting.profile.vector), Kind.VECTOR, "vec")
     whole = [a.name for a in reversed(stored) if a not in sizes]
     wide = sorted(whole, key=lambda n: -draft.nest.loop(n).extent)
-    lanes = _lanes(part, setting)[: len(wide)]
+    alone = prod(a.extent for a in part.over) <= ALONE and setting.profile.reduction_lanes > 1
+    lanes = [] if alone else _lanes(part, setting)[: len(wide)]
     for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
-    if len(inside) > 1:
+    rows = prod(draft.nest.loop(a.name).extent for a in sizes)
+    beside = _beside(draft, wide, rows, setting) if alone else ()
+    if lanes and len(inside) > 1:
         draft.take(Reorder(tuple(inside)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups([a for a in stored if a in sizes], left, setting.max_groups))
+    bound = [a for a in stored if a in sizes or a.name in beside]
+    draft.take(*bind_groups(bound, left, setting.max_groups))
     draft.take(Stage(part.name, "", Place.PRIVATE))
     return (*draft.steps, *_statistics_steps(part, lanes, setting))
+
+
+def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> tuple[str, ...]:
+    """Work-items along the longest axes of a row; then, where that leaves a loop along the longest,
+    several work-groups for each of `rows` rows. The axes that have some."""
+    ways = setting.profile.reduction_lanes
+    for dim, name in enumerate(wide[:3]):
+        size = share(draft.nest.loop(name).extent, ways)
+        if size > 1:
+            draft.take(Tile(name, size, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
+            ways //= size
+    if not wide:
+        return ()
+    extent, wanted = draft.nest.loop(wide[0]).extent, -(-BESIDE * setting.profile.groups // rows)
+    count = next((n for n in range(wanted, extent) if extent % n == 0), extent)
+    draft.tile(wide[0], extent // count, Kind.SERIAL, "each")
+    return (wide[0],)
 
 
 def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:

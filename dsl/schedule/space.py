@@ -25,9 +25,8 @@ from sdlc.schedule.draft import Setting
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Refused, Step
-from sdlc.schedule.plan import Scheduled, at_point, scheduled
+from sdlc.schedule.plan import Scheduled, at_point, cheapest, scheduled
 from sdlc.schedule.point import DEFAULT, Point, point_of
-from sdlc.schedule.tactics import tactic
 from sdlc.target import Target
 
 ALIKE = 2
@@ -59,6 +58,7 @@ class Situation:
             self.target.caps.max_groups,
             self.orders,
             self.target.caps.local_bytes,
+            matrix=self.target.caps.matrix,
         )
 
 
@@ -201,11 +201,12 @@ class _Found:
             self._made[steps] = replace(known, point=point)
 
     def _steps(self, point: Point) -> tuple[Step, ...] | None:
-        """The tactic's steps, or None where it cannot make any."""
+        """The steps, or None where the tactic cannot make any."""
         setting = self._situation.setting
         profile = point.applied(setting.profile)
         try:
-            return tactic(self._group, self._lanes, replace(setting, profile=profile))[1]
+            setting = replace(setting, profile=profile)
+            return cheapest(self._group, self._lanes, setting, self._situation.target).steps
         except Refused:
             return None
 

@@ -102,12 +102,10 @@ def _part_steps(draft: NestDraft, part: Group, setting: Setting) -> None:
         _reduction_steps(draft, part, setting)
     elif extents:
         axis = list(extents)[-1]
-        draft.tile(
-            f"{part.name}/{axis.name}", _covering(extents[axis], setting), Kind.VECTOR, "vec"
-        )
+        draft.tile(f"{part.name}/{axis.name}", covering(extents[axis], setting), Kind.VECTOR, "vec")
 
 
-def _covering(extent: int, setting: Setting) -> int:
+def covering(extent: int, setting: Setting) -> int:
     """A vector width for an extent that may be overrun: what is held has room for it."""
     width = vector_width(extent, setting.profile.vector)
     if width >= min(4, setting.profile.vector):
@@ -124,7 +122,7 @@ def _product_steps(
     profile = setting.profile
     columns = [a for a in extents if a in form.n] or list(extents)
     lanes = max(columns, key=lambda a: extents[a])
-    width = _covering(extents[lanes], setting)
+    width = covering(extents[lanes], setting)
     draft.tile(f"{part.name}/{lanes.name}", width, Kind.VECTOR, "vec")
     vectors = -(-extents[lanes] // width)
     most = max(1, profile.register_tile[0] * profile.register_tile[1] // profile.vector)

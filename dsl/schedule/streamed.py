@@ -20,7 +20,7 @@ from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
 from sdlc.schedule.fits import local_bytes
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
-from sdlc.schedule.operands import operand, read_of
+from sdlc.schedule.operands import operand, read_operand
 from sdlc.schedule.staging import NestDraft, row_axes
 
 
@@ -77,7 +77,7 @@ def _with(group: Group, streams: list[tuple[Group, Group]]) -> Group:
     for part in group.inner:
         form = contraction(part)
         if part in made and form is not None:
-            part = replace(part, lift=(apply("mul", form.left, read_of(made[part])),))
+            part = replace(part, lift=(apply("mul", form.left, read_operand(made[part])),))
         parts.append(part)
     return replace(group, inner=(*made.values(), *parts))
 

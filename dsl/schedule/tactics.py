@@ -10,14 +10,18 @@ registers; any other reduction is shared by vector lanes or work-items along its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 
 from sdlc.graph.expr import Axis, axes_of, reads_of
+from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
+from sdlc.schedule.factor import factor_rows, most_tiles, private_factor, written_in
+from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
+from sdlc.schedule.held import with_held
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
@@ -31,20 +35,50 @@ from sdlc.target import Profile
 SHORT_REDUCTION = 16
 """A reduction of fewer elements is not worth sharing."""
 
+MOST_ALONE = 64
+"""A work-item folds this many elements alone at most, where there are enough results."""
+
+MOST_TILES = 4
+"""Register tiles of rows that share a pass over all columns, so that each is fetched once."""
+
 MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
 
 
-def tactic(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Group, tuple[Step, ...]]:
-    """A group as it is computed, with the inner groups that the target wants, and its schedule."""
-    whole = with_operands(group, lanes, setting)
-    form = contraction(group)
-    if whole is not None and form is not None and lanes is not None:
-        return whole, operand_steps(whole, form, lanes, setting)
-    folded = group.inner and group.monoid is not None and constant_factor(group) is None
-    if folded and setting.profile.depth > 1:
-        return streamed(group, setting)
-    return group, steps_for(group, lanes, setting)
+Way = tuple[str, Group, tuple[Step, ...]]
+"""A mechanism that is not the default one (or ''), a group as it is computed, and its schedule."""
+
+
+def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]:
+    """The ways to compute a group, the default first, each with the inner groups that it wants."""
+    shared = setting.profile.lanes > 1 and factor_rows(group) is not None
+    lean = written_in(group) if shared else group
+    form = contraction(lean)
+    if form is not None:
+        if setting.instruction is not None:
+            cells = with_fragments(lean, setting)
+            if not isinstance(cells, str):
+                yield "", cells, fragment_steps(cells, form, setting)
+                return
+        whole = with_operands(lean, lanes, setting)
+        setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
+        if lanes is not None and not isinstance(whole, str):
+            yield "", whole, operand_steps(whole, form, lanes, setting)
+            return
+    if is_folded(group) and setting.profile.depth > 1:
+        yield "", *streamed(group, setting)
+        return
+    yield "", group, steps_for(group, lanes, setting)
+    if "hold_factors" in setting.enabled and form is not None and lanes is not None:
+        held = with_held(group, lanes, setting)
+        setting.journal.tell_refusal("hold_factors", group, held)
+        if not isinstance(held, str):
+            yield "hold_factors", held, _rows_steps(held, lanes, setting)
+    if "vector_rows" in setting.enabled and is_folded(group):
+        held = with_rows(group, setting)
+        setting.journal.tell_refusal("vector_rows", group, held)
+        if not isinstance(held, str):
+            yield "vector_rows", held, across_steps(held, setting)
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:
@@ -53,6 +87,8 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
         return transform_steps(group, _stored_axes(group, setting), setting)
     if group.inner and group.monoid is None:
         return rows_steps(group, _stored_axes(group, setting), setting)
+    if lanes is not None and factor_rows(group) is not None:
+        return _rows_steps(group, lanes, setting)
     if group.inner and setting.profile.reduction_lanes > 1:
         return shared_steps(group, setting)
     if group.inner:
@@ -129,6 +165,41 @@ def _contraction_steps(
     profile = setting.profile
     axes = _stored_axes(group, setting)
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
+    row_axes = _register_tile(draft, axes, form, lanes, profile)
+    order = [a for a in (*form.batch, *row_axes, lanes) if a in draft.left]
+    order += [a for a in axes if a not in order]
+    _take_lanes(draft, order, profile.lanes)
+    each = 2 * profile.register_tile[0] * profile.register_tile[1] * _reduced_points(group)
+    _take_loops(draft, row_axes, profile.flop // each)
+    draft.bind_rest(axes, setting.max_groups)
+    draft.steps += _reduced_loops(group, form, draft, setting)
+    return tuple(draft.steps)
+
+
+def _rows_steps(group: Group, lanes: Axis, setting: Setting) -> tuple[Step, ...]:
+    """A contraction that holds the rows of its left factor: a work-item has some rows and takes
+    all columns, tile by tile."""
+    form = contraction(group)
+    assert form is not None
+    axes = _stored_axes(group, setting)
+    draft = Draft({a: a.extent for a in (*axes, *group.over)})
+    row_axes = _register_tile(draft, axes, form, lanes, setting.profile)
+    _take_loops(draft, row_axes, min(MOST_TILES, most_tiles(form, setting.profile)))
+    draft.bind_rest([a for a in axes if a not in form.n], setting.max_groups)
+    loops = [f"{a.name}.loop" for a in row_axes if _has(draft, f"{a.name}.loop")]
+    draft.steps.append(Reorder((*(a.name for a in axes if a in form.n), *loops)))
+    draft.steps += _reduced_loops(group, form, draft, setting)
+    return private_factor(group, tuple(draft.steps), setting)
+
+
+def _has(draft: Draft, name: str) -> bool:
+    return any(isinstance(s, Tile) and s.inner == name for s in draft.steps)
+
+
+def _register_tile(
+    draft: Draft, axes: list[Axis], form: Contraction, lanes: Axis, profile: Profile
+) -> list[Axis]:
+    """Vectors and copies along `lanes`, copies along rows; the axes that rows run along."""
     rows, columns = profile.register_tile
     columns = max(profile.vector, columns // form.fields)
     if form.fields * columns > profile.register_tile[1]:
@@ -143,14 +214,7 @@ def _contraction_steps(
         size = share(draft.left[axis], rows)
         draft.take(axis, size, Kind.UNROLL, "tile")
         rows //= size
-    order = [a for a in (*form.batch, *row_axes, lanes) if a in draft.left]
-    order += [a for a in axes if a not in order]
-    _take_lanes(draft, order, profile.lanes)
-    each = 2 * profile.register_tile[0] * profile.register_tile[1] * _reduced_points(group)
-    _take_loops(draft, row_axes, profile.flop // each)
-    draft.bind_rest(axes, setting.max_groups)
-    draft.steps += _reduced_loops(group, form, draft, setting)
-    return tuple(draft.steps)
+    return row_axes
 
 
 def _reduced_points(group: Group) -> int:
@@ -200,7 +264,7 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
     strides = flat_strides(group.lift[0], setting.orders)
     shared = max(group.over, key=lambda a: (strides.get(a) == 1, a.extent), default=None)
-    if shared is None or _reduced_points(group) < SHORT_REDUCTION:
+    if shared is None or _stays_whole(group, strides.get(shared) == 1, profile):
         _take_lanes(draft, axes, profile.lanes)
     elif profile.reduction_lanes > 1:
         _share_among_lanes(draft, axes, shared, profile)
@@ -213,6 +277,14 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     if loops:
         draft.steps.append(Reorder(tuple(a.name for a in loops)))
     return tuple(draft.steps)
+
+
+def _stays_whole(group: Group, is_near: bool, profile: Profile) -> bool:
+    """Whether one work-item folds a result alone: it is short, or there are enough of them and
+    those of neighbours, not one's own elements, lie side by side."""
+    count = _reduced_points(group)
+    enough = profile.reduction_lanes > 1 and group.points >= profile.lanes * profile.groups
+    return count < SHORT_REDUCTION or (count <= MOST_ALONE and enough and not is_near)
 
 
 def _share_among_lanes(draft: Draft, axes: list[Axis], shared: Axis, profile: Profile) -> None:

@@ -10,18 +10,24 @@ one read of its inputs.
 
 from __future__ import annotations
 
-from sdlc.graph.expr import Apply, Axis, Expr, Index, Read
+from math import prod
+
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Read, axes_of
 from sdlc.graph.node import Node
-from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of
+from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_value
 from sdlc.schedule.contraction import constant_factor, period
+from sdlc.schedule.cost_issue import distinct
 from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Place, Stage, Step, Tile, initial
+from sdlc.schedule.reasons import Journal
 from sdlc.schedule.region import moved_by
 from sdlc.schedule.staging import NestDraft
 
 
-def nest_transforms(groups: tuple[Group, ...], kept: frozenset[Node]) -> tuple[Group, ...]:
+def nest_transforms(
+    groups: tuple[Group, ...], kept: frozenset[Node], journal: Journal
+) -> tuple[Group, ...]:
     """The groups with every transform that only one other transform reads inside that one."""
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
@@ -33,16 +39,24 @@ def nest_transforms(groups: tuple[Group, ...], kept: frozenset[Node]) -> tuple[G
         for source, _ in group.operands:
             at = producers.get(source)
             producer = made[at] if at is not None else None
-            if producer is None or source in kept or readers[source] != {number}:
+            if producer is None or constant_factor(producer) is None:
                 continue
-            if constant_factor(producer) is None or arrangement(producer) is None:
-                continue
-            if not all(_stays(r) for r in group.reads if r.source is source):
-                continue
-            assert at is not None
-            current, made[at] = absorbed_into(current, producer), None
+            why = shared_value(source, kept, readers) or _apart(group, producer, source)
+            journal.tell("nest_transforms", producer, why)
+            if not why:
+                assert at is not None
+                current, made[at] = absorbed_into(current, producer), None
         made[number] = current
     return tuple(g for g in made if g is not None)
+
+
+def _apart(group: Group, producer: Group, source: Node) -> str:
+    """Why a transform is not computed inside the one that reads it, or ''."""
+    if arrangement(producer) is None:
+        return "it stores only a part of its value, or several"
+    if not all(_stays(r) for r in group.reads if r.source is source):
+        return "its reader would compute some of its elements more than once"
+    return ""
 
 
 def _stays(read: Read) -> bool:
@@ -57,12 +71,37 @@ def _stays(read: Read) -> bool:
 
 def transform_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step, ...]:
     """Everything that the matrices are read at is written out; vectors and work-items run along
-    the innermost axes in storage, `stored` from the outermost."""
+    the innermost axes in storage, `stored` from the outermost. Vectors are as wide as the values of
+    one place fit the registers."""
+    most, vector = setting.profile.registers, setting.profile.vector
+    draft = _drafted(group, stored, setting, vector)
+    while most and vector > 1 and _values(draft) > most:
+        vector //= 2
+        draft = _drafted(group, stored, setting, vector)
+    return tuple(draft.steps)
+
+
+def _values(draft: NestDraft) -> int:
+    """The most scalars that one part reads, or makes, of a place."""
+    nests = {s.value: s.nest for s in draft.nest.stages}
+    width = prod(lp.extent for lp in draft.nest.loops if lp.kind is Kind.VECTOR)
+    most = 0
+    for part in draft.group.parts:
+        nest = draft.nest if part is draft.group else nests[part.name]
+        copied = tuple(lp for lp in nest.loops if lp.kind is Kind.UNROLL)
+        made = prod(lp.extent for lp in copied if not nest.is_reduced(lp))
+        loaded = [r for r in part.reads if (r.source, r.field) not in draft.group.held]
+        most = max([most, made, *(distinct(r, copied, axes_of(*r.indices)) for r in loaded)])
+    return most * width
+
+
+def _drafted(group: Group, stored: list[Axis], setting: Setting, vector: int) -> NestDraft:
+    """The nest with vectors of at most this many lanes."""
     draft = NestDraft(group, initial(group))
     written = _unroll(draft, group, "")
     free = [a for a in stored if draft.nest.loop(a.name).extent > 1 and a not in written]
     if free:
-        width = vector_width(draft.nest.loop(free[-1].name).extent, setting.profile.vector)
+        width = vector_width(draft.nest.loop(free[-1].name).extent, vector)
         draft.tile(free[-1].name, width, Kind.VECTOR, "vec")
     lanes = setting.profile.lanes
     for dim, axis in enumerate(reversed(free[-3:])):
@@ -77,7 +116,7 @@ def transform_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple
         draft.take(Stage(part.name, "", Place.PRIVATE))
         _unroll(draft, part, f"{part.name}/")
         _spread_out(draft, part)
-    return tuple(draft.steps)
+    return draft
 
 
 def _spread_out(draft: NestDraft, part: Group) -> None:

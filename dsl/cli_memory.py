@@ -1,0 +1,105 @@
+"""`sdlc memory`: what the networks of a model take of a device's memory.
+
+In: a model, a part of one, or a file, and a target. Out: bytes for each network, and a curve of
+what is live over its dispatches. Example:
+
+    sdlc memory stable-diffusion-1.4 --target adreno --precision f16
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sdlc.cli_common import (
+    ManyValues,
+    json_option,
+    print_json,
+    print_table,
+    request_of_file,
+    size_text,
+    source_options,
+    target_option,
+)
+
+if TYPE_CHECKING:
+    from sdlc.api import Request
+    from sdlc.program.program import Program
+
+COLUMNS = ("network", "weights", "arena", "at least", "without reuse", "loading", "dispatches")
+
+
+@click.command("memory", cls=ManyValues)
+@click.argument("model", type=click.Path(path_type=Path))
+@target_option
+@source_options
+@json_option
+def memory_command(model: Path, target: str, as_json: bool, **what: Any) -> None:
+    """Prints what each network of MODEL takes: weights, arena, and the most that is live at once.
+
+    MODEL is a model (folder, checkpoint, name), a part of one (MODEL/unet), or a .sdl file. Nothing
+    is run, and no weights are read. `loading` is what loading takes beside the weights, until it
+    has ended.
+
+    \b
+    Examples:
+      sdlc memory stable-diffusion-1.4 --target adreno --precision f16
+      sdlc memory emoji_diffusion/unet --set h=64 w=64 --json
+    """
+    from sdlc.cli_models import is_model, model_requests
+
+    if is_model(model):
+        requests = model_requests(model, target, what)
+    else:
+        requests = {model.stem: request_of_file(model, target, **what)}
+    programs = {name: _program(request) for name, request in requests.items()}
+    if as_json:
+        print_json({name: record(program) for name, program in programs.items()})
+        return
+    print_table(COLUMNS, [_row(name, program) for name, program in programs.items()])
+    for name, program in programs.items():
+        click.echo(f"\n{name}: bytes live over its {len(program.dispatches)} dispatches")
+        click.echo("\n".join(curve(program)))
+
+
+def _program(request: Request) -> Program:
+    return request.build().program
+
+
+def record(program: Program) -> dict[str, int]:
+    """Bytes by name. `staging_bytes` is the arena of the load program, freed when it has run."""
+    memory = program.memory
+    return {
+        "weights_bytes": memory.weights,
+        "arena_bytes": memory.arena,
+        "naive_bytes": memory.naive,
+        "lower_bound_bytes": memory.lower_bound,
+        "staging_bytes": 0 if program.load is None else program.load.memory.arena,
+        "dispatches": len(program.dispatches),
+    }
+
+
+def _row(name: str, program: Program) -> tuple[str, ...]:
+    found = record(program)
+    order = ("weights", "arena", "lower_bound", "naive", "staging")
+    sizes = (size_text(found[f"{kind}_bytes"]) for kind in order)
+    return (name, *sizes, str(found["dispatches"]))
+
+
+def curve(program: Program) -> list[str]:
+    """What is live, and in which dispatch it is most, with the tensors that live there."""
+    from sdlc.program.explain_text import timeline
+    from sdlc.program.memory import lifetimes_of, live_bytes
+
+    lives = lifetimes_of(program.tensors, program.dispatches)
+    live = live_bytes(lives, len(program.dispatches))
+    lines = timeline(live)
+    if not lines:
+        return ["nothing is stored between dispatches"]
+    peak = live.index(max(live))
+    there = sorted((t for t in lives if t.first <= peak <= t.last), key=lambda t: -t.nbytes)
+    label = program.dispatches[peak].label
+    held = ", ".join(f"{t.name} {size_text(t.nbytes)}" for t in there[:4])
+    return [*lines, f"             {label}", f"             {held}"]

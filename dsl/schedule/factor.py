@@ -1,0 +1,198 @@
+"""Rows that a contraction multiplies, normalised in its kernel, with their statistics.
+
+In: groups, or a group and its steps so far. Out: contractions that hold the map of their left
+factor and the reduction over its rows as inner groups; steps. Invariant: the statistics belong to
+rows of the left factor that lie along K alone, so a work-group needs no more than the rows that
+it multiplies; they are computed once a work-group, before its passes over K.
+
+    y[m, k] = (x[m, k] - mean[m]) * …;  out[m, n] = sum over k of y[m, k] * w[k, n]
+    becomes one kernel: stage the statistics of some m, then y of these m, then all n
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from sdlc.graph.expr import Axis, Expr, Read, axes_of, reads_of, rebuild, substitute
+from sdlc.graph.node import Node
+from sdlc.schedule.absorb import absorbed_into, readers_of, shared_value
+from sdlc.schedule.affine import bare_axis
+from sdlc.schedule.contraction import Contraction, contraction
+from sdlc.schedule.draft import Setting, vector_width
+from sdlc.schedule.group import Group
+from sdlc.schedule.nest import Bind, Kind, Place, Stage, Step, Tile, initial
+from sdlc.schedule.reasons import Journal
+from sdlc.schedule.staging import NestDraft, covering
+from sdlc.target import Profile, Target
+
+LEAST_TILES = 4
+"""Row tiles a core, where a work-item takes all columns: with fewer, cores stand idle."""
+
+MOST_HELD = 1 << 15
+"""Elements of rows that a work-item may hold: they stay in a cache of its core."""
+
+ROWS = 8
+"""Rows whose statistics advance together: their counts are one, and none waits for another."""
+
+
+def nest_factors(
+    groups: tuple[Group, ...], kept: frozenset[Node], target: Target, journal: Journal
+) -> tuple[Group, ...]:
+    """The groups with every map of rows that one contraction multiplies inside it."""
+    readers = readers_of(groups)
+    made: list[Group | None] = list(groups)
+    for number, producer in enumerate(groups):
+        if not _is_rows(producer):
+            continue
+        node = producer.stores[0].node
+        found = shared_value(node, kept, readers) or _nested(
+            made[next(iter(readers[node]))], producer, target
+        )
+        journal.tell("nest_factors", producer, found if isinstance(found, str) else "")
+        if isinstance(found, Group):
+            made[number], made[next(iter(readers[node]))] = None, found
+    return tuple(g for g in made if g is not None)
+
+
+def _is_rows(group: Group) -> bool:
+    """Whether a group is a map with the statistics of its rows."""
+    inner = group.inner
+    return (
+        group.monoid is None
+        and len(group.stores) == 1
+        and len(inner) == 1
+        and inner[0].monoid is not None
+        and contraction(inner[0]) is None
+    )
+
+
+def _nested(reader: Group | None, rows: Group, target: Target) -> Group | str:
+    """The reader with the rows inside, or why it stays without them."""
+    form = contraction(reader) if reader is not None else None
+    if reader is None or form is None or reader.inner:
+        return "its reader is no contraction on its own"
+    why = _not_multiplied(reader, form, rows) or _does_not_pay(form, target)
+    if why:
+        return why
+    whole = absorbed_into(reader, rows)
+    if len(whole.operands) + len(whole.stores) > target.caps.max_storage_buffers:
+        return "the kernel would bind too many buffers"
+    return whole
+
+
+def _not_multiplied(reader: Group, form: Contraction, rows: Group) -> str:
+    """Why a contraction does not read the map in its left factor only, row by row along K."""
+    node = rows.stores[0].node
+    found = [r for r in reader.reads if r.source is node]
+    inside = [r for r in reads_of(form.left) if r.source is node]
+    beside = [r for r in reads_of(*form.rights) if r.source is node]
+    places = _places(found[0], rows) if found else None
+    if len(found) != 1 or found != inside or beside:
+        return "it is no left factor, or more than that"
+    if places is None or found[0].fill is not None:
+        return "its rows are read in another arrangement"
+    own = (r for r in rows.reads if (r.source, r.field) in rows.held)
+    across = {places.get(a) for r in own for a in axes_of(*r.indices)}
+    whole = prod(a.extent for a in form.k)
+    if not across.isdisjoint(form.k) or prod(a.extent for a in rows.inner[0].over) > whole:
+        return "its statistics are not those of what is summed over"
+    return ""
+
+
+def _places(read: Read, rows: Group) -> dict[Axis, Axis] | None:
+    """The reader's axis for each axis of the map, where indices are axes, each another one."""
+    here = [bare_axis(i) for i in read.indices]
+    there = [bare_axis(i) for i in rows.stores[0].indices]
+    if len(set(here)) != len(here):
+        return None
+    pairs = {b: a for a, b in zip(here, there, strict=True) if a is not None and b is not None}
+    return pairs if len(pairs) == len(here) else None
+
+
+def _does_not_pay(form: Contraction, target: Target) -> str:
+    """Why rows had better be stored: a work-item should take all columns of many, or fetch them
+    with its group."""
+    profile = target.profile
+    rows = prod(a.extent for a in (*form.batch, *form.m))
+    if profile.lanes > 1 and not profile.slice:
+        return "work-items that fetch nothing together would each normalise it"
+    tiles = -(-rows // profile.register_tile[0])
+    if rows < profile.lanes or (profile.lanes == 1 and tiles < LEAST_TILES * target.peak.cores):
+        return "there are too few rows"
+    if profile.lanes == 1 and not most_tiles(form, profile):
+        return "its rows are too long to be held"
+    return ""
+
+
+def most_tiles(form: Contraction, profile: Profile) -> int:
+    """Register tiles of whole rows that a work-item may hold."""
+    return MOST_HELD // (profile.register_tile[0] * prod(a.extent for a in form.k))
+
+
+def factor_rows(group: Group) -> Group | None:
+    """The map of a contraction's left factor that it holds with the statistics, if it does."""
+    if len(group.inner) != 2 or contraction(group) is None:
+        return None
+    statistics, rows = group.inner
+    is_form = statistics.monoid is not None and rows.monoid is None
+    return rows if is_form and contraction(statistics) is None else None
+
+
+def written_in(group: Group) -> Group:
+    """The contraction with its map of rows in its factor: the statistics alone stay inside."""
+    statistics, rows = group.inner
+    store = rows.stores[0]
+
+    def change(e: Expr) -> Expr | None:
+        if not isinstance(e, Read) or e.source is not store.node:
+            return None
+        return substitute(store.value, dict(zip(rows.axes, e.indices, strict=True)))
+
+    lift = tuple(rebuild(e, change) for e in group.lift)
+    return replace(group, lift=lift, inner=(statistics,))
+
+
+# ---- steps ---------------------------------------------------------------------------------------
+
+
+def private_factor(group: Group, steps: tuple[Step, ...], setting: Setting) -> tuple[Step, ...]:
+    """The steps with the statistics and the rows of each work-item in its own memory: vectors along
+    K, some rows together."""
+    draft = NestDraft(group, initial(group))
+    draft.take(*steps)
+    for part in reversed(group.inner):
+        draft.take(Stage(part.name, "", Place.PRIVATE))
+        along = max(part.over or part.axes[-1:], key=lambda a: a.extent)
+        loop = _loop(draft, part, along)
+        width = vector_width(loop, setting.profile.vector)
+        if part.monoid is None:
+            width = covering(loop, setting)
+        draft.tile(f"{part.name}/{along.name}", width, Kind.VECTOR, "vec")
+        if part.monoid is not None:
+            row = max(part.axes, key=lambda a: _loop(draft, part, a))
+            size = vector_width(_loop(draft, part, row), ROWS)
+            draft.tile(f"{part.name}/{row.name}", size, Kind.UNROLL, "tile")
+    return tuple(draft.steps)
+
+
+def _loop(draft: NestDraft, part: Group, axis: Axis) -> int:
+    stage = next(s for s in draft.nest.stages if s.value == part.name)
+    return stage.nest.loop(axis.name).extent
+
+
+def local_statistics(draft: NestDraft, part: Group) -> None:
+    """Statistics in local memory: rows over lanes 1, K over lanes 0 where they can share it."""
+    draft.take(Stage(part.name, "", Place.LOCAL))
+    across, down = draft.nest.size(Kind.LANE, 0), draft.nest.size(Kind.LANE, 1)
+    along = max(part.over, key=lambda a: a.extent)
+    name = f"{part.name}/{along.name}"
+    if across > 1 and across & (across - 1) == 0 and across <= along.extent:
+        draft.take(Tile(name, across, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 0))
+    row = max(part.axes, key=lambda a: _loop(draft, part, a))
+    extent = _loop(draft, part, row)
+    lanes = vector_width(extent, down)
+    name = f"{part.name}/{row.name}"
+    if lanes > 1:
+        draft.take(Tile(name, lanes, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 1))
+    draft.tile(name, vector_width(extent // max(lanes, 1), ROWS), Kind.UNROLL, "tile")

@@ -1,0 +1,182 @@
+"""The networks of a picture: which `.sdl` files, with which configuration and sizes, compiled.
+
+In: a model and settings. Out: `Network`s in the order in which they run, and their programs.
+Invariant: a program's weights are in the model's files, with the shapes that it declares. Errors:
+SdlError, of the language, of schedules, and of weights (W…).
+
+    for network in networks(load_folder(None), GenerateSettings("a cat")):
+        compile_network(network, load_folder(None), load_target("cpu"), DType.F32)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sdlc.graph.types import DType
+from sdlc.language.elaborate import build
+from sdlc.language.elaborate_rule import chosen_rules
+from sdlc.language.library import load
+from sdlc.models.cache import Compiled, kept, key_of
+from sdlc.models.folder import SOURCES, Config, Model, default_folder
+from sdlc.models.prompts import chunk_count
+from sdlc.models.samplers import COLUMNS, SAMPLERS
+from sdlc.models.settings import GenerateSettings, plan_of, size_of
+from sdlc.models.tokenizer import ClipTokenizer, load_tokenizer
+from sdlc.models.weights import check_weights
+from sdlc.program.device import Device
+from sdlc.program.load import fitting
+from sdlc.program.pipeline import compile_graph
+from sdlc.program.program import Program
+from sdlc.program.records import choices_of, device_text, records_path
+from sdlc.schedule.point import NO_CHOICES, Choices
+from sdlc.target import Target
+
+TABLE_ROWS = 64
+"""Tables have a multiple of so many rows, so that other numbers of steps need no other program."""
+MAX_CHUNKS = 16
+"""The longest text, in rows of tokens."""
+SIZE_NUMBERS = 6
+"""What SDXL is told of a picture: its height and width, where it was cropped, what was wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A file of `models/stable_diffusion`, the part whose weights it takes, its sizes, and the
+    rules that rewrite it (as in `GenerateSettings`)."""
+
+    source: str
+    part: str
+    config: Mapping[str, object]
+    sizes: Mapping[str, int]
+    without: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+
+
+def tokenizers_of(folder: Model) -> dict[str, ClipTokenizer]:
+    """The tokenizer of each text encoder, by the encoder's part."""
+    return {
+        part.replace("tokenizer", "text_encoder"): load_tokenizer(place, folder.tokens)
+        for part, place in folder.tokenizers.items()
+    }
+
+
+def chunks_of(settings: GenerateSettings, folder: Model) -> int:
+    """How many rows of tokens the longest of the texts fills."""
+    if not any(settings.texts):
+        return 1
+    made = tokenizers_of(folder).values()
+    most = max(chunk_count(tokenizer, text) for tokenizer in made for text in settings.texts)
+    return min(most, MAX_CHUNKS)
+
+
+def networks(folder: Model, settings: GenerateSettings) -> tuple[Network, ...]:
+    """The programs of a picture, with their configuration and sizes."""
+    rules = settings.without, settings.only
+    pictures = {"b": settings.batch, "c": folder.latent_channels, **_latent_size(settings, folder)}
+    return (
+        *(_text_encoder(part, settings, folder) for part in encoder_parts(folder)),
+        _sampler(settings, folder, pictures),
+        Network("vae_decoder.sdl", "vae", folder.vae, pictures, *rules),
+    )
+
+
+def encoder_parts(folder: Model) -> tuple[str, ...]:
+    """The parts that read a text."""
+    return ("text_encoder", "text_encoder_2") if folder.text_encoder_2 else ("text_encoder",)
+
+
+def _latent_size(settings: GenerateSettings, folder: Model) -> dict[str, int]:
+    width, height = size_of(settings, folder)
+    scale = folder.pixels_per_latent
+    return {"h": height // scale, "w": width // scale}
+
+
+def _text_encoder(part: str, settings: GenerateSettings, folder: Model) -> Network:
+    """SDXL reads the states before the last layer, without the norm behind it."""
+    large = bool(folder.text_encoder_2)
+    sizes = {"b": len(settings.texts), "s": folder.tokens}
+    skipped = {"skipped_layers": settings.clip_skip + large}
+    rules = settings.without, settings.only
+    if part == "text_encoder_2":
+        config = {**folder.text_encoder_2, **skipped}
+        return Network("text_encoder_pooled.sdl", part, config, sizes, *rules)
+    config = {**folder.text_encoder, **skipped, "final_norm": not large}
+    return Network("text_encoder.sdl", part, config, sizes, *rules)
+
+
+def _sampler(settings: GenerateSettings, folder: Model, pictures: Mapping[str, int]) -> Network:
+    plan = plan_of(settings, folder)
+    sampler = SAMPLERS[plan.sampler]
+    texts = len(settings.texts) * settings.batch
+    sizes = {
+        **pictures,
+        "parts": sampler.parts,
+        "m": texts,
+        "t": folder.tokens * chunks_of(settings, folder),
+        "d": _width(folder.text_encoder) + _width(folder.text_encoder_2),
+        "n": -(-(settings.steps + 1) // TABLE_ROWS) * TABLE_ROWS,
+        "k": COLUMNS,
+    }
+    optional = {"noise": sampler.noise, "rescale": settings.guided and settings.rescale > 0}
+    if folder.text_encoder_2:
+        projected = folder.text_encoder_2.get("projection_dim", 1280)
+        assert isinstance(projected, int)
+        sizes |= {"p": projected, "q": SIZE_NUMBERS}
+        optional |= {"pooled": True, "sizes": True}
+    config = {**folder.unet, **folder.scheduler, **optional, "sampler": plan.sampler}
+    return Network("sampler.sdl", "unet", config, sizes, settings.without, settings.only)
+
+
+def _width(encoder: Config) -> int:
+    width = encoder.get("hidden_size", 768 if encoder else 0)
+    assert isinstance(width, int)
+    return width
+
+
+def compile_network(
+    network: Network,
+    folder: Model,
+    target: Target,
+    precision: DType,
+    choices: Choices = NO_CHOICES,
+) -> Program:
+    """The program of one network for a target, its weights' names and shapes checked. `choices` are
+    what tuning found for its kernels."""
+    library = load(SOURCES / network.source)
+    graph = build(library, None, network.sizes, network.config, precision)
+    place = str(folder.path / network.part)
+    check_weights(graph, folder.weights(network.part), library.sources, place)
+    rules = chosen_rules(library, network.without, network.only)
+    return compile_graph(graph, target, precision, rules, choices)
+
+
+def compiled(
+    network: Network, folder: Model, target: Target, precision: DType, device: Device
+) -> Compiled:
+    """The program of one network, kept from an earlier picture where nothing has changed since."""
+    weights = folder.weights(network.part)
+    choices = choices_of(records_path(folder.path), target.name, device_text(device.info))
+    rules = network.without, network.only
+    described = (network.source, network.config, network.sizes, precision.value, dict(choices))
+    return kept(
+        key_of(target, device.info, *described, *rules),
+        device,
+        lambda: compile_network(network, folder, target, precision, choices),
+        lambda program: deque(fitting(program, weights), 0),
+        _about(network, folder, target, precision),
+    )
+
+
+def _about(
+    network: Network, folder: Model, target: Target, precision: DType
+) -> Mapping[str, object]:
+    """What `sdlc cache` says of a network's program."""
+    sizes = " ".join(f"{name}={size}" for name, size in network.sizes.items())
+    rules = [f"--without {','.join(network.without)}"] if network.without else []
+    rules += [f"--only {','.join(network.only)}"] if network.only is not None else []
+    shipped = folder.path == default_folder()
+    place = default_folder().parent.name if shipped else str(folder.path)
+    settings = " ".join((target.name, precision.value, sizes, *rules))
+    return {"command": "generate", "what": f"{place}/{network.part}  {settings}"}

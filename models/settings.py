@@ -1,0 +1,136 @@
+"""What to draw and how, and what is told on the way.
+
+In: values by name. Out: `GenerateSettings`. Invariant: settings that `check_settings` accepts can
+be drawn, as far as numbers say. Errors: SdlError G….
+
+    check_settings(GenerateSettings(prompt="a slice of pizza"), load_folder(None))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdlc.graph.types import Array, DType
+from sdlc.language.diagnostics import failure
+from sdlc.models.folder import Model
+from sdlc.models.lora import Lora
+from sdlc.models.samplers import SAMPLERS, Plan, sampler_of
+
+MAX_SIZE = 4096
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateSettings:
+    """What to draw and how. `size` is (width, height) in pixels, None for the model's own; picture
+    i of a batch has the noise of seed + i, or of `seeds[i]` where those are given; `preview` n > 0
+    decodes the latents every n steps. `sampler` and `karras` None are as the model's scheduler
+    says. `rescale` (0 … 1) brings guided predictions back to the spread of those with the text.
+    `clip_skip` leaves out the last layers of the text encoder. `keep_loaded` keeps each network's
+    weights on the device while others run. The networks are rewritten by the rules in `only`, None
+    for the default ones, less those in `without`. `model` is what `models.model.load_model` takes;
+    `prediction` says what the network of a checkpoint predicts, where its file does not; `loras`
+    change its weights."""
+
+    prompt: str
+    negative: str = ""
+    model: Path | str | None = None
+    device: str | None = None
+    steps: int = 20
+    guidance: float = 5.0
+    seed: int = 0
+    size: tuple[int, int] | None = None
+    batch: int = 1
+    precision: DType = DType.F32
+    preview: int = 0
+    without: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    prediction: str | None = None
+    loras: tuple[Lora, ...] = ()
+    sampler: str | None = None
+    karras: bool | None = None
+    rescale: float = 0.0
+    clip_skip: int = 0
+    seeds: tuple[int, ...] = ()
+    keep_loaded: bool = False
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """One seed for each picture."""
+        return self.seeds or tuple(self.seed + i for i in range(self.batch))
+
+    @property
+    def guided(self) -> bool:
+        """Whether the network also looks at the negative text."""
+        return self.guidance > 1
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the network looks at, the text to stay away from first."""
+        return (self.negative, self.prompt) if self.guided else (self.prompt,)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What has just been finished. `stage` is `compile`, `load`, `text`, `step` or `decode`;
+    `done` of `total` in that stage; `seconds` it took; `preview` is u8[b, h, w, 3] or None."""
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+    label: str = ""
+    preview: Array | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def plan_of(settings: GenerateSettings, folder: Model) -> Plan:
+    """The sampler, its steps, and where it starts."""
+    sampler = settings.sampler or sampler_of(folder.scheduler) or "ddim"
+    return Plan(sampler, settings.steps, 0, settings.karras)
+
+
+def size_of(settings: GenerateSettings, folder: Model) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return settings.size or folder.default_size
+
+
+def check_settings(settings: GenerateSettings, folder: Model) -> None:
+    """Raises SdlError for numbers that cannot work."""
+    _check_size(size_of(settings, folder), folder)
+    if not 1 <= settings.batch <= MAX_BATCH:
+        raise failure(
+            "G002", f"a batch of {settings.batch}", help=f"give 1 to {MAX_BATCH} pictures"
+        )
+    if not np.isfinite(settings.guidance):
+        raise failure("G002", f"guidance {settings.guidance}", help="give a number such as 5")
+    if not 0 <= settings.rescale <= 1:
+        raise failure("G002", f"guidance rescale {settings.rescale}", help="give 0 to 1")
+    if min(settings.all_seeds) < 0:
+        help = "give a whole number from 0"
+        raise failure("G002", f"the seed {min(settings.all_seeds)}", help=help)
+    if settings.seeds and len(settings.seeds) != settings.batch:
+        message = f"{len(settings.seeds)} seeds for {settings.batch} pictures"
+        raise failure("G002", message, help="give one seed, or one for each picture")
+    if settings.sampler is not None and settings.sampler not in SAMPLERS:
+        message, known = f"there is no sampler `{settings.sampler}`", ", ".join(SAMPLERS)
+        raise failure("G002", message, help=f"samplers are {known}")
+
+
+def _check_size(size: tuple[int, int], folder: Model) -> None:
+    width, height = size
+    granule = folder.granule
+    fits = all(n % granule == 0 and 0 < n <= MAX_SIZE for n in size)
+    if not fits:
+        near = [min(MAX_SIZE, max(granule, round(n / granule) * granule)) for n in size]
+        raise failure(
+            "G001",
+            f"the size {width}x{height} does not fit this model",
+            help=f"both must be multiples of {granule}, such as {near[0]}x{near[1]}",
+        )

@@ -1,0 +1,146 @@
+"""Rows normalised inside the contraction that multiplies them: one kernel, and the same meaning."""
+
+from __future__ import annotations
+
+from math import prod
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from sdlc.api import make_request
+from sdlc.backends.target import load_target
+from sdlc.graph.node import Graph
+from sdlc.program.interpreted import run_interpreted
+from sdlc.program.pipeline import compile_graph
+from sdlc.proof.tolerance import Numerics, check, tolerance
+from sdlc.schedule.nest import Place
+from sdlc.schedule.plan import EVERY, plan
+from sdlc.target import Capabilities, Profile, Target
+
+CAPS = Capabilities(("opencl",), vector_widths=(1, 2, 4, 8, 16), max_storage_buffers=16)
+HEAD = "op entry(x: T[b, s, k], a: T[k], w: T[n, k], v: T[n, k]) -> T[b, s, n] {"
+ROWS = {
+    "layer": "y = layer_normalize(x, a, a)",
+    "rms": "y = rms_normalize(x, a)",
+    "softmax": "y = softmax(x)",
+    "length": "y = l2_normalize(x)",
+}
+PRODUCTS = {
+    "one": "return matmul_nt(y, w)",
+    "gated": "return matmul_nt(y, w) * silu(matmul_nt(y, v))",
+    "moved": "z = matmul_nt(y, w)\n out[c, r, p] = exp(z[c, r, n - 1 - p])\n return out",
+}
+SIZES = st.sampled_from((2, 3, 4, 5, 7, 8, 13, 16, 17, 33))
+
+
+def graph_of(rows: str, product: str, sizes: dict[str, int]) -> Graph:
+    text = f"{HEAD}\n{ROWS[rows]}\n{PRODUCTS[product]}\n}}"
+    return make_request(text, "cpu", "entry", sizes, (None, "f32")).graph()
+
+
+def target(profile: Profile) -> Target:
+    return Target("test", "test", CAPS, profile, load_target("cpu").peak)
+
+
+PRIVATE = st.builds(
+    Profile,
+    vector=st.sampled_from((1, 4, 8, 16)),
+    lanes=st.just(1),
+    register_tile=st.sampled_from(((1, 4), (2, 8), (4, 16), (8, 8))),
+    reduction_lanes=st.just(1),
+    unroll=st.sampled_from((1, 4)),
+)
+SHARED = st.builds(
+    Profile,
+    vector=st.sampled_from((1, 2, 4)),
+    lanes=st.sampled_from((8, 32)),
+    register_tile=st.sampled_from(((1, 4), (2, 4), (4, 8))),
+    reduction_lanes=st.just(4),
+    unroll=st.sampled_from((1, 4)),
+    slice=st.sampled_from((8, 16)),
+    depth=st.sampled_from((1, 2)),
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    PRIVATE | SHARED,
+    st.sampled_from(sorted(ROWS)),
+    st.sampled_from(sorted(PRODUCTS)),
+    st.tuples(st.sampled_from((64, 67)), SIZES, SIZES),
+    st.integers(0, 2**31),
+)
+def test_rows_inside_a_product_compute_the_definition(
+    profile: Profile, rows: str, product: str, sizes: tuple[int, int, int], seed: int
+) -> None:
+    """Rows beside zero, and one whose elements are equal."""
+    s, k, n = sizes
+    graph = graph_of(rows, product, {"b": 2, "s": s, "k": k, "n": n})
+    program = compile_graph(graph, target(profile))
+    rng = np.random.default_rng(seed)
+    inputs = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
+    inputs["x"] += np.float32(5)
+    inputs["x"][0, 0] = 3
+    allowed = tolerance(graph, inputs, {})
+    check(allowed, run_interpreted(program, inputs, {}), Numerics.RESCALED)
+
+
+@pytest.mark.parametrize("name", ["cpu", "nvidia"])
+def test_rows_far_from_zero_keep_their_deviations(name: str) -> None:
+    """A mean of 4096 deviations: squares less the square of the mean would leave nothing."""
+    graph = graph_of("layer", "one", {"b": 1, "s": 128, "k": 64, "n": 16})
+    program = compile_graph(graph, load_target(name))
+    assert len(program.dispatches) == 1
+    rng = np.random.default_rng(1)
+    inputs = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
+    inputs["x"] += np.float32(4096)
+    allowed = tolerance(graph, inputs, {})
+    check(allowed, run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
+
+
+def kernels(graph: Graph, name: str, *without: str) -> int:
+    return len(plan(graph, load_target(name), enabled=EVERY - set(without)).kernels)
+
+
+@pytest.mark.parametrize("name", ["cpu", "nvidia", "adreno"])
+@pytest.mark.parametrize("rows", sorted(ROWS))
+def test_one_kernel_where_rows_are_many(name: str, rows: str) -> None:
+    graph = graph_of(rows, "one", {"b": 2, "s": 128, "k": 64, "n": 96})
+    assert kernels(graph, name) == 1
+    assert kernels(graph, name, "nest_factors") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("op entry(x: T[b, k], w: T[n, k]) -> T[b, n] { return matmul_nt(softmax(x), w) }", 4),
+        ("op entry(x: T[b, k], w: T[n, k]) -> T[n, b] { return matmul_nt(w, softmax(x)) }", 256),
+        (
+            "op entry(x: T[b, k], w: T[n, k]) -> T[b, n] "
+            "{ y = softmax(x)\n z = matmul_nt(y, w)\n o[i, j] = z[i, j] + y[i, 0]\n return o }",
+            256,
+        ),
+    ],
+    ids=["few rows", "rows of the other factor", "rows that the result needs as well"],
+)
+def test_rows_that_stay_a_kernel(text: str, sizes: int) -> None:
+    request = make_request(text, "cpu", "entry", {"b": sizes, "k": 64, "n": 32}, (None, "f32"))
+    graph = request.graph()
+    for name in ("cpu", "nvidia"):
+        assert kernels(graph, name) == kernels(graph, name, "nest_factors")
+
+
+def test_a_work_item_normalises_its_rows_once() -> None:
+    """Staged outside of all loops; a work-group's statistics are in local memory."""
+    graph = graph_of("layer", "one", {"b": 2, "s": 128, "k": 64, "n": 96})
+    (own,) = plan(graph, load_target("cpu")).kernels
+    assert [(s.value, s.at, s.place) for s in own.nest.stages] == [
+        ("stats", "", Place.PRIVATE),
+        ("out_2", "", Place.PRIVATE),
+    ]
+    (shared,) = plan(graph, load_target("nvidia")).kernels
+    assert (shared.nest.stages[0].at, shared.nest.stages[0].place) == ("", Place.LOCAL)
+    height = prod(lp.extent for lp in shared.nest.loops if lp.axis.name in ("b0", "b1", "i"))
+    assert prod(shared.nest.stages[0].region.extents) < height == 256

@@ -1,0 +1,91 @@
+"""`sdlc info` and `sdlc memory`: what a model holds and takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from checkpoints import arrays, with_sizes, write_checkpoint
+from sdlc.cli import status_of
+from sdlc.models.family import family_of
+from sdlc.models.inventory import inventory
+from sdlc.models.model import load_model
+
+SMALL = with_sizes("1.x", channels=(32, 64), depths=(1, 0), layers=1, vae=(32,), text=(64, 1, 9))
+NETWORK = Path(__file__).parent / "programs" / "small_network.sdl"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert status_of([str(a) for a in (*arguments, "--json")]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_families() -> None:
+    families = {
+        "emoji_diffusion": "Stable Diffusion 1.x, in sizes of its own",
+        "stable-diffusion-1.5": "Stable Diffusion 1.x",
+        "stable-diffusion-1.5-inpainting": "Stable Diffusion 1.x, inpainting",
+        "stable-diffusion-2.1-base": "Stable Diffusion 2.x",
+        "stable-diffusion-xl": "Stable Diffusion XL",
+    }
+    assert {name: family_of(load_model(name)) for name in families} == families
+
+
+def test_a_checkpoint_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_checkpoint(tmp_path / "model.safetensors", SMALL)
+    found = printed(capsys, "info", file)
+    assert found["complete"] and found["prediction"] == "epsilon" and found["size"] == [64, 64]
+    held = arrays(SMALL)
+    starts = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
+    for part in found["parts"]:
+        if part["name"] in starts:
+            count = sum(a.size for n, a in held.items() if n.startswith(starts[part["name"]]))
+            assert part["dtypes"] == {"F16": count} and part["nbytes"] == 2 * count
+        assert part["missing"] == part["misshapen"] == []
+    assert "model_ema.decay" in found["unread"]
+
+
+def test_what_is_missing_and_what_is_too_much(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unet = "model.diffusion_model."
+    changes = {
+        f"{unet}out.2.bias": None,
+        f"{unet}out.0.bias": np.ones(7, np.float32),
+        f"{unet}middle_block.1.proj_on.weight": np.ones(3, np.float32),
+    }
+    file = write_checkpoint(tmp_path / "model.safetensors", SMALL, changes)
+    found = inventory(load_model(file))
+    (part,) = (p for p in found.parts if p.name == "unet")
+    assert not found.complete and part.missing == ("conv_out.bias",)
+    assert part.misshapen == ("conv_norm_out.bias: [7], not [32]",)
+    assert part.unused == ("mid_block.attentions.0.proj_on.weight",)
+    assert part.dtypes["F32"] == 10
+    assert status_of(["info", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "missing in unet: conv_out.bias" in text and "not used in unet: mid_block.att" in text
+
+
+def test_names_have_sizes_and_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    found = inventory(load_model("stable-diffusion-1.4"), has_weights=False)
+    assert {p.name: p.files for p in found.parts} == dict.fromkeys(
+        ("text_encoder", "unet", "vae"), ()
+    )
+    assert [p.parameters for p in found.parts][:2] == [123_060_480, 859_520_964]
+    assert status_of(["info", "no/where/at.all"]) == 1
+    assert "error[M001]" in capsys.readouterr().err
+
+
+def test_memory_of_a_model_s_part(capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = printed(capsys, "memory", "emoji_diffusion/vae", "--set", "h=4", "w=4").values()
+    assert 0 < found["lower_bound_bytes"] <= found["arena_bytes"] <= found["naive_bytes"]
+    assert found["weights_bytes"] > 2**22 and found["staging_bytes"] > 0
+    assert status_of(["memory", "stdlib/softmax.sdl"]) == 1
+    sizes = ("b=1", "c=3", "h=8", "w=8", "t=5", "d=20")
+    assert status_of(["memory", str(NETWORK), "--set", *sizes]) == 0
+    text = capsys.readouterr().out
+    assert "bytes live over its" in text and "most in dispatch" in text and "█" in text

@@ -1,0 +1,73 @@
+"""Kernels for phones stay within registers: what decides it, and, where the offline compilers are
+installed, that they spill nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import pytest
+
+from sdlc.api import Compiled, make_request
+from sdlc.backends.target import load_target
+from sdlc.kernel.ir import Kernel, Load, Store, statement_expressions, statements, walk
+from sdlc.schedule.nest import Kind
+from sdlc.target import Target
+
+STDLIB = Path(__file__).resolve().parent.parent / "stdlib"
+PHONES = ("adreno", "mali", "apple")
+
+
+def compiled(file: str, entry: str, target: Target, **sizes: int | tuple[int, ...]) -> Compiled:
+    request = make_request(STDLIB / f"{file}.sdl", target.name, entry, sizes, (None, "f16"))
+    return replace(request, target=target).build()
+
+
+def kernels(file: str, entry: str, target: str, **sizes: int | tuple[int, ...]) -> list[Kernel]:
+    return list(compiled(file, entry, load_target(target), **sizes).program.kernels.values())
+
+
+def accesses(kernel: Kernel, buffer: str) -> set[int]:
+    """The lanes of the loads from, and stores to, a global buffer."""
+    found = set()
+    for stmt in statements(kernel.body):
+        if isinstance(stmt, Store) and stmt.buffer.name == buffer:
+            found.add(stmt.value.type.lanes)
+        for e in walk(*statement_expressions(stmt)):
+            if isinstance(e, Load) and e.buffer.name == buffer:
+                found.add(e.lanes)
+    return found
+
+
+@pytest.mark.parametrize("columns", [36, 100, 136])
+def test_vectors_at_a_border_stay_whole(columns: int) -> None:
+    """A tile that reaches beyond the columns is cut at vectors, since vectors divide them."""
+    (kernel,) = kernels("matmul", "matmul", "adreno", b=(), m=70, k=32, n=columns)
+    assert accesses(kernel, "y") == {4} and accesses(kernel, "out") == {4}
+
+
+def transforms(target: Target) -> list[tuple[int, int]]:
+    """The vector's lanes and the written-out outputs of the transforms of an F(4, 3)."""
+    made = compiled("winograd", "winograd_tiles2d", target, b=1, c=32, h=16, w=16)
+    assert made.planned is not None
+    found = []
+    for kernel in made.planned[1].kernels:
+        for nest in (kernel.nest, *(s.nest for s in kernel.nest.stages)):
+            kept = [lp for lp in nest.loops if not nest.is_reduced(lp)]
+            copies = prod(lp.extent for lp in kept if lp.kind is Kind.UNROLL)
+            found.append((prod(lp.extent for lp in kept if lp.kind is Kind.VECTOR), copies))
+    return found
+
+
+@pytest.mark.parametrize("name", PHONES)
+def test_transforms_are_as_wide_as_registers_hold_their_values(name: str) -> None:
+    target = load_target(name)
+    most = target.profile.registers
+    found = transforms(target)
+    assert any(copies > 1 for _, copies in found)
+    assert all(width > 1 for width, copies in found if 4 * copies <= most)
+    for width, copies in found:
+        assert width == 1 or width * copies <= most
+    free = replace(target, profile=replace(target.profile, registers=0))
+    assert {width for width, _ in transforms(free)} == {target.profile.vector}

@@ -1,0 +1,93 @@
+"""Every mechanism of the schedule earns its place: it is sound, it fires, it matters, it is
+optional; and where it does not fire, it says why.
+
+The tests of a mechanism are generated: its programs are those of `schedule_programs.POOL` that it
+fires on, their sizes are drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rule_programs import values_for
+from schedule_programs import POOL, Pooled, fires_on
+from sdlc.api import compile
+from sdlc.graph.mechanisms import SCHEDULED
+from sdlc.graph.node import Graph
+from sdlc.graph.numerics import Numerics
+from sdlc.graph.types import DType
+from sdlc.program.pipeline import compile_plan
+from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits
+from sdlc.schedule.plan import EVERY, Plan
+
+mechanisms = pytest.mark.parametrize("name", [m.name for m in SCHEDULED])
+
+
+def prove(program: Pooled, graph: Graph, made: Plan, dtype: DType, seed: int) -> None:
+    """The kernels compute what the graph means."""
+    compiled = compile_plan(graph, made, program.machine(), dtype)
+    numerics = Numerics.BILINEAR if "winograd" in "".join(program.rules) else Numerics.RESCALED
+    subject = Subject("drawn", graph, graph, compiled, numerics)
+    arrays = Arrays(values_for(graph, seed), {})
+    stage = interpreted()
+    fault = fault_of(stage, subject, arrays, limits(subject, arrays, Route((stage,))))
+    assert fault is None, fault
+
+
+@mechanisms
+@settings(max_examples=4, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 99), dtype=st.sampled_from([DType.F32, DType.F16]))
+def test_sound_and_optional(name: str, data: st.DataObject, seed: int, dtype: DType) -> None:
+    """With every mechanism and without this one, at any sizes."""
+    program = data.draw(st.sampled_from(fires_on(name)))
+    sizes = {n: data.draw(st.integers(low, high)) for n, low, high in program.sizes}
+    graph = program.graph(sizes, dtype)
+    prove(program, graph, program.plan(graph), dtype, seed)
+    without = program.plan(graph, EVERY - {name})
+    assert name not in without.fired
+    assert all(said[0] != name for kernel in without.kernels for said in kernel.reasons)
+    prove(program, graph, without, dtype, seed)
+
+
+@mechanisms
+def test_fires_and_matters(name: str) -> None:
+    """What it fires on becomes other kernels."""
+    assert fires_on(name), "give tests/schedule_programs.py a program that it fires on"
+    for program in fires_on(name):
+        graph = program.graph(program.largest)
+        made, without = program.plan(graph), program.plan(graph, EVERY - {name})
+        assert str(made) != str(without)
+
+
+@mechanisms
+def test_says_why_not(name: str) -> None:
+    """Somewhere in the pool it looks at a group and gives a reason, as one sentence about a value
+    of that group."""
+    found: list[Any] = []
+    for program in POOL:
+        made = program.plan(program.graph({n: low for n, low, _ in program.sizes}))
+        found += [said for k in made.kernels for said in k.reasons if said[0] == name]
+    assert all(bool(why) is not acted and about for _, acted, why, about in found)
+    reasons = [why for _, acted, why, _ in found if not acted]
+    assert reasons
+    for why in reasons:
+        assert why[0].islower() and why[-1] not in ".!" and len(why) < 100, why
+
+
+TWICE = """op m(x: f32[n, n], w: f32[n, n]) -> (a: f32[n, n], b: f32[n, n]) {
+  y = silu(x)
+  a = matmul_nn(y, w)
+  b = matmul_nn(w, y)
+}"""
+
+
+def test_reasons_are_explained() -> None:
+    text = str(compile(TWICE, target="nvidia", sizes={"n": 24}).explain())
+    assert "schedule inline_prologue did not fire for silu.out: it has 2 readers" in text
+    why = "others of its extents have another left factor"
+    assert f"schedule share_operand did not fire for matmul_nn.out: {why}" in text
+    assert "schedule local_operands fired for matmul_nn.out" in text

@@ -78,7 +78,9 @@ def open_network(
             warnings.warn(text, StoreWarning, stacklevel=2)
             remove(found.place)
     made = Executable(program, device, weights, texts, feedback)
-    about = {"what": f"{program.name} for {program.target}, {program.precision.value}"}
+    files = sorted({str(entry.file) for entry in weights.entries.values()})
+    settings = f"{program.name} {program.target} {program.precision.value}"
+    about = {"what": f"{files[0]}  {settings}", "command": "generate"}
     _keep(store, key, made, about)
     return made
 

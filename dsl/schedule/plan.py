@@ -109,9 +109,8 @@ def plan(
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     caps = target.caps
     orders, vectors = _orders(groups, kept, target, enabled)
-    setting = Setting(
-        target.profile, caps.max_groups, orders, caps.local_bytes, enabled, journal, caps.matrix
-    )
+    limits = caps.max_groups, orders, caps.local_bytes, enabled, journal
+    setting = Setting(target.profile, *limits, caps.matrix, caps.max_work_items)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
         setting = replace(setting, orders=orders)

@@ -216,7 +216,7 @@ class OpenCLDevice:
             cl.enqueue_fill_buffer(self._queue, buffer, b"\0\0\0\0", 0, size)
             return Memory(buffer, size)
 
-    def write(self, memory: Memory, offset: int, data: bytes) -> None:
+    def write(self, memory: Memory, offset: int, data: bytes | memoryview) -> None:
         if not data:
             return
         with self._errors("writing to the device"):

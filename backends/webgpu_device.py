@@ -165,8 +165,8 @@ class WebGpuDevice:
         with self._errors(f"allocating {size:,} bytes"):
             return self._device.create_buffer(size=size, usage=self._usage)
 
-    def write(self, memory: Any, offset: int, data: bytes) -> None:
-        padded = data + bytes(-len(data) % 4)
+    def write(self, memory: Any, offset: int, data: bytes | memoryview) -> None:
+        padded = bytes(data) + bytes(-len(data) % 4) if len(data) % 4 else data
         if padded:
             with self._errors("writing to the device"):
                 self._device.queue.write_buffer(memory, offset, padded)

@@ -173,7 +173,8 @@ class Part:
         """Emits the reduction; gives the results of every tile point as slots."""
         monoid = self.group.monoid
         assert monoid is not None
-        if not loops and not self.shared and not self.vector_reduces:
+        steps = not self.work.constants and len(self.tile) > 1
+        if not loops and not self.shared and not self.vector_reduces and not steps:
             return self._written_out(monoid)
         accumulators = self._accumulators(monoid)
         for loop in loops:

@@ -173,7 +173,9 @@ def _opencl_candidate(cl: Any, device: Any, number: int) -> Candidate:
     id = driver.id if driver else f"opencl:{number}"
     rank = 0 if device.type & cl.device_type.GPU else driver.rank if driver else 30
     info = opencl_device.device_info(device, id)
-    return Candidate(info, number, rank, lambda: opencl_device.OpenCLDevice(device, id))
+    return Candidate(
+        info, number, rank, lambda: opencl_device.OpenCLDevice(device, id, suits=target_of)
+    )
 
 
 # ---- WebGPU --------------------------------------------------------------------------------------

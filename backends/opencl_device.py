@@ -10,9 +10,9 @@ their arguments set; a submit only enqueues. Launches run in order on one in-ord
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sdlc.backends.build_cache import BuildCache
@@ -21,10 +21,25 @@ from sdlc.backends.opencl_build import build_programs
 from sdlc.backends.opencl_loader import load_opencl
 from sdlc.backends.printer import print_kernel
 from sdlc.graph.types import DType
-from sdlc.kernel.ir import Access, Buffer, Kernel, Load, Store, i32
+from sdlc.kernel.ir import (
+    Access,
+    Buffer,
+    Declare,
+    Kernel,
+    Literal,
+    Load,
+    MatrixMultiply,
+    Stmt,
+    Store,
+    Type,
+    Var,
+    WorkId,
+    call,
+    i32,
+)
 from sdlc.language.diagnostics import SdlError, failure
 from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch, Timing
-from sdlc.target import Capabilities
+from sdlc.target import Capabilities, MatrixInstruction, Target
 
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
@@ -63,6 +78,30 @@ def compiles_half(device: Any) -> bool:
     y = Buffer("y", DType.F16, size, access=Access.WRITE)
     body = (Store(y, i32(0), Load(x, i32(0), size)),)
     kernel = Kernel("probe", (x, y), (), body, (1, 1, 1), (1, 1, 1))
+    return _builds(device, kernel, caps)
+
+
+def compiles_matrix(device: Any, of: MatrixInstruction) -> bool:
+    """Whether a kernel with a matrix instruction builds."""
+    caps = Capabilities(("opencl",), f16_arithmetic=True, matrix=(of,))
+    inputs, kept = DType(of.inputs), DType(of.accumulator)
+    x = Buffer("x", inputs, max(of.left.count, of.right.count))
+    y = Buffer("y", kept, of.result.count * of.lanes, access=Access.WRITE)
+    into = tuple(Var(f"total{n}", Type(kept)) for n in range(of.result.count))
+    left, right = (
+        tuple(Load(x, i32(n)) for n in range(held.count)) for held in (of.left, of.right)
+    )
+    lane = call("mul", WorkId("lane", 0), i32(of.result.count))
+    body: tuple[Stmt, ...] = (
+        *(Declare(v, Literal(0.0, v.type)) for v in into),
+        MatrixMultiply(of, into, left, right),
+        *(Store(y, call("add", lane, i32(n)), v) for n, v in enumerate(into)),
+    )
+    kernel = Kernel("probe", (x, y), (), body, (1, 1, 1), (of.lanes, 1, 1))
+    return _builds(device, kernel, caps)
+
+
+def _builds(device: Any, kernel: Kernel, caps: Capabilities) -> bool:
     text = print_kernel(legalize(kernel, caps, "opencl"), "opencl", caps)
     try:
         build_programs(load_opencl().Context([device]), device, [text], BuildCache(None), "")
@@ -71,7 +110,18 @@ def compiles_half(device: Any) -> bool:
     return True
 
 
-def device_info(device: Any, id: str) -> DeviceInfo:
+def device_info(
+    device: Any, id: str, suits: Callable[[DeviceInfo], Target] | None = None
+) -> DeviceInfo:
+    """What is known of a device. `suits` gives its target: of its matrix instructions those are
+    the device's that its compiler takes."""
+    info = _reported(device, id)
+    listed = suits(info).caps.matrix if suits is not None else ()
+    matrix = tuple(of for of in listed if compiles_matrix(device, of))
+    return replace(info, caps=replace(info.caps, matrix=matrix)) if matrix else info
+
+
+def _reported(device: Any, id: str) -> DeviceInfo:
     return DeviceInfo(
         id=id,
         kind="opencl",
@@ -112,11 +162,18 @@ class Built:
 
 
 class OpenCLDevice:
-    """One OpenCL device with a context and a queue."""
+    """One OpenCL device with a context and a queue; `suits` gives the target of what is reported
+    of it, whose matrix instructions it may have."""
 
-    def __init__(self, device: Any, id: str, cache: BuildCache | None = None) -> None:
+    def __init__(
+        self,
+        device: Any,
+        id: str,
+        cache: BuildCache | None = None,
+        suits: Callable[[DeviceInfo], Target] | None = None,
+    ) -> None:
         cl = self._cl = load_opencl()
-        self._info = device_info(device, id)
+        self._info = device_info(device, id, suits)
         with self._errors("opening the device"):
             self.context = cl.Context([device])
             self._queue = cl.CommandQueue(self.context, device)

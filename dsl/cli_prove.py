@@ -15,12 +15,13 @@ import click
 
 from sdlc.api import Request, make_request
 from sdlc.cli_check import entries, structure_problems, with_header
-from sdlc.cli_common import parse_names, parse_sizes, print_json, request_from
+from sdlc.cli_common import print_json, request_from
+from sdlc.cli_models import is_model, model_requests
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import rewrite
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
-from sdlc.language.elaborate_rule import chosen_rules
+from sdlc.program.pipeline import plan_graph
 from sdlc.proof.check import Compilation, Report, Tell, check, compiled, sized
 from sdlc.proof.falsify import Effort, Verdict, judge, need_hypothesis
 from sdlc.proof.reproduce import Command, Reproducer, read_inputs, reproduce
@@ -36,6 +37,7 @@ from sdlc.proof.stages import (
     rewritten,
 )
 from sdlc.proof.structure import Header
+from sdlc.schedule.profit import profitable, scheduled_by
 from sdlc.target import Target
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def route_for(place: Place) -> Route:
 
 
 def _jobs(file: Path, target: Target, source: dict[str, Any]) -> list[Job]:
-    if file.is_dir():
+    if is_model(file):
         return _networks(file, target, source)
     request = replace(request_from(file, target.name, **source), target=target)
     found = []
@@ -151,33 +153,22 @@ def _jobs(file: Path, target: Target, source: dict[str, Any]) -> list[Job]:
     return found
 
 
-def _networks(folder: Path, target: Target, source: dict[str, Any]) -> list[Job]:
-    """The programs of a model's folder; --set changes sizes that it has."""
-    from sdlc.models.folder import SOURCES
-    from sdlc.models.model import load_model
-    from sdlc.models.networks import networks
-    from sdlc.models.settings import GenerateSettings
-
-    model = load_model(folder)
-    asked = parse_sizes(source["sizes"])
-    found = []
-    for network in networks(model, GenerateSettings(prompt="")):
-        file = SOURCES / network.source
-        sizes = {**network.sizes, **{n: s for n, s in asked.items() if n in network.sizes}}
-        settings = (network.config, source["precision"])
-        request = make_request(file, target, None, sizes, settings)
-        only = parse_names(source["only"]) if source["only"] else None
-        rules = chosen_rules(request.library, parse_names(source["without"]), only)
-        request = replace(request, rules=rules)
-        if source["entry"] in (None, file.stem):
-            words = (str(folder), "--entry", file.stem, *_settings(source))
-            found.append(Job(file.stem, request, words, Header()))
-    return found
+def _networks(place: Path, target: Target, source: dict[str, Any]) -> list[Job]:
+    """The programs of a model, or the one that `place` names."""
+    found = model_requests(place, target.name, source)
+    part = {name: place if len(found) == 1 else place / name for name in found}
+    return [
+        Job(name, replace(request, target=target), _words(part[name], None, source), Header())
+        for name, request in found.items()
+    ]
 
 
-def _words(file: Path, entry: str, source: dict[str, Any]) -> tuple[str, ...]:
-    configs = (word for path in source["configs"] for word in ("--config", str(path)))
-    return (str(file), "--entry", entry, *configs, *_settings(source))
+def _words(file: Path, entry: str | None, source: dict[str, Any]) -> tuple[str, ...]:
+    named = () if entry is None else ("--entry", entry)
+    paths = [("--config", path) for path in source["configs"]]
+    paths += [("--records", source["records"])] if source["records"] else []
+    files = (word for option, path in paths for word in (option, str(path)))
+    return (str(file), *named, *files, *_settings(source))
 
 
 def _settings(source: dict[str, Any]) -> tuple[str, ...]:
@@ -189,14 +180,16 @@ def _settings(source: dict[str, Any]) -> tuple[str, ...]:
 
 
 def compilation(request: Request) -> Compilation:
-    """The program of a request with all that its proof needs."""
+    """The program of a request, as it is compiled, with all that its proof needs."""
     graph = request.graph()
-    made, report = rewrite(graph, request.rules)
-    fired = tuple(rule for rule in request.rules if report.fired(rule.name))
+    made, report = rewrite(graph, request.rules, profitable(request.target))
+    moves = scheduled_by(request.rules)
+    planned = plan_graph(made, request.target, request.choices(), moves)
+    done = compiled(graph, made, planned, request.target, request.precision)
+    fired = tuple(r for r in request.rules if report.fired(r.name) or r.name in planned[1].fired)
     classes = list(Numerics)
     worst = max((classes.index(r.numerics) for r in fired), default=0)
     numerics = classes[max(worst, classes.index(Numerics.REASSOCIATED))]
-    done = compiled(graph, made, request.target, request.precision)
     return replace(done, numerics=numerics, fired=tuple(rule.name for rule in fired))
 
 

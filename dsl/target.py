@@ -110,7 +110,8 @@ class Profile:
     loads of neighbours; `partial_sums` products that may be summed in f16 before they are added to
     an f32 accumulator, where factors are f16 (0: none); `across` work-items side by side along the
     columns of a tile whose operands pass through local memory; `registers` (32-bit) that written
-    out code should stay within (0: not counted).
+    out code should stay within (0: not counted); `matrix` is the matrix
+    instruction that contractions of its inputs are computed with ('': none).
     """
 
     vector: int = 4
@@ -128,6 +129,7 @@ class Profile:
     partial_sums: int = 0
     across: int = 16
     registers: int = 0
+    matrix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,8 @@ class Peak:
     fit a core; `registers` (32-bit) fit a work-item, `core_registers` all those of a core; `loads`
     are issued for each multiply-add. `cache_bytes` and `cache_bandwidth` (bytes/s of all cores) are
     by cache from the innermost, each as large as one core finds it. A launch takes
-    `launch_seconds`, a work-group `group_seconds` of a core before it does anything.
+    `launch_seconds`, a work-group `group_seconds` of a core before it does anything. Matrix
+    instructions reach `matrix_flops` (FLOP/s; 0: not known).
     """
 
     f32_flops: float
@@ -156,6 +159,7 @@ class Peak:
     cache_bandwidth: tuple[float, ...]
     launch_seconds: float
     group_seconds: float
+    matrix_flops: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +170,8 @@ class Target:
     profile: Profile
     peak: Peak
     sources: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def instruction(self) -> MatrixInstruction | None:
+        """The matrix instruction that the profile names, if it is one of the capabilities'."""
+        return next((i for i in self.caps.matrix if i.name == self.profile.matrix), None)

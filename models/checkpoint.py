@@ -67,11 +67,14 @@ def load_checkpoint(file: Path, prediction: str | None = None) -> Model:
     tokenizers = dict(tokenizers_of(configs))
     if (beside / "merges.txt").is_file() and "tokenizer_2" not in tokenizers:
         tokenizers["tokenizer"] = beside
-    weights = partial(_weights, MappingProxyType(dict(parts)))
+    weights = partial(_weights, file, MappingProxyType(dict(parts)))
     return model_of(file, configs, weights, tokenizers, found.left)
 
 
-def _weights(parts: Mapping[str, Entries], part: str) -> Weights:
+def _weights(file: Path, parts: Mapping[str, Entries], part: str) -> Weights:
+    if part not in parts:
+        message = f"{file} has no part `{part}`"
+        raise failure("M002", message, help=f"its parts are {', '.join(parts)}")
     return Weights(MappingProxyType(parts[part]))
 
 

@@ -35,6 +35,7 @@ PIPELINES = MappingProxyType(
     }
 )
 """The pipelines whose networks are described, and the parts that each has beside the usual ones."""
+TEXT = "text_model."
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 CLASSES = MappingProxyType(
     {
@@ -151,7 +152,12 @@ def load_folder(path: Path | str | None) -> Model:
 
 
 def _weights(folder: Path, part: str) -> Weights:
-    return load_weights(folder / part)
+    """A part's weights; transformers from 5.24 on leaves out the first word of a text encoder's."""
+    found = load_weights(folder / part)
+    if part.startswith("text_encoder") and not any(n.startswith(TEXT) for n in found):
+        named = {n if n.startswith("text_projection") else TEXT + n: n for n in found}
+        return Weights({name: found.entries[given] for name, given in named.items()})
+    return found
 
 
 def _checked_parts(folder: Path, index: Config) -> tuple[str, ...]:

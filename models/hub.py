@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import importlib
 import re
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from sdlc.language.diagnostics import failure
 
@@ -27,7 +29,8 @@ WANTED = (
         for name in ("config.json", "*.safetensors", "*.index.json")
     ),
 )
-UNWANTED = ("*.fp16.*", "*.non_ema.*", "*flax*", "*openvino*")
+HALF = "*.fp16.*"
+UNWANTED = (HALF, "*.non_ema.*", "*flax*", "*openvino*")
 
 
 def is_hub_name(name: str) -> bool:
@@ -45,11 +48,25 @@ def hub_folder(name: str) -> Path:
             "M008", message, help="pip install huggingface_hub, or give a folder"
         ) from None
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        unwanted = _unwanted(hub, name)
+        found = hub.snapshot_download(name, allow_patterns=WANTED, ignore_patterns=unwanted)
+        return Path(found)
     except Exception as error:  # of the library, of its transport, of the system: all mean the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         message = f"{name} is no folder here and cannot be fetched from the hub: {reason}"
-        help = (
-            "check the name and the network; a gated model needs `hf auth login`; or give a folder"
-        )
+        help = "check the name and the network; a gated model needs `hf auth login`; or a folder"
         raise failure("M008", message, help=help) from None
+
+
+def _unwanted(hub: Any, name: str) -> tuple[str, ...]:
+    """Second copies in other types, unless there is no first one."""
+    try:
+        files = hub.list_repo_files(name)
+    except Exception:  # no network: what was fetched before is found without it
+        return UNWANTED
+    plain = any(fnmatch(f, "unet/*.safetensors") and not _is_unwanted(f) for f in files)
+    return UNWANTED if plain else tuple(p for p in UNWANTED if p != HALF)
+
+
+def _is_unwanted(file: str) -> bool:
+    return any(fnmatch(file, pattern) for pattern in UNWANTED)

@@ -16,6 +16,7 @@ from sdlc.models.folder import Model, default_folder, load_folder
 from sdlc.models.hub import hub_folder, is_hub_name
 from sdlc.models.lora import Lora, with_loras
 from sdlc.models.named import named, named_model
+from sdlc.models.weights import Weights, load_weights
 
 
 def exists(place: Path) -> bool:
@@ -50,3 +51,13 @@ def _load(place: Path | str | None, prediction: str | None) -> Model:
     if is_hub_name(name):
         return load_folder(hub_folder(name))
     return load_folder(path)
+
+
+def part_weights(place: Path) -> Weights:
+    """The weights of a safetensors file, of a folder of such, or of a part of a model,
+    `model.safetensors/unet`. Raises SdlError (W…, M…)."""
+    if not place.exists() and place.parent.is_file():
+        return load_model(place.parent).weights(place.name)
+    if (place.parent / "model_index.json").is_file():
+        return load_model(place.parent).weights(place.name)
+    return load_weights(place)

@@ -78,7 +78,9 @@ def open_network(
             warnings.warn(text, StoreWarning, stacklevel=2)
             remove(found.place)
     made = Executable(program, device, weights, texts, feedback)
-    about = {"what": f"{program.name} for {program.target}, {program.precision.value}"}
+    files = sorted({str(entry.file) for entry in weights.entries.values()})
+    settings = f"{program.name} {program.target} {program.precision.value}"
+    about = {"what": f"{files[0]}  {settings}", "command": "generate"}
     _keep(store, key, made, about)
     return made
 
@@ -111,7 +113,8 @@ def _loading(compiled: Compiled, device: Device) -> Iterator[object]:
     if load is None:
         return
     yield device.info.name, device.info.driver
-    yield from (t.text for t in texts if t.name in load.kernels)
+    names = {dispatch.kernel for dispatch in load.dispatches}
+    yield sorted((t.name, t.text) for t in texts if t.name in names)
     for dispatch in load.dispatches:
         yield dispatch.kernel, dispatch.bindings
     for name, array in load.constants.items():

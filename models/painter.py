@@ -23,6 +23,7 @@ from sdlc.language.diagnostics import failure
 from sdlc.models.cache import Compiled
 from sdlc.models.folder import Model
 from sdlc.models.networks import Network, tokenizers_of
+from sdlc.models.packed import open_network
 from sdlc.models.prompts import Tokens, emphasise, tokenize
 from sdlc.models.samplers import SAMPLERS, Schedule
 from sdlc.program.device import Device
@@ -45,10 +46,9 @@ class Ready:
     def open(self) -> Executable:
         """The network with its weights on the device."""
         if self._open is None:
-            program, texts = self.compiled
             weights = self.folder.weights(self.network.part)
             feedback = FEEDBACK if self.network.part == "unet" else {}
-            self._open = Executable(program, self.device, weights, texts, feedback)
+            self._open = open_network(self.compiled, self.device, weights, feedback)
         return self._open
 
     def release(self) -> None:

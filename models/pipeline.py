@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sdlc.graph.types import Array
+from sdlc.models.fits import check_fits
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
@@ -83,6 +84,7 @@ def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: R
     for done, network in enumerate(parts, 1):
         begin = time.perf_counter()
         program = compiled(network, folder, target, settings.precision, device)
+        check_fits(program[0], network.sizes, folder, device.info)
         ready[network.source] = Ready(network, program, folder, device)
         tell(Progress("compile", done, len(parts), time.perf_counter() - begin, network.part))
     sizes = ready["sampler.sdl"].network.sizes

@@ -6,7 +6,8 @@
 Both draw the shipped model's 256 x 256 picture in 20 steps with guidance from weights in memory.
 `compile_seconds` is our compiler, cold; `start_seconds` is compiling (kept from an earlier run or
 not), the driver's builds and loading; `…_cpu_seconds` are of all the process's threads; `text_ms`,
-`step_ms` and `decode_ms` are the networks'. More devices may take their turns `--beside` the first.
+`step_ms` and `decode_ms` are the networks'. More devices may take their turns `--beside` the first
+(`--beside llvmpipe`: WGSL on the CPU): one picture each that counts, as they may take a minute.
 `--peer` is a Python that has diffusers (default: this one; `none`: without). FLOP are counted from
 the programs; the floor is FLOP over `--peak`.
 """
@@ -40,7 +41,7 @@ for line in sys.stdin:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="where sdlc draws (default cpu)")
-    parser.add_argument("--beside", nargs="*", default=[], help="more devices, in the same run")
+    parser.add_argument("--beside", nargs="*", default=[], help="more devices, one picture")
     parser.add_argument("--rounds", type=int, default=3, help="pictures of each (default 3)")
     parser.add_argument("--precision", choices=("f32", "f16"), default="f32")
     parser.add_argument("--peer", default=sys.executable, help="a Python that has diffusers")
@@ -145,8 +146,8 @@ def main() -> None:
     if args.peer != "none":
         peer = start_peer(args, os.fspath(load_folder(None).path))
     theirs: list[tuple[float, float]] = []
-    for _ in range(args.rounds + 1):  # the first of each warms caches and does not count
-        for each in every:
+    for number in range(args.rounds + 1):  # the first of each warms caches and does not count
+        for each in every if number < 2 else every[:1]:
             each.draw()
         if peer is not None:
             theirs.append(peer_times(peer))

@@ -26,8 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Programs that tests keep are not put among the user's; what drivers built is shared."""
-    from sdlc.models import cache
+    """Programs that tests keep are not put among the user's, and packed weights are kept by the
+    tests of that only: there are many, and they are large. What drivers built is shared."""
+    from sdlc.models import cache, packed
 
     usual, place = cache.cache_folder, tmp_path_factory.mktemp("programs")
 
@@ -36,7 +37,12 @@ def own_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "cache_folder", folder)
+        patch.setattr(packed, "cache_folder", _no_folder)
         yield
+
+
+def _no_folder(name: str) -> Path:
+    raise OSError(f"no {name} are kept")
 
 
 @pytest.fixture

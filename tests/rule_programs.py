@@ -34,6 +34,18 @@ _JOINED_TWICE = """model m(x: T[b, c], y: T[b, d], z: T[b, c], w: T[2 * c + d, o
 _PARTS = """model m(x: T[b, c], y: T[b, d], w: T[c + d, o]) -> T[b, o] {
   out[b, j] = sum over i < c + d of (x[b, i] else (y[b, i - c] else 0)) * w[i, j]
 }"""
+_WEIGHTS = """model m(x: T[b, s, c], z: T[b, s, o]) -> T[b, s, o] {
+  u = softmax(k: linear(x, o)) + softmax(v: linear(x, o)) * z
+  return u + w: linear(x, o; bias = false)
+}"""
+_WIDTHS = """model m(x: T[b, c], r: T[b, o]) -> T[b] {
+  y = silu(x)
+  z = reduce_sum(silu(first: linear(y, o))) + reduce_sum(r)
+  for n < 5 {
+    z = z + reduce_sum(silu(part.{n}: linear(y, o + n)))
+  }
+  return z
+}"""
 _SMALL: dict[str, Range] = {"b": (1, 2), "c": (1, 3), "h": (2, 7), "w": (3, 5), "o": (1, 3)}
 _SIZES: dict[str, Range] = {"b": (1, 3), "c": (1, 4), "d": (1, 5), "o": (1, 3)}
 
@@ -43,6 +55,10 @@ MECHANISM_PROGRAMS: dict[str, tuple[tuple[str, dict[str, Range]], ...]] = {
         (_JOINED_TWICE, _SIZES),
     ),
     "concat_k": ((_PARTS, _SIZES),),
+    "join_weights": (
+        (_WEIGHTS, {"b": (1, 2), "s": (1, 3), "c": (1, 4), "o": (1, 5)}),
+        (_WIDTHS, {"b": (1, 3), "c": (1, 4), "o": (1, 4)}),
+    ),
     "halo": (
         (_CONVOLUTION, {**_SMALL, "s": (3, 3)}),
         (_CONVOLUTION, {**_SMALL, "s": (5, 5)}),

@@ -76,6 +76,9 @@ _SHIFTED = """model m(x: T[b, n, c], w: T[o, c]) -> (a: T[b, n, o], l: T[b, n], 
 _ATTENTION = """model m(q: T[b, s, e], k: T[b, t, e], v: T[b, t, e]) -> T[b, s, e] {
   return attention(q, k, v)
 }"""
+_WEIGHTED = """model m(x: T[n, c], m: T[n], v: T[c, o]) -> T[n, o] {
+  out[i, j < o] = sum over p < c of exp(x[i, p] - m[i]) * v[p, j]
+}"""
 _WINDOWS = """model m(x: T[b, c, h, h], k: T[o, c, 3, 3]) -> T[b, o, h, h] {
   return silu(conv2d(silu(x), k))
 }"""
@@ -103,6 +106,7 @@ POOL = (
     Pooled(_ATTENTION, _HEADS, "cpu", ("flash_attention",), block=4),
     Pooled(_ATTENTION, _HEADS, "nvidia", ("flash_attention",), block=4),
     Pooled(_FEW_RESULTS, _LONG, "nvidia", free=True),
+    Pooled(_WEIGHTED, _PRODUCT, "cpu"),
     Pooled(_WINDOWS, _PICTURE, "cpu", ("winograd_2",)),
     Pooled(_WINDOWS, _PICTURE, "adreno", ("winograd_4",)),
 )
@@ -111,11 +115,7 @@ POOL = (
 @cache
 def fired_in(program: Pooled) -> frozenset[str]:
     """The mechanisms that fire on a program at its largest sizes."""
-    return fired(program.plan(program.graph(program.largest)))
-
-
-def fired(made: Plan) -> frozenset[str]:
-    return frozenset(name for k in made.kernels for name, acted, *_ in k.reasons if acted)
+    return program.plan(program.graph(program.largest)).fired
 
 
 @cache

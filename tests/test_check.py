@@ -13,14 +13,20 @@ import pytest
 
 import sdlc.backends.legalize
 import sdlc.program.pipeline
+from rule_programs import values_for
+from schedule_programs import POOL, Pooled
 from sdlc.api import make_request
 from sdlc.cli import status_of
+from sdlc.graph.node import Input, topological
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Call, Kernel, Literal, Store, statements
+from sdlc.program.pipeline import plan_graph, tensors_of
 from sdlc.proof.check import Compilation, check, compiled
 from sdlc.proof.falsify import Effort, judge
 from sdlc.proof.inputs import KINDS, Given, declared, values
+from sdlc.proof.meaning import stored_by
+from sdlc.proof.pieces import definition
 from sdlc.proof.sample import at_points, interpret_sample, sample_of
 from sdlc.proof.source import source_of
 from sdlc.proof.stages import Route, interpreted, reference
@@ -44,7 +50,8 @@ def small(precision: str = "f32", target: str = "cpu") -> Compilation:
     file = ROOT / "tests" / "programs" / "small_network.sdl"
     request = make_request(file, target, None, SMALL, (None, precision))
     graph = request.graph()
-    return compiled(graph, graph, request.target, request.precision)
+    planned = plan_graph(graph, request.target)
+    return compiled(graph, graph, planned, request.target, request.precision)
 
 
 def broken(kernel: Kernel, *_: object) -> Kernel:
@@ -147,7 +154,7 @@ STATISTICS = """op statistics(x: T[b, n]) -> (p: T[b, n], top: T[b], total: T[b]
 def test_fields_of_a_reduction_are_told_apart() -> None:
     request = make_request(STATISTICS, "adreno", None, {"b": 3, "n": 9}, (None, "f32"))
     graph = request.graph()
-    found = compiled(graph, graph, request.target).pieces
+    found = compiled(graph, graph, plan_graph(graph, request.target), request.target).pieces
     assert any(name.endswith(".l") for s in found for name in s.program.inputs)
     for subject in found:
         given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
@@ -216,3 +223,41 @@ def test_inputs_are_finite_and_the_same_each_time(dtype: DType, kind: str) -> No
     assert np.isfinite(made.astype(np.float64)).all()
     np.testing.assert_array_equal(made, values(dtype, (3, 5), kind, 7))
     assert values(dtype, (), kind, 7).shape == ()
+
+
+def test_what_is_checked_is_what_is_compiled() -> None:
+    """Mechanisms of the schedule that are off, and rules that do not pay on the target."""
+    from sdlc.cli_prove import compilation
+
+    softmax = ROOT / "stdlib" / "softmax.sdl"
+    request = make_request(softmax, "nvidia", "softmax", {"b": (3,), "n": 96}, (None, "f32"))
+    for without in ((), ("rows",)):
+        rules = tuple(r for r in request.rules if r.name not in without)
+        asked = replace(request, rules=rules)
+        made = compilation(asked)
+        assert made.program.kernels == asked.build().program.kernels
+        assert ("rows" in made.fired) is not ("rows" in without)
+
+
+@pytest.mark.parametrize("program", POOL, ids=lambda p: f"{p.target}-{POOL.index(p)}")
+def test_a_group_means_what_the_graph_says(program: Pooled) -> None:
+    """Of every kernel: with its inner groups, several stores, any arrangement, the sum of parts."""
+    graph = program.graph(program.largest)
+    planned = program.plan(graph)
+    names, _ = tensors_of(graph, planned)
+    values, compared = {name: value for value, name in names.items()}, 0
+    for item in planned.kernels:
+        written = [names[s.node, s.field] for s in item.group.stores]
+        read = [names[value] for value in item.group.operands]
+        wanted = definition("wanted", read, written, values)
+        made = {value: (node, 0) for value, node in stored_by(item.group).items()}
+        told = {n: made.get(v, v) if n in written else v for n, v in values.items()}
+        got = definition("got", read, written, told)
+        assert {n for n, _, _ in got.outputs} == set(written)
+        if {i.name for i in topological(wanted) if isinstance(i, Input)} == set(read):
+            compared += 1
+            inputs = values_for(wanted, 0)
+            expected = evaluate(wanted, inputs, {}, Mode.F64)
+            for name, array in evaluate(got, inputs, {}, Mode.F64).items():
+                np.testing.assert_allclose(array, expected[name], rtol=1e-6, atol=1e-9)
+    assert compared

@@ -20,7 +20,7 @@ from sdlc.language.elaborate import build
 from sdlc.language.library import load
 from sdlc.models.checkpoint import load_checkpoint
 from sdlc.models.folder import SOURCES, Model, default_folder
-from sdlc.models.model import load_model
+from sdlc.models.model import load_model, part_weights
 from sdlc.models.named import named, named_model
 from sdlc.models.prompts import tokenize
 from sdlc.models.tokenizer import load_tokenizer
@@ -62,6 +62,17 @@ def test_the_configuration_makes_networks_of_the_weights(family: str, tmp_path: 
         library = load(SOURCES / source)
         graph = build(library, None, bound, config, DType.F32)
         check_weights(graph, model.weights(part), library.sources, str(model.path))
+
+
+def test_a_part_of_a_checkpoint_is_weights(tmp_path: Path) -> None:
+    """What `--weights` of compile and run takes."""
+    file = write_checkpoint(tmp_path / "model.safetensors", SIZES["1.x inpainting"])
+    weights = part_weights(file / "vae")
+    assert sorted(weights) == sorted(load_checkpoint(file).weights("vae"))
+    assert "model_ema.decay" in part_weights(file)
+    assert len(part_weights(default_folder() / "unet")) == 326
+    fails("M002", "no part `unit`")(lambda: part_weights(file / "unit"))
+    fails("W001", "no weights at")(lambda: part_weights(tmp_path / "x" / "unet"))
 
 
 def test_sizes_are_read_from_shapes(tmp_path: Path) -> None:
@@ -219,18 +230,25 @@ def test_clip_s_vocabulary() -> None:
 # ---- the hub -------------------------------------------------------------------------------------
 
 
-def test_names_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("only_half", [False, True])
+def test_names_of_the_hub(only_half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def fetch(name: str, **what: Any) -> str:
         asked.append((name, what))
         return str(default_folder())
 
-    library = SimpleNamespace(snapshot_download=fetch)
+    def listed(name: str) -> list[str]:
+        files = ["unet/config.json", "unet/model.fp16.safetensors"]
+        return files if only_half else [*files, "unet/model.safetensors"]
+
+    library = SimpleNamespace(snapshot_download=fetch, list_repo_files=listed)
     monkeypatch.setitem(sys.modules, "huggingface_hub", library)
     assert load_model("some-one/a_model.v1").path == default_folder()
-    assert asked[0][0] == "some-one/a_model.v1"
-    assert not any("bin" in pattern for pattern in asked[0][1]["allow_patterns"])
+    ((name, what),) = asked
+    assert name == "some-one/a_model.v1"
+    assert not any("bin" in pattern for pattern in what["allow_patterns"])
+    assert ("*.fp16.*" in what["ignore_patterns"]) != only_half
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import struct
 import tracemalloc
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
+import sdlc
 from checkpoints import arrays, with_sizes, write_checkpoint
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.checkpoint import load_checkpoint
+from sdlc.models.fits import check_fits
 from sdlc.models.lora import Lora, with_loras
 from sdlc.models.weights import load_weights
+from sdlc.program.interpreted import InterpreterDevice
 from test_models_files import fails
 
 MEBI = 2**20
@@ -162,6 +166,24 @@ def test_loras_with_any_shape(up: list[int], down: list[int], alpha: list[int], 
         changed.weights("unet")["mid_block.attentions.0.proj_in.weight"]
     except SdlError as error:
         assert "= help:" in str(error)
+
+
+def test_what_fits_a_device_that_is_too_small(model: Any) -> None:
+    text = "op f(x: T[n]) -> T[n] { y[i < n] = sum over j < n of max(x[j], x[i]); "
+    text += "out[i] = sum over j < n of y[j] * y[i] }"
+    program = sdlc.compile(text, sizes={"n": 4096}).program
+    sizes, info = {"b": 2, "h": 64, "w": 32}, InterpreterDevice().info
+    arena = program.memory.arena
+    assert arena and model.granule == 1
+    check_fits(program, sizes, model, info)
+    small = replace(info, largest_bytes=arena // 4)
+    fails("P010", "--size 16x32 or --batch 1", f"arena of {arena:,}")(
+        lambda: check_fits(program, sizes, model, small)
+    )
+    fails("P010", "no size of picture")(
+        lambda: check_fits(program, sizes, model, replace(info, total_bytes=100))
+    )
+    fails("P010", "use smaller sizes")(lambda: check_fits(program, {"b": 2, "s": 77}, model, small))
 
 
 @pytest.fixture(scope="module")

@@ -279,6 +279,19 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     fails("M004", "config.json")(lambda: load_folder(folder))
 
 
+def test_text_encoders_whose_names_lack_the_first_word(tmp_path: Path) -> None:
+    """As transformers writes them from 5.24 on."""
+    folder, file = copied(tmp_path), "text_encoder/model.safetensors"
+    held = load_file(default_folder() / file)
+    short = {name.removeprefix("text_model."): array for name, array in held.items()}
+    assert set(short) & set(held) == set()
+    save_file(short, folder / file)
+    weights = load_folder(folder).weights("text_encoder")
+    assert sorted(weights) == sorted(held)
+    for name, array in held.items():
+        np.testing.assert_array_equal(weights[name], array)
+
+
 @pytest.mark.parametrize("part", ["_class_name", "unet", "text_encoder", "vae"])
 def test_classes_that_are_not_described(tmp_path: Path, part: str) -> None:
     folder = copied(tmp_path)

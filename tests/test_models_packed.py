@@ -19,6 +19,7 @@ from sdlc.models.lora import LowRank
 from sdlc.models.packed import open_network, weights_key
 from sdlc.models.weights import Weights, load_weights
 from sdlc.program import execute
+from sdlc.program.bundle import read_bundle, write_bundle
 from sdlc.program.store import StoreWarning
 
 TEXT = """model net(x: T[n]) -> T[m] {
@@ -157,6 +158,16 @@ def test_a_full_disk_keeps_nothing_and_says_so(
     with pytest.warns(StoreWarning, match="bytes are free"):
         result(compiled, weights)
     assert list(folder.iterdir()) == []
+
+
+def test_a_program_that_was_read_again_has_the_same_weights(
+    folder: Path, compiled: Compiled, tmp_path: Path
+) -> None:
+    device, weights = open_device("cpu"), weights_in(tmp_path / "w.safetensors")
+    caps = device.info.caps
+    bundle = read_bundle(write_bundle(*compiled, caps, tmp_path / "bundle"))
+    again = bundle.program, bundle.texts_for(caps)
+    assert weights_key(again, device, weights) == weights_key(compiled, device, weights)
 
 
 def test_what_an_entry_depends_on(folder: Path, compiled: Compiled, tmp_path: Path) -> None:

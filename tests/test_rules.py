@@ -56,10 +56,10 @@ def sides(rule: Rule, sizes: dict[str, int], dtype: DType) -> tuple[Graph, Graph
 
 def agree(before: Graph, after: Graph, rule: Rule, seed: int) -> None:
     """Both graphs compute the same, up to what the rule's numerics class allows."""
-    inputs = values_for(before, seed)
-    got = evaluate(after, inputs, {}, mode_of(after))
+    inputs, weights = values_for(before, seed), weights_of(before)
+    got = evaluate(after, inputs, weights, mode_of(after))
     numerics = Numerics[rule.numerics.name]
-    allowed = tolerance(before, inputs, {})
+    allowed = tolerance(before, inputs, weights)
     check(allowed, got, numerics, rule.name)
 
 

@@ -102,6 +102,33 @@ def test_attention_in_blocks_computes_the_definition(
     assert in_one_kernel(graph, profile, seed) == (2 if fills else 1)
 
 
+def weighted_graph(n: int, c: int, o: int) -> Graph:
+    """A product whose left factor is a function of what is read: out = exp(x - m) · v."""
+    nn, cc, oo = axes(n=n, c=c, o=o)
+    x, top, v = entry("x", n, c), entry("m", n), entry("v", c, o)
+    left = apply("exp", apply("sub", read(x, nn, cc), read(top, nn)))
+    lift = (apply("mul", left, read(v, cc, oo)),)
+    out = Reduce((nn, oo), (cc,), SUM, lift, (F,), Origin("out", "weighted"))
+    return Graph("weighted", (("out", out, 0),), (x, top, v))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(PROFILES, SIZES, SIZES, SIZES, st.integers(0, 2**31))
+def test_a_factor_that_is_held_computes_the_definition(
+    profile: Profile, n: int, c: int, o: int, seed: int
+) -> None:
+    in_one_kernel(weighted_graph(n, c, o), profile, seed)
+
+
+def test_factors_are_held_where_columns_share_them() -> None:
+    """An exponential is made once for forty columns; for one vector of them it may stay inside."""
+    cpu = load_target("cpu")
+    (kernel,) = plan(weighted_graph(64, 64, 40), cpu).kernels
+    assert [stage.value for stage in kernel.nest.stages] == ["left"]
+    (kernel,) = plan(weighted_graph(64, 64, 40), cpu, enabled=EVERY - {"hold_factors"}).kernels
+    assert not kernel.nest.stages
+
+
 SHARED = st.builds(
     Profile,
     vector=st.sampled_from((1, 2, 4)),
@@ -120,6 +147,16 @@ def test_attention_through_local_memory_computes_the_definition(
 ) -> None:
     graph = attention_graph(1, s, t, d, f)
     in_one_kernel(graph, profile, seed)
+
+
+def test_many_blocks_are_folded_for_several_vectors_of_rows() -> None:
+    """What does not stay in the first caches is read once for all rows of a work-item."""
+    for keys, values, vectors in ((1024, 40, 1), (2048, 40, 4), (2048, 80, 2), (2048, 160, 1)):
+        (kernel,) = plan(attention_graph(8, 4096, keys, 40, values), load_target("cpu")).kernels
+        tile = [lp.extent for lp in kernel.nest.loops if lp.name == "s.tile"]
+        assert (tile or [1]) == [vectors], (keys, values)
+    profile = replace(load_target("cpu").profile, vector=2, block=1)
+    assert in_one_kernel(attention_graph(8, 128, 33, 3, 3), profile, 0) == 2
 
 
 def test_a_monoid_that_rescales_is_told_by_its_equations() -> None:

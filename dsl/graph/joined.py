@@ -28,7 +28,7 @@ from sdlc.graph.expr import (
     walk,
 )
 from sdlc.graph.match_show import node_name
-from sdlc.graph.node import Map, Node, Reduce, expressions, reads
+from sdlc.graph.node import Map, Node, Reduce, expressions, is_static, reads
 from sdlc.graph.rewrite import read_through
 from sdlc.graph.rules import Asked, Refused, Rule
 from sdlc.graph.types import DType
@@ -69,7 +69,12 @@ def _is_part(part: Read, along: set[Axis]) -> bool:
 
 
 def reads_joined(node: Node) -> bool:
-    return isinstance(node, Map | Reduce) and any(is_joined(r.source) for r in reads(node))
+    return isinstance(node, Map | Reduce) and any(_is_read_in_parts(r.source) for r in reads(node))
+
+
+def _is_read_in_parts(node: Node) -> bool:
+    """Whether a joined tensor need not be made: weights are joined once, when they are loaded."""
+    return is_joined(node) and not is_static(node)
 
 
 def read_parts(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
@@ -78,7 +83,7 @@ def read_parts(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     whys: list[str] = []
 
     def change(e: Expr) -> Expr | None:
-        if not isinstance(e, Read) or not is_joined(e.source):
+        if not isinstance(e, Read) or not _is_read_in_parts(e.source):
             return None
         assert isinstance(e.source, Map)
         if e.source in asked.around.results:

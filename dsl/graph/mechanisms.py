@@ -6,7 +6,7 @@ for every graph; whoever applies one asks whether it is selected. Example: `MECH
 
 from __future__ import annotations
 
-from sdlc.graph import halo, joined
+from sdlc.graph import beside, halo, joined
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule
 
@@ -42,6 +42,11 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.REASSOCIATED,
     ),
     Rule(
+        "hold_factors",
+        "What a contraction computes for its left factor is held by work-items, made in vectors.",
+        Numerics.EXACT,
+    ),
+    Rule(
         "nest_transforms",
         "Of two short sums weighted by constants, one is computed inside the other.",
         Numerics.EXACT,
@@ -54,6 +59,16 @@ SCHEDULED: tuple[Rule, ...] = (
     Rule(
         "vector_rows",
         "Vector lanes of a folded state run along its rows, where that is estimated to be quicker.",
+        Numerics.REASSOCIATED,
+    ),
+    Rule(
+        "register_tile",
+        "A work-item computes a tile of a contraction's results: what it reads serves several.",
+        Numerics.EXACT,
+    ),
+    Rule(
+        "storage_orders",
+        "Values and weights are stored in the order in which contractions read them.",
         Numerics.REASSOCIATED,
     ),
     Rule(
@@ -71,6 +86,7 @@ SCHEDULED: tuple[Rule, ...] = (
 
 DEFAULT = (
     "concat_read",
+    "join_weights",
     "halo",
     "flash_attention",
     "winograd_4",
@@ -92,6 +108,13 @@ MECHANISMS: tuple[Rule, ...] = (
         Numerics.REASSOCIATED,
         joined.contracts_joined,
         joined.contract_parts,
+    ),
+    Rule(
+        "join_weights",
+        "Products of one operand by several weights, read alike, are one, by the weights joined.",
+        Numerics.EXACT,
+        beside.looks_at,
+        beside.attempt,
     ),
     Rule(
         "halo",

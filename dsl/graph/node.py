@@ -220,5 +220,16 @@ def topological(graph: Graph) -> Iterator[Node]:
                 stack.extend((s, False) for s in reversed(sources(node)))
 
 
+def is_static(node: Node) -> bool:
+    """Whether a node is known when weights are loaded."""
+    match node:
+        case Input():
+            return node.role is Role.WEIGHT
+        case Const():
+            return True
+        case _:
+            return all(is_static(source) for source in sources(node))
+
+
 def element_count(node: Node) -> int:
     return prod(node.shape)

@@ -84,7 +84,8 @@ class _Staging:
         strides, size = _strides(stage, group)
         for output in group.stores:
             dtype = output.node.dtypes[output.field]
-            kept = DType.F32 if dtype is DType.F16 else dtype
+            raw = dtype is not DType.F16 or self.nest.matrix is not None
+            kept = dtype if raw else DType.F32
             array = work.array(f"{stage.value}_kept", kept, size, SPACES[stage.place])
             held = Held(array, tuple(first[a] for a in group.axes), strides)
             work.held[(output.node, output.field)] = held

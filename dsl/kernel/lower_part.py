@@ -25,6 +25,7 @@ from sdlc.graph.types import DType
 from sdlc.kernel import ir as k
 from sdlc.kernel.emit import Emitter
 from sdlc.kernel.lower_fold import Folding, combined, identity, splat
+from sdlc.kernel.lower_matrix import Multiplying
 from sdlc.kernel.lower_names import LANE, Names, loop_var
 from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.translate import Held, Scope, Storage, translate
@@ -173,14 +174,17 @@ class Part:
         """Emits the reduction; gives the results of every tile point as slots."""
         monoid = self.group.monoid
         assert monoid is not None
-        steps = not self.work.constants and len(self.tile) > 1
+        steps = self.nest.matrix or (len(self.tile) > 1 and not self.work.constants)
         if not loops and not self.shared and not self.vector_reduces and not steps:
             return self._written_out(monoid)
         accumulators = self._accumulators(monoid)
         for loop in loops:
             self.open(loop)
             stages(loop.name)
-        self._accumulate(monoid, accumulators)
+        if matrix is None:
+            self._accumulate(monoid, accumulators)
+        else:
+            Multiplying(self, matrix).emit(accumulators)
         for loop in reversed(loops):
             self.close(loop)
         folding = Folding(self.work, self.nest, self.names, self.shared)

@@ -149,18 +149,20 @@ def _is_constant(load: Load) -> bool:
 
 
 def _fetched(fill: list[Stmt]) -> dict[Expr, Load]:
-    """The loads, by what is kept of each: a half is kept as the f32 that it is used as; none where
-    a half is used as such."""
+    """The loads, by what is kept of each: a half is kept as the f32 that it is used as, and as it
+    is where it is stored so."""
     found: dict[Expr, Load] = {}
     every = [e for s in fill for e in walk(*statement_expressions(s))]
     for e in every:
-        wide = isinstance(e, Cast) and isinstance(e.value, Load)
         if isinstance(e, Cast) and isinstance(e.value, Load) and e.value.type.dtype is DType.F16:
             found[e] = e.value
-        elif isinstance(e, Load) and e.type.dtype is not DType.F16 and not wide:
+    kept = any(isinstance(s, Store) and s.buffer.dtype is DType.F16 for s in fill)
+    for e in every:
+        if isinstance(e, Load) and (e.type.dtype is not DType.F16 or e not in found.values()):
+            if e.type.dtype is DType.F16 and not kept:
+                return {}
             found[e] = e
-    halves = {e for e in every if isinstance(e, Load) and e.type.dtype is DType.F16}
-    return found if halves <= set(found.values()) else {}
+    return found
 
 
 def _with(stmt: Stmt, values: Values) -> Stmt:

@@ -147,7 +147,9 @@ def _held(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
     held = scope.held[(e.source, e.field)]
     exact = Scope(scope.raw, {}, {})
     indices = tuple(translate(i, exact) for i in e.indices)
-    load = k.Load(held.buffer, held.flat(indices))
+    load: k.Expr = k.Load(held.buffer, held.flat(indices))
+    if held.buffer.dtype is DType.F16:
+        load = k.Cast(load, DType.F32)
     if e.fill is None:
         return load
     inside: k.Expr = k.Literal(True, k.BOOL)

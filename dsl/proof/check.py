@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from sdlc.graph.hoist import hoist
+from sdlc.graph.hoist import Hoisted
 from sdlc.graph.node import Graph
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType
@@ -26,7 +26,8 @@ from sdlc.proof.inputs import arrays_of
 from sdlc.proof.pieces import Value, pieces
 from sdlc.proof.sample import at_points, sample_of, work
 from sdlc.proof.stages import Route, Subject, first_wrong, interpreted
-from sdlc.schedule.plan import Plan, plan
+from sdlc.schedule.group import Group
+from sdlc.schedule.plan import Plan
 from sdlc.target import Target
 
 ALL_POINTS, WHOLE_POINTS = 1 << 20, 1 << 23
@@ -46,30 +47,42 @@ class Compilation:
     program: Program
     values: Mapping[str, Value]
     load_values: Mapping[str, Value]
+    groups: tuple[Group, ...]
+    load_groups: tuple[Group, ...]
+    """What each dispatch computes."""
     numerics: Numerics = Numerics.REASSOCIATED
     fired: tuple[str, ...] = ()
-    """The rules that made `rewritten`."""
+    """The rules that made `rewritten`, and the moves of the schedule."""
 
     @property
     def pieces(self) -> tuple[Subject, ...]:
         """Every kernel, those of the load program last."""
-        run = pieces(self.program, self.values)
+        run = pieces(self.program, self.values, self.groups)
         load = self.program.load
-        return run if load is None else (*run, *pieces(load, self.load_values))
+        return run if load is None else (*run, *pieces(load, self.load_values, self.load_groups))
 
 
 def compiled(
-    graph: Graph, rewritten: Graph, target: Target, precision: DType = DType.F32
+    graph: Graph,
+    rewritten: Graph,
+    planned: tuple[Hoisted, Plan],
+    target: Target,
+    precision: DType = DType.F32,
 ) -> Compilation:
-    """The program of a graph with all that its proof needs."""
-    parts = hoist(rewritten)
-    scheduled = plan(parts.run, target)
+    """The program of a graph, rewritten and `planned`, with all that its proof needs."""
+    parts, scheduled = planned
     program = compile_hoisted(parts, scheduled, target, precision)
-    values = _values(parts.run, scheduled)
-    load = {}
+    values, groups = _values(parts.run, scheduled), _groups(scheduled)
+    load: dict[str, Value] = {}
+    load_groups: tuple[Group, ...] = ()
     if parts.load is not None:
-        load = _values(parts.load, load_plan(parts.load, parts, scheduled, target))
-    return Compilation(graph, rewritten, program, values, load)
+        once = load_plan(parts.load, parts, scheduled, target)
+        load, load_groups = _values(parts.load, once), _groups(once)
+    return Compilation(graph, rewritten, program, values, load, groups, load_groups)
+
+
+def _groups(scheduled: Plan) -> tuple[Group, ...]:
+    return tuple(item.group for item in scheduled.kernels)
 
 
 def _values(graph: Graph, scheduled: Plan) -> dict[str, Value]:

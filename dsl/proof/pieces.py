@@ -2,43 +2,63 @@
 
 In: a compiled graph. Out: a `Subject` for every distinct kernel. Invariant: a definition is cut out
 of the graph at the values that the kernel reads, before grouping and scheduling, so it shares no
-decision with them; the kernel, its storage orders and its bindings are the program's own.
+decision with them; the kernel, its storage orders and its bindings are the program's own. Only of
+what the schedule stores and the graph does not have (the parts of a reduction, and what is made of
+them) the definition is what the kernel's group says.
 
-    pieces(graph, values, program)[3].graph      what the fourth kernel has to compute
+    pieces(program, values, groups)[3].graph      what the fourth kernel has to compute
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sdlc.graph.expr import Expr, Read, rebuild
-from sdlc.graph.node import Const, Graph, Input, Map, Node, Reduce
+from sdlc.graph.node import Const, Graph, Input, Map, Node, Reduce, topological
 from sdlc.kernel.ir import Access, Kernel
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
+from sdlc.proof.meaning import stored_by
 from sdlc.proof.stages import Subject
+from sdlc.schedule.group import Group
 
 Value = tuple[Node, int]
 
 
-def pieces(program: Program, values: Mapping[str, Value]) -> tuple[Subject, ...]:
+def pieces(
+    program: Program, values: Mapping[str, Value], groups: Sequence[Group]
+) -> tuple[Subject, ...]:
     """Every distinct kernel in the order of its first dispatch; `values` says which node and field
-    each tensor holds."""
+    each tensor holds, `groups` what each dispatch computes."""
     found: dict[str, Subject] = {}
-    for dispatch in program.dispatches:
+    for dispatch, group in zip(program.dispatches, groups, strict=True):
         if dispatch.kernel not in found:
-            found[dispatch.kernel] = _piece(program, dispatch, values)
+            found[dispatch.kernel] = _piece(program, dispatch, values, group)
     return tuple(found.values())
 
 
-def _piece(program: Program, dispatch: Dispatch, values: Mapping[str, Value]) -> Subject:
+def _piece(
+    program: Program, dispatch: Dispatch, values: Mapping[str, Value], group: Group
+) -> Subject:
     kernel = program.kernels[dispatch.kernel]
     bound = dict(dispatch.bindings)
     read = [bound[b.name] for b in kernel.buffers if b.access is Access.READ]
     written = [bound[b.name] for b in kernel.buffers if b.access is not Access.READ]
     graph = definition(kernel.name, read, written, values)
+    if not _closed(graph):
+        made = {value: (node, 0) for value, node in stored_by(group).items()}
+        graph = definition(kernel.name, read, written, {**values, **_replaced(values, made)})
     alone = _alone(program, kernel, dispatch, (read, written))
     return Subject(kernel.name, graph, graph, alone, is_kernel=True)
+
+
+def _closed(graph: Graph) -> bool:
+    """Whether a definition is over all that the kernel reads, and over nothing else."""
+    return {node for node in topological(graph) if isinstance(node, Input)} == set(graph.inputs)
+
+
+def _replaced(values: Mapping[str, Value], made: Mapping[Value, Value]) -> dict[str, Value]:
+    return {name: made[value] for name, value in values.items() if value in made}
 
 
 def _alone(

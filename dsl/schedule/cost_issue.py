@@ -98,7 +98,9 @@ def issue_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Issue:
         orders = ChainMap(_held_orders(nest, parts), orders)  # type: ignore[arg-type]
     own = _issue_of_part(group, nest, orders, peak)
     lanes = prod(lp.extent for lp in nest.loops if lp.kind is Kind.LANE)
-    slots, loads, registers = own.slots, own.loads, own.registers
+    registers = own.registers
+    faster = _faster(nest, peak)
+    slots, loads = own.slots / faster, own.loads / faster
     busiest = own
     for stage in nest.stages:
         part = _issue_of_part(parts[stage.value], stage.nest, orders, peak)
@@ -123,6 +125,13 @@ def _held_orders(nest: Nest, parts: Mapping[str, Group]) -> Orders:
         order = tuple(sorted(range(len(part.axes)), key=lambda n: part.axes[n] in wide))
         found |= {(s.node, s.field): order for s in part.stores}
     return found
+
+
+def _faster(nest: Nest, peak: Peak) -> float:
+    """How many times as fast as a work-item's own operations a matrix instruction is."""
+    if nest.matrix is None or not peak.matrix_flops:
+        return 1.0
+    return peak.matrix_flops / peak.f32_flops
 
 
 def _fills(nest: Nest, stage: Staged) -> int:
@@ -172,7 +181,8 @@ def _item(nest: Nest, simd: int) -> _Item:
     of = {kind: tuple(lp for lp in nest.loops if lp.kind is kind) for kind in Kind}
     near = next((lp.axis for lp in of[Kind.LANE] if lp.dim == 0), None)
     vector = of[Kind.VECTOR][0] if of[Kind.VECTOR] else None
-    return _Item(of[Kind.SERIAL], of[Kind.UNROLL], vector, near, nest.reduced, simd)
+    copied = (*of[Kind.UNROLL], *of[Kind.MATRIX])
+    return _Item(of[Kind.SERIAL], copied, vector, near, nest.reduced, simd)
 
 
 def _dependences(exprs: Iterable[Expr]) -> dict[Expr, frozenset[Axis]]:

@@ -184,7 +184,7 @@ def _from_the_innermost(nest: Nest) -> tuple[_Run, ...]:
         for s in nest.stages
         for lp in reversed(s.nest.loops)
     ]
-    inside = (Kind.VECTOR, Kind.UNROLL, Kind.LANE, Kind.SERIAL)
+    inside = (Kind.MATRIX, Kind.VECTOR, Kind.UNROLL, Kind.LANE, Kind.SERIAL)
     made = [lp for kind in inside for lp in reversed(nest.loops) if lp.kind is kind]
     groups = [lp for lp in reversed(nest.loops) if lp.kind is Kind.GROUP]
     ordered = (*made, *sorted(groups, key=lambda lp: lp.dim))

@@ -17,7 +17,7 @@ from sdlc.schedule.affine import affine
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Step, Tile
 from sdlc.schedule.reasons import Journal
-from sdlc.target import Profile
+from sdlc.target import MatrixInstruction, Profile
 
 EVERY = frozenset(rule.name for rule in SCHEDULED)
 """The names of all mechanisms."""
@@ -34,6 +34,14 @@ class Setting:
     enabled: frozenset[str] = EVERY
     journal: Journal = field(default_factory=Journal, compare=False)
     """Where a tactic says what it did not do, and why."""
+    matrix: tuple[MatrixInstruction, ...] = ()
+    max_work_items: int = 256
+    """Of a work-group, on the target."""
+
+    @property
+    def instruction(self) -> MatrixInstruction | None:
+        """The matrix instruction that the profile names, where the target has it."""
+        return next((i for i in self.matrix if i.name == self.profile.matrix), None)
 
 
 @dataclass(slots=True)

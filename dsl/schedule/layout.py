@@ -9,7 +9,7 @@ images channels-last); everything else follows what it reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -32,18 +32,26 @@ class Wish:
 
 
 def assign_orders(
-    groups: Iterable[Group], kept: Orders, vector: int
+    groups: Iterable[Group],
+    kept: Orders,
+    vector: int,
+    permuted: bool = True,
+    deep: Callable[[Group], Axis | None] = lambda group: None,
 ) -> tuple[Orders, dict[Value, Axis]]:
     """Storage orders, and each contraction's vector axis, by the group's first stored value.
 
-    `kept` are the orders of the program's outputs, `vector` the lanes that the target prefers.
+    `kept` are the orders of the program's outputs, `vector` the lanes that the target prefers;
+    `deep` gives the axis that a group wants innermost in its factors instead of its vector axis.
+    Unless `permuted`, all other values are row-major.
     """
     groups = tuple(groups)
+    if not permuted:
+        return _row_major(groups, kept)
     vectors = {_key(g): v for g in groups if (v := vector_axis(g, vector)) is not None}
     wishes: Orders = {}
     for group in groups:
         inner = [w for part in group.inner for w in _wishes(part, _inner_axis(part, group, vector))]
-        for wish in (*inner, *_wishes(group, vectors.get(_key(group)))):
+        for wish in (*inner, *_wishes(group, deep(group) or vectors.get(_key(group)))):
             wishes.setdefault(wish.value, wish.order)
     orders: Orders = {}
     for group in groups:
@@ -55,6 +63,25 @@ def assign_orders(
                 group, store, vectors.get(_key(group)), kept, wishes, orders
             )
     return orders, vectors
+
+
+def _row_major(groups: tuple[Group, ...], kept: Orders) -> tuple[Orders, dict[Value, Axis]]:
+    """Every value row-major: a contraction's vectors run along an axis that is innermost in its
+    result and in a factor, where there is one."""
+    stored = ((s.node, s.field) for g in groups for s in g.stores)
+    values = dict.fromkeys((*(v for g in groups for v in g.operands), *stored))
+    vectors = {_key(g): v for g in groups if (v := _innermost_axis(g)) is not None}
+    return {v: kept.get(v, row_major(v)) for v in values}, vectors
+
+
+def _innermost_axis(group: Group) -> Axis | None:
+    form, indices = contraction(group), group.stores[0].indices
+    axis = bare_axis(indices[-1]) if indices else None
+    if form is None or axis not in (*form.m, *form.n):
+        return None
+    reads = reads_of(form.left, *form.rights)
+    last = [affine(r.indices[-1]) for r in reads if r.indices]
+    return axis if any(f is not None and f[0].get(axis) == 1 for f in last) else None
 
 
 def _key(group: Group) -> Value:

@@ -20,6 +20,7 @@ from math import prod
 from sdlc.graph.expr import Axis
 from sdlc.schedule.group import Group
 from sdlc.schedule.region import Region, Unknown, region_of
+from sdlc.target import MatrixInstruction
 
 
 class Kind(Enum):
@@ -31,6 +32,8 @@ class Kind(Enum):
     SERIAL = "for"
     UNROLL = "unroll"
     VECTOR = "vector"
+    MATRIX = "matrix"
+    """Within a matrix instruction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,22 @@ class SplitReduce:
     ways: int
 
 
-Step = Tile | Reorder | Bind | Stage | Spread | SplitReduce
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Compute a tile of a contraction by a matrix instruction: the loops `rows` (of M, together as
+    many as it has), `columns` (of N) and `reduced` (of K), the last of each the fastest.
+
+    rewrite: for m.in < 16 { for n.in < 8 { for k.in < 16 … } }
+          →  lanes and copies of m.in and n.in, as the result is held { matrix k.in }
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    reduced: tuple[str, ...]
+    instruction: MatrixInstruction
+
+
+Step = Tile | Reorder | Bind | Stage | Spread | SplitReduce | Matrix
 
 
 class Refused(Exception):
@@ -143,6 +161,18 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
+class Fragments:
+    """What a matrix instruction computes of a nest: the loops of `Matrix` as they were, and the
+    names of those that each of rows and columns became, by loop."""
+
+    instruction: MatrixInstruction
+    rows: tuple[Loop, ...]
+    columns: tuple[Loop, ...]
+    reduced: tuple[Loop, ...]
+    made: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Nest:
     """The loops from the outermost to the innermost; `reduced` are the reduced axes; `stages` are
     in the order in which they are computed."""
@@ -150,6 +180,7 @@ class Nest:
     loops: tuple[Loop, ...]
     reduced: frozenset[Axis]
     stages: tuple[Staged, ...] = ()
+    matrix: Fragments | None = None
 
     def loop(self, name: str) -> Loop:
         return next(lp for lp in self.loops if lp.name == name)
@@ -245,6 +276,10 @@ def apply(nest: Nest, step: Step, group: Group | None = None) -> Nest:
             return _stage(nest, step, group, refuse)
         case Spread():
             return _spread(nest, step, refuse)
+        case Matrix():
+            from sdlc.schedule.matrix import as_matrix
+
+            return as_matrix(nest, step, group, refuse)
         case SplitReduce():
             raise refuse("it makes two kernels of one, and is taken before there is a nest")
     named = step.names if isinstance(step, Reorder) else (step.name,)
@@ -266,7 +301,8 @@ def _stage(nest: Nest, step: Stage, group: Group | None, refuse: Callable[[str],
     reader = _outer_reader(ordered, step, group)
     if reader:
         raise refuse(f"`{reader}` reads it outside of that loop")
-    varying = (Kind.UNROLL, Kind.VECTOR, *((Kind.LANE,) if step.place is Place.LOCAL else ()))
+    inside = (Kind.UNROLL, Kind.VECTOR, Kind.MATRIX)
+    varying = (*inside, *((Kind.LANE,) if step.place is Place.LOCAL else ()))
     serial = [lp.name for lp in ordered.loops if lp.kind is Kind.SERIAL]
     outside = set(serial[: serial.index(step.at) + 1]) if step.at else set()
     fixed = {
@@ -397,6 +433,8 @@ def _bind(nest: Nest, step: Bind, refuse: Callable[[str], Refused]) -> Nest:
             raise refuse("a vector runs along consecutive elements of its axis")
         if loop.extent not in (2, 4, 8, 16):
             raise refuse("a vector has 2, 4, 8 or 16 lanes")
+    if step.kind is Kind.MATRIX:
+        raise refuse("the loops of a matrix instruction are bound together")
     made = replace(loop, kind=step.kind, dim=step.dim)
     return replace(nest, loops=tuple(made if lp is loop else lp for lp in nest.loops))
 
@@ -414,6 +452,8 @@ def _rank(nest: Nest, loop: Loop) -> int:
             return 4 if nest.is_reduced(loop) else 5
         case Kind.VECTOR:
             return 6
+        case Kind.MATRIX:
+            return 7
 
 
 def settled(nest: Nest) -> Nest:

@@ -66,18 +66,18 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
     depth, axis = _depth(form, setting)
     if axis is None or depth < LEAST_STEPS:
         return "what is summed over has no slices that are long enough"
-    if any(_is_gather(e) for e in (form.left, *form.rights)):
+    if any(is_gather(e) for e in (form.left, *form.rights)):
         return "an index of a factor is read from memory"
-    left = _operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
+    left = operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
     rights = [
-        _operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
+        operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
         for n, e in enumerate(form.rights)
     ]
-    lift = tuple(apply("mul", _read(left), _read(right)) for right in rights)
+    lift = tuple(apply("mul", read_operand(left), read_operand(right)) for right in rights)
     return replace(group, lift=lift, inner=(*group.inner, left, *rights))
 
 
-def _is_gather(expr: Expr) -> bool:
+def is_gather(expr: Expr) -> bool:
     """Whether some index is read from memory."""
     return any(
         isinstance(e, Read) and any(isinstance(i, Read) for i in walk(*e.indices))
@@ -85,17 +85,25 @@ def _is_gather(expr: Expr) -> bool:
     )
 
 
-def _operand(group: Group, name: str, value: Expr, axes: list[Axis], last: Axis) -> Group:
+def operand(
+    group: Group,
+    name: str,
+    value: Expr,
+    axes: list[Axis],
+    last: Axis,
+    dtype: DType = DType.F32,
+) -> Group:
     """A factor as a map over the axes that it depends on, `last` the innermost."""
     used = axes_of(value)
     order = (*(a for a in axes if a in used and a != last), *((last,) if last in used else ()))
-    node = Input(f"{name}.{group.name}", tuple(a.extent for a in order), DType.F32)
+    node = Input(f"{name}.{group.name}", tuple(a.extent for a in order), dtype)
     store = Output(node, 0, tuple(Index(a) for a in order), value)
     return Group(name, order, (), None, (), (store,), group.origins)
 
 
-def _read(operand: Group) -> Expr:
-    return Read(operand.stores[0].node, tuple(Index(a) for a in operand.axes))
+def read_operand(held: Group) -> Expr:
+    """What a factor is where it is read: the element of its map."""
+    return Read(held.stores[0].node, tuple(Index(a) for a in held.axes))
 
 
 def _depth(form: Contraction, setting: Setting) -> tuple[int, Axis | None]:
@@ -213,9 +221,9 @@ def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
     longest = max(rows, key=lambda a: a.extent)
     for number, axis in enumerate([*(a for a in reversed(rows) if a != longest), longest]):
         last = number == len(rows) - 1
-        lane = down if last else min(down, _power(axis.extent, down))
+        lane = down if last else min(down, power(axis.extent, down))
         rest = -(-axis.extent // lane)
-        copies = min(each, 1 << (rest - 1).bit_length()) if last else _power(rest, each)
+        copies = min(each, 1 << (rest - 1).bit_length()) if last else power(rest, each)
         name = f"{axis.name}.in"
         if lane * copies > 1:
             draft.take(Tile(axis.name, lane * copies, name), Tile(name, lane, f"{axis.name}.lane"))
@@ -223,7 +231,7 @@ def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
         down, each = max(1, down // lane), max(1, each // copies)
 
 
-def _power(extent: int, limit: int) -> int:
+def power(extent: int, limit: int) -> int:
     """The largest power of two that divides an extent, at most `limit`."""
     found = 1
     while found * 2 <= limit and extent % (found * 2) == 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
@@ -17,13 +18,14 @@ from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
+from sdlc.schedule.fragments import deep_axis
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
 from sdlc.schedule.merge import pair, siblings
 from sdlc.schedule.nest import Nest, Refused, Step, schedule
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
-from sdlc.schedule.reasons import Journal, Reason
+from sdlc.schedule.reasons import Journal, Reason, tell_of_kernel
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import nest_rows
 from sdlc.schedule.split_choice import Splitting
@@ -77,8 +79,18 @@ class Plan:
     enabled: frozenset[str] = frozenset()
     """The mechanisms that were allowed, by name."""
 
+    @property
+    def fired(self) -> frozenset[str]:
+        """The mechanisms that did something, by name."""
+        return frozenset(name for k in self.kernels for name, fired, *_ in k.reasons if fired)
+
     def __str__(self) -> str:
-        return "\n\n".join(str(k) for k in self.kernels)
+        orders = [
+            f"{node.origin.path} is stored in the order {order}"
+            for (node, field), order in self.orders.items()
+            if order != row_major((node, field))
+        ]
+        return "\n\n".join([*(str(k) for k in self.kernels), "\n".join(orders)]).rstrip()
 
 
 def plan(
@@ -92,15 +104,13 @@ def plan(
     has for it and that is legal, else the default. `results` are the orders that the graph's
     outputs have in storage where they are not row-major; `enabled` names the mechanisms that may
     be used (`graph.mechanisms.SCHEDULED`)."""
-    journal = Journal(enabled)
+    journal, target = Journal(enabled), with_mechanisms(target, enabled)
     groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
-    orders, vectors = assign_orders(groups, kept, target.profile.vector)
-    profile = target.profile
-    if "local_operands" not in enabled:
-        profile = replace(profile, slice=0)
     caps = target.caps
-    setting = Setting(profile, caps.max_groups, orders, caps.local_bytes, enabled, journal)
+    orders, vectors = _orders(groups, kept, target, enabled)
+    limits = caps.max_groups, orders, caps.local_bytes, enabled, journal
+    setting = Setting(target.profile, *limits, caps.matrix, caps.max_work_items)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
         setting = replace(setting, orders=orders)
@@ -109,8 +119,19 @@ def plan(
         lanes = vector_of(group, vectors)
         point = choices.get(digest_of(group, lanes, orders, {})) if choices else None
         item = scheduled(group, lanes, setting, target, point or DEFAULT)
+        tell_of_kernel(journal, item.group, item.nest, orders)
         made.append(replace(item, journal=journal))
     return Plan(tuple(made), orders, enabled=enabled)
+
+
+def with_mechanisms(target: Target, enabled: frozenset[str]) -> Target:
+    """The target with a profile that asks for no mechanism but these."""
+    profile = target.profile
+    if "local_operands" not in enabled:
+        profile = replace(profile, slice=0)
+    if "register_tile" not in enabled:
+        profile = replace(profile, register_tile=(1, profile.vector))
+    return replace(target, profile=profile)
 
 
 def _split(
@@ -130,7 +151,15 @@ def _split(
     made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
     if len(made) == len(groups):
         return groups, orders, vectors
-    return made, *assign_orders(made, kept, target.profile.vector)
+    return made, *_orders(made, kept, target, setting.enabled)
+
+
+def _orders(
+    groups: tuple[Group, ...], kept: Orders, target: Target, enabled: frozenset[str]
+) -> tuple[Orders, dict[Value, Axis]]:
+    """Storage orders and vector axes as the target's contractions want them."""
+    deep, permuted = partial(deep_axis, of=target.instruction), "storage_orders" in enabled
+    return assign_orders(groups, kept, target.profile.vector, permuted, deep)
 
 
 def groups_of(

@@ -31,6 +31,9 @@ work-groups."""
 BESIDE = 4
 """Work-groups for each of those that keep a device busy, where rows have several."""
 
+EACH = 32
+"""Elements of a row for each of more work-items than the profile has for one."""
+
 MOST_ROW = 1 << 20
 """Longer rows are too few to keep a device busy."""
 
@@ -73,7 +76,7 @@ def _no_rows(group: Group, source: Node, profile: Profile) -> str:
 def _pays(rows: dict[Axis, int], profile: Profile) -> bool:
     """Whether the parts of axes that a row has can be vectors where no work-items share it."""
     parts = [size for size in rows.values() if size > 1]
-    few = min(4, profile.vector)
+    few = min(2, profile.vector)
     return profile.reduction_lanes > 1 or all(vector_width(p, few) == few for p in parts)
 
 
@@ -146,10 +149,10 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     whole = [a.name for a in stored if a not in sizes]
     wide = sorted(whole, key=lambda n: -draft.nest.loop(n).extent)
     alone = prod(a.extent for a in part.over) <= ALONE and setting.profile.reduction_lanes > 1
-    lanes = [] if alone else _lanes(part, setting)[: len(wide)]
+    rows = prod(draft.nest.loop(a.name).extent for a in sizes)
+    lanes = [] if alone else _lanes(part, rows, setting)[: len(wide)]
     for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
-    rows = prod(draft.nest.loop(a.name).extent for a in sizes)
     beside = _beside(draft, wide, rows, setting) if alone else ()
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     bound = [a for a in stored if a in sizes or a.name in beside]
@@ -175,9 +178,13 @@ def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> t
     return (wide[0],)
 
 
-def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
-    """How many work-items share the reduction along its longest axes: powers of two."""
+def _lanes(part: Group, rows: int, setting: Setting) -> list[tuple[Axis, int]]:
+    """How many work-items share the reduction along its longest axes: powers of two, more where
+    there are fewer rows than work-groups that keep the device busy."""
     left = setting.profile.reduction_lanes
+    most = min(setting.max_work_items, prod(a.extent for a in part.over) // EACH)
+    while 1 < left <= most // 2 and rows < setting.profile.groups:
+        left, rows = 2 * left, 2 * rows
     found: list[tuple[Axis, int]] = []
     for axis in sorted(part.over, key=lambda a: -a.extent)[:3]:
         ways = min(1 << (axis.extent.bit_length() - 1), 1 << (max(left, 1).bit_length() - 1))

@@ -10,7 +10,7 @@ from sdlc.graph.expr import Read, walk
 from sdlc.graph.node import Node
 from sdlc.graph.show import show_expr
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Reorder, SplitReduce, Spread, Stage, Step, Tile
+from sdlc.schedule.nest import Bind, Kind, Matrix, Reorder, SplitReduce, Spread, Stage, Step, Tile
 
 
 def show_group(group: Group) -> str:
@@ -47,6 +47,9 @@ def show_step(step: Step) -> str:
             return f"stage {step.value} {where} in {step.place.value}{pad}"
         case Spread():
             return f"spread {step.value} by {step.width}"
+        case Matrix():
+            loops = (", ".join(names) for names in (step.rows, step.columns, step.reduced))
+            return f"compute {' times '.join(loops)} by {step.instruction.name}"
         case SplitReduce():
             return f"split {step.axis} in {step.ways} parts"
 

@@ -58,6 +58,8 @@ class Situation:
             self.target.caps.max_groups,
             self.orders,
             self.target.caps.local_bytes,
+            matrix=self.target.caps.matrix,
+            max_work_items=self.target.caps.max_work_items,
         )
 
 

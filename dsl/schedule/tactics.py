@@ -19,7 +19,9 @@ from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
 from sdlc.schedule.factor import factor_rows, most_tiles, private_factor, written_in
+from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
+from sdlc.schedule.held import with_held
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
@@ -52,17 +54,26 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
     lean = written_in(group) if shared else group
     form = contraction(lean)
     if form is not None:
+        if setting.instruction is not None:
+            cells = with_fragments(lean, setting)
+            if not isinstance(cells, str):
+                yield "", cells, fragment_steps(cells, form, setting)
+                return
         whole = with_operands(lean, lanes, setting)
         setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
         if lanes is not None and not isinstance(whole, str):
             yield "", whole, operand_steps(whole, form, lanes, setting)
             return
     yield "", group, steps_for(group, lanes, setting)
+    if "hold_factors" in setting.enabled and form is not None and lanes is not None:
+        held = with_held(group, lanes, setting)
+        setting.journal.tell_refusal("hold_factors", group, held)
+        if not isinstance(held, str):
+            yield "hold_factors", held, _rows_steps(held, lanes, setting)
     if "vector_rows" in setting.enabled and is_folded(group):
         held = with_rows(group, setting)
-        if isinstance(held, str):
-            setting.journal.tell("vector_rows", group, held)
-        else:
+        setting.journal.tell_refusal("vector_rows", group, held)
+        if not isinstance(held, str):
             yield "vector_rows", held, across_steps(held, setting)
 
 

@@ -174,7 +174,8 @@ class Part:
         """Emits the reduction; gives the results of every tile point as slots."""
         monoid = self.group.monoid
         assert monoid is not None
-        steps = self.nest.matrix or (len(self.tile) > 1 and not self.work.constants)
+        matrix = self.nest.matrix
+        steps = matrix is not None or (len(self.tile) > 1 and not self.work.constants)
         if not loops and not self.shared and not self.vector_reduces and not steps:
             return self._written_out(monoid)
         accumulators = self._accumulators(monoid)

@@ -45,7 +45,8 @@ def profitable(target: Target) -> Profitable:
 
 
 def largest_inside(rule: Rule, sizes: Sizes) -> int:
-    """Bytes, in f32, of the largest value that the left side makes and does not give."""
+    """Bytes, in f32, of the largest value that the left side makes and does not give, without the
+    axes of a batch, which rules do not see."""
     if rule.sides is None:
         return 0
     left = rule.sides(sizes, DType.F32)[0]

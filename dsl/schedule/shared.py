@@ -112,10 +112,11 @@ def _private_part(draft: NestDraft, part: Group, wide: list[Axis], setting: Sett
     """A register tile of what is this work-item's alone."""
     prefix = f"{part.name}/"
     for axis in part.axes:
-        loop = _stage_nest(draft, part).loop(axis.name)
-        if loop.extent > 1:
-            kind = Kind.VECTOR if axis in wide else Kind.UNROLL
-            draft.take(Bind(f"{prefix}{axis.name}", kind))
+        nest = _stage_nest(draft, part)
+        extent, free = nest.loop(axis.name).extent, nest.size(Kind.VECTOR, 0) == 1
+        if extent > 1:
+            fits = axis in wide and free and vector_width(extent, setting.profile.vector) == extent
+            draft.take(Bind(f"{prefix}{axis.name}", Kind.VECTOR if fits else Kind.UNROLL))
     unroll = divisor(part.over[-1].extent, setting.profile.unroll)
     draft.tile(f"{prefix}{part.over[-1].name}", unroll, Kind.UNROLL, "unroll")
 

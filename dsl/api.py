@@ -71,7 +71,9 @@ class Request:
         from sdlc.schedule.profit import profitable, scheduled_by
 
         definition = self.graph(sizes)
-        graph, report = rewrite(definition, self.rules, profitable(self.target))
+        graph, report = rewrite(
+            definition, self.rules, profitable(self.target, definition, self.rules)
+        )
         choices, enabled = self.choices(), scheduled_by(self.rules)
         planned = plan_graph(graph, self.target, choices, enabled)
         program = compile_hoisted(*planned, self.target, self.precision)

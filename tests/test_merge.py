@@ -42,6 +42,11 @@ model groups(x: T[b, c, h, w]) -> T[b, c, h, w] {
   return silu(norm: group_norm(x; groups = 2))
 }
 """
+JOINED = """
+model joined(x: T[b, c, h, w], y: T[b, c, h, w]) -> T[b, 2 * c, h, w] {
+  return silu(norm: group_norm(concat_channels(x, y); groups = 2))
+}
+"""
 TOKENS, PICTURE = {"b": 5, "k": 13}, {"b": 2, "c": 6, "h": 3, "w": 5}
 CASES = [
     (PAIR, TOKENS, {"cpu": 1, "adreno": 1}),
@@ -49,6 +54,7 @@ CASES = [
     (CHAIN, TOKENS, {"cpu": 2}),
     (ROWS, TOKENS, {"cpu": 1, "adreno": 1, "nvidia": 1}),
     (GROUPS, PICTURE, {"cpu": 2, "adreno": 1, "mali": 1}),
+    (JOINED, PICTURE, {"adreno": 1, "mali": 1, "apple": 1}),
     (GROUPS, PICTURE | {"c": 20}, {"cpu": 1, "nvidia": 1}),
 ]
 EACH = [(text, sizes, target, n) for text, sizes, wanted in CASES for target, n in wanted.items()]

@@ -27,7 +27,7 @@ from sdlc.schedule.nest import Nest, Refused, Step, schedule
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.reasons import Journal, Reason, tell_of_kernel
 from sdlc.schedule.rescale import carry
-from sdlc.schedule.rows import nest_rows
+from sdlc.schedule.rows import continue_rows, nest_rows
 from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import tactics
@@ -178,6 +178,7 @@ def groups_of(
         groups = siblings(groups, buffers, journal)
     if "rows" in enabled:
         groups = nest_rows(groups, results, profile, journal)
+        groups = continue_rows(groups, results, buffers, journal)
     if "nest_factors" in enabled:
         groups = nest_factors(groups, results, target, journal)
     if "fold_blocks" in enabled:

@@ -65,15 +65,19 @@ class Request:
         return build(self.library, self.entry, every, self.config, self.precision)
 
     def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
-        """Compiles with `sizes` beside those asked for."""
+        """Compiles with `sizes` beside those asked for. Raises SdlError, also for a rule of the
+        program's own files that does not hold (E047, E048)."""
         from sdlc.graph.rules import rewrite
+        from sdlc.language.elaborate_rule import own_rules
         from sdlc.program.pipeline import compile_hoisted, plan_graph
+        from sdlc.proof.equations import check_equation
         from sdlc.schedule.profit import profitable, scheduled_by
 
         definition = self.graph(sizes)
-        graph, report = rewrite(
-            definition, self.rules, profitable(self.target, definition, self.rules)
-        )
+        for rule in own_rules(self.library, self.rules):
+            check_equation(rule, self.library.sources)
+        paying = profitable(self.target, definition, self.rules)
+        graph, report = rewrite(definition, self.rules, paying)
         choices, enabled = self.choices(), scheduled_by(self.rules)
         planned = plan_graph(graph, self.target, choices, enabled)
         program = compile_hoisted(*planned, self.target, self.precision)

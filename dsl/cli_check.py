@@ -9,8 +9,7 @@ property tests, and a reproducer where one fails. Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +21,7 @@ from sdlc.cli_common import (
     json_option,
     parse_sizes,
     print_json,
+    progress,
     request_from,
     source_options,
 )
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sdlc.api import Request
     from sdlc.language.diagnostics import Diagnostic, SdlError
     from sdlc.program.program import Program
-    from sdlc.proof.check import Tell
     from sdlc.proof.structure import Header
 
 SOURCE = ("entry", "configs", "sizes", "precision", "without", "only", "records")
@@ -108,31 +107,8 @@ def check_command(
         return _check_files(files, syntax, as_json, source)
     from sdlc.cli_prove import prove
 
-    with _progress() as tell:
+    with progress("compiling", 32) as tell:
         return prove(files, (target, device), source, what, tell, as_json)
-
-
-@contextmanager
-def _progress() -> Iterator[Tell]:
-    """A bar on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description:32}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
-        task = bars.add_task("compiling", total=None)
-
-        def tell(name: str, number: int, total: int) -> None:
-            bars.update(task, description=name, completed=number, total=total)
-
-        yield tell
 
 
 def _check_files(
@@ -156,10 +132,10 @@ def _check_files(
 
 
 def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlError]]:
-    """How many definitions of the file were built, and the errors of the others."""
+    """How many definitions of the file were built, and the errors of the others and of rules."""
     from sdlc.language.diagnostics import SdlError
 
-    errors = []
+    errors = [] if syntax else _check_rules(request)
     count = 0
     for name in entries(request):
         one, header = with_header(request, name)
@@ -174,6 +150,21 @@ def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlErr
         except SdlError as error:
             errors.append(error)
     return count, errors
+
+
+def _check_rules(request: Request) -> list[SdlError]:
+    """The errors of the rules of the program's own files that do not hold."""
+    from sdlc.language.diagnostics import SdlError
+    from sdlc.language.elaborate_rule import own_rules
+    from sdlc.proof.equations import check_equation
+
+    errors = []
+    for rule in own_rules(request.library):
+        try:
+            check_equation(rule, request.library.sources)
+        except SdlError as error:
+            errors.append(error)
+    return errors
 
 
 def with_header(request: Request, name: str) -> tuple[Request, Header]:

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -255,3 +255,27 @@ def size_text(nbytes: int) -> str:
             return f"{nbytes} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.2f} GiB"
+
+
+@contextmanager
+def progress(first: str, width: int) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr, where that is a terminal, with `width` letters for what is being done (at
+    the beginning `first`); it is told that, how much is done, and of how much."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn(f"{{task.description:{width}.{width}}}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
+        task = bars.add_task(first, total=None)
+
+        def tell(name: str, number: int, total: int) -> None:
+            bars.update(task, description=name, completed=number, total=total)
+
+        yield tell

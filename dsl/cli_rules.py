@@ -60,13 +60,12 @@ def rules_command(names: tuple[str, ...], file: Path | None, as_json: bool) -> N
 def _check(file: Path, names: tuple[str, ...], as_json: bool) -> None:
     """Every rule of a file, or those named. Raises SdlError for the first that does not hold."""
     from sdlc.graph.rules import select
-    from sdlc.language.elaborate_rule import load_rules
+    from sdlc.language.elaborate_rule import own_rules
     from sdlc.language.library import load
     from sdlc.proof.equations import check_equation
 
     library = load(file)
-    own = {r.name for m in library.modules if m is library.entry_module for r in m.rules}
-    rules = [r for r in load_rules(library) if r.name in own]
+    rules = own_rules(library)
     chosen = select(rules, only=names) if names else rules
     held = {rule.name: check_equation(rule, library.sources) for rule in chosen}
     if as_json:

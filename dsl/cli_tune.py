@@ -9,8 +9,7 @@ In: a file or model, a target, a device, a budget. Out: JSON lines beside the pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from sdlc.cli_common import (
     json_option,
     print_json,
     print_table,
+    progress,
     source_options,
 )
 
@@ -95,7 +95,7 @@ def tune_command(
     place = output or next(r.records for r in wanted.values() if r.records is not None)
     check_place(place)
     run = _Run(opened, place, Settings(top), budget)
-    with _progress() as tell:
+    with progress("planning", 48) as tell:
         for request in wanted.values():
             run.tune(request, tell)
     if as_json:
@@ -197,26 +197,3 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "left_out": list(outcome.refused),
         **facts,
     }
-
-
-@contextmanager
-def _progress() -> Iterator[Tell]:
-    """A bar on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description:48.48}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
-        task = bars.add_task("planning", total=None)
-
-        def tell(name: str, number: int, total: int) -> None:
-            bars.update(task, description=name, completed=number, total=total)
-
-        yield tell

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from sdlc.api import make_request
 from sdlc.cli import commands
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import always, rewrite
@@ -165,3 +167,27 @@ def test_an_input_of_a_program_is_no_metavariable() -> None:
         assert rewrite(graph, rules)[1].fired("flash_attention") == 1
         del graph
         gc.collect()
+
+
+WRONG = """rule wrong_sum(x: T[n, k], y: T[m, k]) "Sums of products, wrongly." {
+  matmul_nt(x, y) => matmul_nt(x, y) * 2
+  example n = 2, m = 3, k = 4
+}
+op f(x: T[n, k], y: T[m, k]) -> T[n, m] { return matmul_nt(x, y) }
+"""
+
+
+def test_nothing_is_compiled_with_a_wrong_rule(tmp_path: Path) -> None:
+    """Where it is asked for; where it is not, it does no harm."""
+    (tmp_path / "wrong.sdl").write_text(WRONG)
+    sizes = {"n": 2, "m": 3, "k": 4}
+    request = make_request(tmp_path / "wrong.sdl", "cpu", "f", sizes, (None, "f32"))
+    assert request.build().program.kernels
+    asked = replace(request, rules=chosen_rules(request.library, only=["wrong_sum"]))
+    with pytest.raises(SdlError) as caught:
+        asked.build()
+    shown = str(caught.value)
+    assert "the sides of `wrong_sum` differ" in shown and "x: [[1.]]" in shown
+    assert "1 on the left, 2 on the right" in shown
+    text = run("check", tmp_path / "wrong.sdl")
+    assert "the sides of `wrong_sum` differ" in text and "1 error" in text

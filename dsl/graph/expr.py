@@ -23,7 +23,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from sdlc.graph.intern import Interned
-from sdlc.graph.scalar import result_type
+from sdlc.graph.scalar import SCALARS, result_type
 from sdlc.graph.types import DType
 
 if TYPE_CHECKING:
@@ -205,3 +205,12 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
 def substitute(expr: Expr, values: dict[Axis, Expr]) -> Expr:
     """`expr` with axes replaced by expressions."""
     return rebuild(expr, lambda e: values.get(e.axis) if isinstance(e, Index) else None)
+
+
+def cost(*exprs: Expr) -> int:
+    """FLOP of evaluating the expressions once, shared parts counted once."""
+    return sum(
+        SCALARS[e.op].cost
+        for e in walk(*exprs)
+        if isinstance(e, Apply) and (e.dtype.is_float or e.args[0].dtype.is_float)
+    )

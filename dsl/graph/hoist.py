@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from sdlc.graph.expr import Apply, Expr, Read, rebuild, walk
+from sdlc.graph.expr import Expr, Read, cost, rebuild
 from sdlc.graph.node import (
     Const,
     Graph,
@@ -37,7 +37,6 @@ from sdlc.graph.node import (
     topological,
 )
 from sdlc.graph.rewrite import is_view
-from sdlc.graph.scalar import SCALARS
 
 MARK = "~"
 """Begins the name of every hoisted weight, and of no other."""
@@ -167,12 +166,7 @@ def _points(node: Node) -> int:
 
 def _flop(node: Map | Reduce) -> int:
     combine = node.monoid.combine if isinstance(node, Reduce) else ()
-    each = sum(
-        SCALARS[e.op].cost
-        for e in walk(*expressions(node), *combine)
-        if isinstance(e, Apply) and e.dtype.is_float
-    )
-    return _points(node) * each
+    return _points(node) * cost(*expressions(node), *combine)
 
 
 def _times_read(node: Node, readers: list[Node]) -> int:

@@ -9,7 +9,7 @@ are learned from a first match at probes, extents that stand for what is not kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import islice
 
@@ -85,6 +85,13 @@ def _definitions(library: Library, own: bool) -> Iterator[RuleDefinition]:
     for module in library.modules:
         if (id(module) not in prelude) is own:
             yield from module.rules
+
+
+def own_rules(library: Library, rules: Iterable[Rule] | None = None) -> tuple[Rule, ...]:
+    """Of these rules (default: all), the equations of the program's own files."""
+    known = load_rules(library) if rules is None else rules
+    spans = ((rule, rule.span) for rule in known if rule.sides is not None)
+    return tuple(r for r, span in spans if span and span.file not in library.prelude.files)
 
 
 def chosen_rules(

@@ -14,9 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Apply, Axis, Expr, Read, Slot, reads_of, walk
+from sdlc.graph.expr import Axis, Expr, Read, Slot, cost, reads_of
 from sdlc.graph.node import Map, Monoid, Node, Reduce, sources
-from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Origin
 
 
@@ -106,15 +105,6 @@ def nodes_of(group: Group) -> tuple[Map | Reduce, ...]:
             stack.append((node, True))
             stack.extend((s, False) for s in sources(node))
     return tuple(order)
-
-
-def cost(*exprs: Expr) -> int:
-    """FLOP of evaluating the expressions once, shared parts counted once."""
-    return sum(
-        SCALARS[e.op].cost
-        for e in walk(*exprs)
-        if isinstance(e, Apply) and (e.dtype.is_float or e.args[0].dtype.is_float)
-    )
 
 
 def slot(monoid: Monoid, field: int) -> Slot:

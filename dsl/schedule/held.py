@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sdlc.graph.expr import Axis, apply, reads_of
+from sdlc.graph.expr import Axis, apply, cost, reads_of
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.draft import Setting, flat_strides
 from sdlc.schedule.factor import most_tiles
-from sdlc.schedule.group import Group, cost
+from sdlc.schedule.group import Group
 from sdlc.schedule.operands import operand, read_operand
 
 LEAST_COST = 4

@@ -222,7 +222,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         *([("unused config", unused)] if unused else []),
         ("kernels", f"{summary['kernels']}, dispatched {summary['dispatches']} times"),
         ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
-        ("largest tensor", memory["largest"]),
+        ("largest", memory["largest"]),
         ("weights", memory["weights"]),
         *([("loading", _load_text(summary["load"]))] if summary["load"] else []),
         ("work", f"{summary['flop'] / 1e9:.3g} GFLOP"),

@@ -9,6 +9,8 @@ stored stays the same, but for f16 arithmetic, which f32 does at least as exactl
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -35,12 +37,14 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    MatrixMultiply,
     Stmt,
     Store,
     Type,
     Var,
     Vector,
     operands,
+    statements,
     with_operands,
 )
 from sdlc.language.diagnostics import SdlError, failure
@@ -49,18 +53,46 @@ from sdlc.target import Capabilities
 
 def widen_half_arithmetic(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     """Arithmetic and locals in f16, where the language has no such type → the same in f32. Only
-    explicit casts round to f16; what rounded after each operation does no more."""
+    explicit casts round to f16; what rounded after each operation does no more. Locals that only
+    hold what was loaded stay f16 where halves are packed."""
     if caps.f16_arithmetic:
         return kernel
-    widening = _Widening()
+    packed = caps.packed_halves and language == "opencl"
+    widening = _Widening(_moved(kernel.body) if packed else frozenset())
     return replace(kernel, body=map_statements(kernel.body, widening.statement))
+
+
+def _moved(body: tuple[Stmt, ...]) -> frozenset[Var]:
+    """The half locals whose every value is loaded, or is another such local."""
+    values: dict[Var, list[Expr]] = defaultdict(list)
+    for stmt in statements(body):
+        if isinstance(stmt, (Let, Declare, Assign)) and stmt.var.type.dtype is DType.F16:
+            values[stmt.var].append(stmt.value)
+    kept = set(values)
+    while dropped := {v for v in kept if not all(_is_moved(e, kept) for e in values[v])}:
+        kept -= dropped
+    return frozenset(kept)
+
+
+def _is_moved(e: Expr, kept: Set[Var]) -> bool:
+    match e:
+        case Extract():
+            return _is_moved(e.value, kept)
+        case Var():
+            return e in kept
+    return isinstance(e, Load) and e.type.dtype is DType.F16
 
 
 @dataclass(slots=True)
 class _Widening:
+    moved: frozenset[Var]
     made: dict[Expr, Expr] = field(default_factory=dict)
 
     def statement(self, stmt: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(stmt, (Let, Declare, Assign)) and stmt.var in self.moved:
+            return (with_expressions(stmt, self.still),)
+        if isinstance(stmt, MatrixMultiply):
+            return (with_expressions(stmt, self.factor),)
         stmt = with_expressions(stmt, self.wide)
         match stmt:
             case Let() | Declare() | Assign() if stmt.var.type.dtype is DType.F16:
@@ -68,6 +100,14 @@ class _Widening:
             case Store() if stmt.buffer.dtype is DType.F16:
                 return (replace(stmt, value=_stored(stmt.value)),)
         return (stmt,)
+
+    def still(self, e: Expr) -> Expr:
+        """A half that only moves, as a half."""
+        return Load(e.buffer, self.wide(e.index), e.lanes) if isinstance(e, Load) else e
+
+    def factor(self, e: Expr) -> Expr:
+        """A factor of a matrix instruction: as it is loaded, or rounded."""
+        return self.still(e) if _is_moved(e, self.moved) else Cast(self.wide(e), DType.F16)
 
     def wide(self, e: Expr) -> Expr:
         """`e`; if it is an f16, as an f32 with its value."""
@@ -77,6 +117,8 @@ class _Widening:
 
     def _wide(self, e: Expr) -> Expr:
         half = e.type.dtype is DType.F16
+        if half and not isinstance(e, Load) and _is_moved(e, self.moved):
+            return Cast(e, DType.F32)
         match e:
             case Load():
                 load = Load(e.buffer, self.wide(e.index), e.lanes)

@@ -53,7 +53,7 @@ cosine whose error is bounded between -π and π only (WGSL specification, 15.7.
 def within_language(caps: Capabilities, language: str) -> Capabilities:
     """`caps` as far as the language has the means for them."""
     if language != "wgsl":
-        return caps
+        return replace(caps, f16_arithmetic=caps.f16_arithmetic and not caps.packed_halves)
     widths = tuple(w for w in caps.vector_widths if w in WGSL_WIDTHS)
     missing = tuple(dict.fromkeys((*caps.missing_functions, *WGSL_MISSING)))
     return replace(caps, vector_widths=widths, missing_functions=missing, matrix=())

@@ -3,7 +3,7 @@
 In: a legalised kernel. Out: one `__kernel` function. Halves are read and written by `vload_half*`
 and `vstore_half*`, which need no extension, or are values of `half` where that exists as a type. A
 vector of bools is an int mask (0 or -1). Floating-point contraction is off: `fma` stands where the
-kernel says so.
+kernel says so. Packed halves are values of `ushort`, which `widened` and `narrowed` convert.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from sdlc.kernel.ir import (
     Space,
     Type,
     WorkId,
+    statement_expressions,
+    statements,
+    walk,
 )
 
 VALUES = MappingProxyType(
@@ -60,8 +63,22 @@ OFFSETS = (
 )
 """An offset in 32 bits is added to an address once; constants are added to what that gives."""
 
+PACKED_SCALAR = """#ifndef PACKED_HALVES
+#define PACKED_HALVES
+float widened(ushort x) { return vload_half(0, (const half *)&x); }
+ushort narrowed(float x) { ushort y; vstore_half(x, 0, (half *)&y); return y; }
+#endif"""
+PACKED = """#ifndef PACKED_HALVES{n}
+#define PACKED_HALVES{n}
+float{n} widened{n}(ushort{n} x) {{ return {wide}; }}
+ushort{n} narrowed{n}(float{n} x) {{ return {narrow}; }}
+#endif"""
+"""Halves as integers, for compilers without the type `half` that load vectors of halves one by
+one."""
+
 RESERVED = """
-AT
+AT PACKED_HALVES PACKED_HALVES2 PACKED_HALVES4 PACKED_HALVES8 PACKED_HALVES16 widened widened2
+widened4 widened8 widened16 narrowed narrowed2 narrowed4 narrowed8 narrowed16
 auto break case char const continue default do double else enum extern float for goto if inline int
 long register restrict return short signed sizeof static struct switch typedef union unsigned void
 volatile while bool half uchar ushort uint ulong size_t ptrdiff_t intptr_t uintptr_t true false
@@ -90,7 +107,15 @@ class OpenCLPrinter(Printer):
     def type_name(self, type: Type) -> str:
         if type.lanes > 1 and type.dtype is DType.BOOL:
             return f"int{type.lanes}"
-        return VALUES[self.held(type.dtype)] + (str(type.lanes) if type.lanes > 1 else "")
+        name = VALUES[self.held(type.dtype)]
+        if self.packed and type.dtype is DType.F16:
+            name = "ushort"
+        return name + (str(type.lanes) if type.lanes > 1 else "")
+
+    @property
+    def packed(self) -> bool:
+        """Whether halves are 16-bit integers."""
+        return self.caps.packed_halves
 
     def call(self, expr: Call) -> Spelling:
         if expr.op == "abs" and expr.type.dtype is DType.I32:
@@ -107,7 +132,8 @@ class OpenCLPrinter(Printer):
         return ("native_" if native else "") + super().function(expr)
 
     def _halves(self, values: Iterable[Expr]) -> bool:
-        return self.caps.f16_arithmetic and any(v.type.dtype is DType.F16 for v in values)
+        half = self.caps.f16_arithmetic and not self.packed
+        return half and any(v.type.dtype is DType.F16 for v in values)
 
     def splats(self, expr: Call) -> bool:
         return any(a.type.dtype is DType.BOOL for a in expr.args)
@@ -116,9 +142,11 @@ class OpenCLPrinter(Printer):
 
     def head(self) -> None:
         kernel = self.kernel
-        if self.caps.f16_arithmetic and self.uses_half():
+        if self.caps.f16_arithmetic and not self.packed and self.uses_half():
             self.line("#pragma OPENCL EXTENSION cl_khr_fp16 : enable")
         self.line("#pragma OPENCL FP_CONTRACT OFF")
+        if self.packed and self.uses_half():
+            self._conversions()
         if self._splits_offsets():
             self.line(OFFSETS)
         group = ", ".join(map(str, kernel.group))
@@ -128,7 +156,26 @@ class OpenCLPrinter(Printer):
         for array in kernel.arrays:
             self.line("  " + self._array(array))
 
+    def _conversions(self) -> None:
+        """Functions for the widths that the kernel has; several kernels may be one source."""
+        every = [e for s in statements(self.kernel.body) for e in walk(*statement_expressions(s))]
+        widths = {e.type.lanes for e in every if isinstance(e, Cast) and e.type.lanes > 1}
+        for line in PACKED_SCALAR.splitlines():
+            self.line(line)
+        for n in sorted(widths):
+            wide, narrow = (
+                f"({kind}{n})({', '.join(f'{name}(x.s{lane:x})' for lane in range(n))})"
+                for kind, name in (("float", "widened"), ("ushort", "narrowed"))
+            )
+            self._conversion(str(n), wide, narrow)
+
+    def _conversion(self, width: str, wide: str, narrow: str) -> None:
+        for line in PACKED.format(n=width, wide=wide, narrow=narrow).splitlines():
+            self.line(line)
+
     def _element(self, buffer: Buffer) -> str:
+        if self.packed and buffer.dtype is DType.F16:
+            return "ushort" + (str(buffer.lanes) if buffer.lanes > 1 else "")
         return STORED[buffer.dtype] + (str(buffer.lanes) if buffer.lanes > 1 else "")
 
     def _parameter(self, buffer: Buffer) -> str:
@@ -143,7 +190,7 @@ class OpenCLPrinter(Printer):
 
     def _raw(self, array: Buffer) -> bool:
         """Whether an array of halves must be declared as one of ushort."""
-        return array.dtype is DType.F16 and not self.caps.f16_arithmetic
+        return array.dtype is DType.F16 and not self.caps.f16_arithmetic and not self.packed
 
     def work_id(self, work: WorkId) -> str:
         return f"(int)get_{'group' if work.kind == 'group' else 'local'}_id({work.dim})"
@@ -180,7 +227,8 @@ class OpenCLPrinter(Printer):
             if lanes == 1:
                 scalars.append(self.text(value))
                 if len(scalars) == 2:
-                    made.append(f"as_uint((half2)({', '.join(scalars)}))")
+                    pair = self.vector(scalars, Type(DType.F16, 2))
+                    made.append(f"as_uint({pair})")
                     scalars = []
             elif lanes == 2:
                 made.append(f"as_uint({self.text(value)})")
@@ -220,6 +268,13 @@ class OpenCLPrinter(Printer):
         if self._halves((then,)):
             mask = f"convert_short{lanes}({mask})"
         return f"select({arms[0]}, {arms[1]}, {mask})", ATOM
+
+    def cast(self, value: Expr, to: DType) -> Spelling:
+        held = value.type.dtype
+        if not self.packed or held is to or DType.F16 not in (held, to):
+            return super().cast(value, to)
+        width = str(value.type.lanes) if value.type.lanes > 1 else ""
+        return f"{'narrowed' if to is DType.F16 else 'widened'}{width}({self.text(value)})", ATOM
 
     def convert(self, value: Expr, to: DType) -> Spelling:
         lanes, mask = value.type.lanes, value.type.dtype is DType.BOOL and value.type.lanes > 1
@@ -264,7 +319,7 @@ class OpenCLPrinter(Printer):
     def load(self, load: Load) -> Spelling:
         buffer, lanes = load.buffer, load.lanes
         half = buffer.dtype is DType.F16
-        memory_only = half and not self.caps.f16_arithmetic
+        memory_only = half and not self.caps.f16_arithmetic and not self.packed
         if memory_only and lanes == 1:
             return f"vload_half({self.text(load.index)}, {self._pointer(buffer)})", ATOM
         if lanes == buffer.lanes and not memory_only:
@@ -276,7 +331,7 @@ class OpenCLPrinter(Printer):
 
     def store(self, buffer: Buffer, index: Expr, value: Expr) -> list[str]:
         lanes, half = value.type.lanes, buffer.dtype is DType.F16
-        memory_only = half and not self.caps.f16_arithmetic
+        memory_only = half and not self.caps.f16_arithmetic and not self.packed
         if memory_only and isinstance(value, Cast):
             value = value.value
         text = self.text(value)

@@ -24,6 +24,7 @@ from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Access,
     Buffer,
+    Cast,
     Declare,
     Kernel,
     Literal,
@@ -44,15 +45,18 @@ from sdlc.target import Capabilities, MatrixInstruction, Target
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
 NANOSECOND = 1e-9
+HALF = Capabilities(("opencl",), f16_arithmetic=True)
+PACKED_HALF = Capabilities(("opencl",), packed_halves=True)
 
 
 def capabilities(device: Any) -> Capabilities:
     """What a live OpenCL device can do, as it reports it."""
     sizes = tuple(int(n) for n in device.max_work_item_sizes[:3])
+    half = "cl_khr_fp16" in device.extensions.split() or _unlisted(device, HALF)
     return Capabilities(
         languages=("opencl",),
         f16_storage=True,
-        f16_arithmetic="cl_khr_fp16" in device.extensions.split() or _unlisted_half(device),
+        f16_arithmetic=half,
         vector_widths=(1, 2, 4, 8, 16),
         max_work_items=int(device.max_work_group_size),
         max_group=(sizes[0], sizes[1], sizes[2]),
@@ -62,28 +66,28 @@ def capabilities(device: Any) -> Capabilities:
         max_binding=int(device.max_mem_alloc_size),
         offset_alignment=max(64, int(device.mem_base_addr_align) // 8),
         overlapping_bindings=True,
+        packed_halves=not half and _unlisted(device, PACKED_HALF),
     )
 
 
-def _unlisted_half(device: Any) -> bool:
+def _unlisted(device: Any, caps: Capabilities) -> bool:
     """Whether a GPU's compiler takes halves though its driver does not list them, as some do."""
-    return bool(device.type & load_opencl().device_type.GPU) and compiles_half(device)
+    return bool(device.type & load_opencl().device_type.GPU) and compiles_half(device, caps)
 
 
-def compiles_half(device: Any) -> bool:
-    """Whether a kernel that copies vectors of halves builds."""
-    caps = Capabilities(("opencl",), f16_arithmetic=True)
+def compiles_half(device: Any, caps: Capabilities = HALF) -> bool:
+    """Whether a kernel that copies vectors of halves, as `caps` has them, builds."""
     size = max(caps.vector_widths)
     x = Buffer("x", DType.F16, size)
     y = Buffer("y", DType.F16, size, access=Access.WRITE)
-    body = (Store(y, i32(0), Load(x, i32(0), size)),)
-    kernel = Kernel("probe", (x, y), (), body, (1, 1, 1), (1, 1, 1))
+    value = Cast(Cast(Load(x, i32(0), size), DType.F32), DType.F16)
+    kernel = Kernel("probe", (x, y), (), (Store(y, i32(0), value),), (1, 1, 1), (1, 1, 1))
     return _builds(device, kernel, caps)
 
 
 def compiles_matrix(device: Any, of: MatrixInstruction) -> bool:
     """Whether a kernel with a matrix instruction builds."""
-    caps = Capabilities(("opencl",), f16_arithmetic=True, matrix=(of,))
+    caps = replace(PACKED_HALF, matrix=(of,))
     inputs, kept = DType(of.inputs), DType(of.accumulator)
     x = Buffer("x", inputs, max(of.left.count, of.right.count))
     y = Buffer("y", kept, of.result.count * of.lanes, access=Access.WRITE)
@@ -138,7 +142,11 @@ def _reported(device: Any, id: str) -> DeviceInfo:
 
 @dataclass(slots=True)
 class Memory:
-    """A buffer and the ranges of it that kernels take."""
+    """A buffer and the ranges of it that kernels take.
+
+    They are given back in the opposite order of their making, the buffer last: NVIDIA's driver 580
+    reads freed memory where a range goes before a later one that overlaps it.
+    """
 
     buffer: Any
     nbytes: int
@@ -153,6 +161,10 @@ class Memory:
         if key not in self.ranges:
             self.ranges[key] = self.buffer.get_sub_region(offset, nbytes)
         return self.ranges[key]
+
+    def __del__(self) -> None:
+        while self.ranges:
+            self.ranges.popitem()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +216,7 @@ class OpenCLDevice:
             cl.enqueue_fill_buffer(self._queue, buffer, b"\0\0\0\0", 0, size)
             return Memory(buffer, size)
 
-    def write(self, memory: Memory, offset: int, data: bytes) -> None:
+    def write(self, memory: Memory, offset: int, data: bytes | memoryview) -> None:
         if not data:
             return
         with self._errors("writing to the device"):

@@ -185,7 +185,7 @@ def _floored(a: Expr, b: Expr, here: Here) -> Expr:
 def round_through_memory(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     """Rounding to half precision where the language has no f16 arithmetic but can store halves:
     `f32(f16(x))` → a store to a private array of halves and a load from it."""
-    if caps.f16_arithmetic or language != "opencl":
+    if caps.f16_arithmetic or caps.packed_halves or language != "opencl":
         return kernel
     arrays: dict[int, Buffer] = {}
 

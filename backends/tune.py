@@ -104,7 +104,7 @@ class Workbench:
         self.device.submit(recording)
         self.device.finish()
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes | memoryview) -> None:
         self.device.write(self._places[name].memory, 0, data)
 
 

@@ -174,7 +174,7 @@ def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
         if (lanes := _common(found[b.name])) in caps.vector_widths
         and lanes > 1
         and b.size % lanes == 0
-        and (b.dtype is not DType.F16 or caps.f16_arithmetic)
+        and (b.dtype is not DType.F16 or caps.f16_arithmetic or caps.packed_halves)
     }
     return change_buffers(kernel, made) if made else kernel
 

@@ -24,6 +24,7 @@ from sdlc.backends.build_log import build_failure
 from sdlc.backends.legalize import legalize
 from sdlc.backends.opencl_loader import cache_folder
 from sdlc.backends.printer import print_kernel
+from sdlc.backends.webgpu_module import trusted_module
 from sdlc.kernel.ir import Kernel
 from sdlc.language.diagnostics import failure
 from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch, Timing
@@ -132,7 +133,7 @@ class WebGpuDevice:
         wgpu, device = self._wgpu, self._device
         layout = self._layout(len(text.parameters))
         try:
-            module = device.create_shader_module(code=text.text, label=text.name)
+            module = trusted_module(device, text.text, text.name)
             pipeline = device.create_compute_pipeline(
                 layout=device.create_pipeline_layout(bind_group_layouts=[layout]),
                 compute={"module": module, "entry_point": text.entry},
@@ -164,8 +165,8 @@ class WebGpuDevice:
         with self._errors(f"allocating {size:,} bytes"):
             return self._device.create_buffer(size=size, usage=self._usage)
 
-    def write(self, memory: Any, offset: int, data: bytes) -> None:
-        padded = data + bytes(-len(data) % 4)
+    def write(self, memory: Any, offset: int, data: bytes | memoryview) -> None:
+        padded = bytes(data) + bytes(-len(data) % 4) if len(data) % 4 else data
         if padded:
             with self._errors("writing to the device"):
                 self._device.queue.write_buffer(memory, offset, padded)

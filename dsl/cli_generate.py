@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdlc.cli_common import json_option, parse_names, print_json, rule_options
+from sdlc.cli_common import Command, json_option, parse_names, print_json, rule_options
 
 if TYPE_CHECKING:
     from sdlc.graph.types import Array
     from sdlc.models.pipeline import Pictures
-    from sdlc.models.settings import Progress
+    from sdlc.models.settings import GenerateSettings, Progress
 
     Report = Callable[[Progress], None]
 
@@ -49,8 +49,115 @@ def parse_size(
     return int(width), int(height)
 
 
+def parse_seeds(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...]:
+    """One seed, or one for each picture: `7`, `3,9,12`."""
+    parts = [] if value is None else value.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"'{value}' is no seed: write 7, or 3,9,12", context, parameter)
+    return tuple(map(int, parts))
+
+
+PICTURE = click.Path(path_type=Path)
+
+
+def drawing_options(command: Command) -> Command:
+    """The options that say what is drawn and how."""
+    options = (
+        click.option("--negative", metavar="TEXT", help="What the picture should not show."),
+        click.option(
+            "--sampler",
+            metavar="NAME",
+            help="ddim, pndm, euler, euler_ancestral, dpm++, unipc or lcm (default: as the model's "
+            "scheduler says).",
+        ),
+        click.option("--karras/--no-karras", default=None, help="Space noise as Karras et al. do."),
+        click.option("--steps", type=click.IntRange(1, 1000), help="Default: 20."),
+        click.option("--guidance", type=float, help="Default: 5; 1 and less switch it off."),
+        click.option(
+            "--guidance-rescale",
+            "rescale",
+            type=float,
+            metavar="SHARE",
+            help="0 to 1: brings guided predictions back to their spread.",
+        ),
+        click.option(
+            "--clip-skip", type=click.IntRange(0), help="Last layers of the text to leave out."
+        ),
+        click.option(
+            "--seed", callback=parse_seeds, metavar="N[,N]", help="One, or one for each picture."
+        ),
+        click.option("--batch", type=click.IntRange(1), help="Pictures; seeds count up."),
+        click.option(
+            "--size",
+            callback=parse_size,
+            metavar="WxH",
+            help="Pixels (default: those of --init, else the model's own).",
+        ),
+        click.option("--init", type=PICTURE, metavar="FILE", help="A picture to start from."),
+        click.option(
+            "--strength",
+            type=float,
+            help="How much of it is drawn anew, to 1 (default: 0.75; with --mask 1).",
+        ),
+        click.option("--mask", type=PICTURE, metavar="FILE", help="White where --init may change."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def model_options(command: Command) -> Command:
+    """The options that say which model draws, where, and in how much memory."""
+    options = (
+        click.option(
+            "--model",
+            metavar="MODEL",
+            help="A folder in the diffusers layout, a .safetensors checkpoint, or a name of the "
+            "hub (default: the model that is shipped).",
+        ),
+        click.option(
+            "--prediction",
+            type=click.Choice(["epsilon", "v_prediction"]),
+            help="What a checkpoint's network predicts, where the file does not say.",
+        ),
+        click.option(
+            "--lora",
+            "loras",
+            multiple=True,
+            metavar="FILE[:SCALE]",
+            help="Low-rank changes of the weights, as much of them as SCALE says (default 1). May "
+            "be repeated.",
+        ),
+        click.option(
+            "--vae",
+            type=PICTURE,
+            metavar="DIR",
+            help="A folder with another decoder, such as TAESD's.",
+        ),
+        click.option("--device", metavar="DEVICE", help="Where; `sdlc devices` lists them."),
+        click.option("--precision", type=click.Choice(["f32", "f16"]), help="Default: f32."),
+        click.option(
+            "--tile",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Decode in tiles of N latents (default: where memory is short).",
+        ),
+        click.option(
+            "--keep-loaded",
+            is_flag=True,
+            default=None,
+            help="Keep each network's weights on the device while others run.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command("generate")
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @click.option(
     "-o",
     "--output",
@@ -60,78 +167,81 @@ def parse_size(
     help="The PNG; pictures of a batch are numbered.",
 )
 @click.option(
-    "--model",
-    metavar="MODEL",
-    help="A folder in the diffusers layout, a .safetensors checkpoint, or a name of the hub "
-    "(default: the model that is shipped).",
+    "--metadata",
+    type=PICTURE,
+    metavar="FILE.png",
+    help="Draw this picture again; options that are given change it.",
 )
-@click.option(
-    "--prediction",
-    type=click.Choice(["epsilon", "v_prediction"]),
-    help="What a checkpoint's network predicts, where the file does not say.",
-)
-@click.option(
-    "--lora",
-    "loras",
-    multiple=True,
-    metavar="FILE[:SCALE]",
-    help="Low-rank changes of the weights, as much of them as SCALE says (default 1). May be "
-    "repeated.",
-)
-@click.option("--device", metavar="DEVICE", help="Where to run; `sdlc devices` lists them.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True)
-@click.option("--guidance", type=float, default=5.0, show_default=True, help="1 switches it off.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--negative", default="", metavar="TEXT", help="What the picture should not show.")
-@click.option(
-    "--size",
-    callback=parse_size,
-    metavar="WxH",
-    help="Pixels (default: the model's own size).",
-)
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures.")
-@click.option("--precision", type=click.Choice(["f32", "f16"]), default="f32", show_default=True)
+@drawing_options
+@model_options
 @click.option(
     "--preview",
+    "--save-every",
+    "preview",
     type=click.IntRange(1),
-    default=None,
     metavar="N",
     help="Also write a picture of every N-th step, as FILE-step-N.png.",
 )
 @rule_options
 @json_option
 def generate_command(
-    prompt: str, output: Path, preview: int | None, precision: str, as_json: bool, **settings: Any
+    prompt: str | None, output: Path, metadata: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Draws a picture of PROMPT.
+
+    In a prompt, (word) counts more, (word:1.3) as much more, [word] less; \\( is a bracket.
 
     \b
     Examples:
       sdlc generate "a slice of pizza" -o pizza.png
       sdlc generate "a red car" --seed 7 --steps 30 --batch 4 -o car.png
+      sdlc generate "a (red:1.3) car" --sampler dpm++ --karras -o car.png
+      sdlc generate "a blue car" --init car.png --strength 0.6 -o blue.png
+      sdlc generate "a cat" --init car.png --mask window.png -o cat.png
+      sdlc generate --metadata car.png --seed 8 -o other.png
     """
-    from sdlc.graph.types import DType
     from sdlc.models.image import check_writable, numbered, write_png
-    from sdlc.models.lora import parse_lora
     from sdlc.models.pipeline import generate
-    from sdlc.models.settings import GenerateSettings
 
-    files = numbered(output, settings["batch"])
+    wanted = _wanted(prompt, metadata, options)
+    files = numbered(output, wanted.batch)
     for file in files:
         check_writable(file)
-    settings["loras"] = tuple(map(parse_lora, settings["loras"]))
-    settings["without"] = parse_names(settings["without"])
-    settings["only"] = parse_names(settings["only"]) if settings["only"] else None
-    wanted = GenerateSettings(
-        prompt=prompt, precision=DType(precision), preview=preview or 0, **settings
-    )
     started = time.perf_counter()
     with _progress() as show:
         pictures = generate(wanted, _reporter(show, files))
     for number, (file, pixels) in enumerate(zip(files, pictures.pixels, strict=True)):
-        seed = settings["seed"] + number
-        write_png(pixels, file, {**pictures.settings, "seed": seed})
+        write_png(pixels, file, pictures.entries(number))
     _report(files, pictures, time.perf_counter() - started, as_json)
+
+
+def _wanted(prompt: str | None, metadata: Path | None, options: dict[str, Any]) -> GenerateSettings:
+    """The settings of a picture that is drawn again, changed by what is given."""
+    from sdlc.graph.types import DType
+    from sdlc.models.lora import parse_lora
+    from sdlc.models.replay import settings_in
+    from sdlc.models.settings import GenerateSettings
+
+    if prompt is None and metadata is None:
+        raise click.UsageError("give a PROMPT, or --metadata FILE.png")
+    found = {} if metadata is None else settings_in(metadata)
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if "without" in given:
+        given["without"] = parse_names(given["without"])
+    if "only" in given:
+        given["only"] = parse_names(given["only"])
+    if "loras" in given:
+        given["loras"] = tuple(map(parse_lora, given["loras"]))
+    if "precision" in given:
+        given["precision"] = DType(given["precision"])
+    if prompt is not None:
+        given["prompt"] = prompt
+    seeds = given.pop("seed", ())
+    if len(seeds) == 1:
+        given["seed"] = seeds[0]
+    elif seeds:
+        given |= {"seeds": seeds, "batch": given.get("batch", len(seeds))}
+    return GenerateSettings(**{**found, **given})
 
 
 def _reporter(show: Report, files: tuple[Path, ...]) -> Report:

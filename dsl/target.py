@@ -72,6 +72,8 @@ class Capabilities:
     those that one instruction adds: below 64, sums with an address are dear; `native_functions`
     are operators whose instruction is as accurate as WGSL asks, where OpenCL C has a slower form
     too; `overlapping_bindings`: one launch may read and write the same bytes through two bindings;
+    `packed_halves`: OpenCL C has no f16 there, and takes vectors of halves in memory apart, so they
+    are moved as vectors of 16-bit integers and converted in registers.
     `matrix` are the matrix instructions that there are (`[[matrix]]` in a target's table).
     """
 
@@ -91,6 +93,7 @@ class Capabilities:
     integer_bits: int = 64
     native_functions: tuple[str, ...] = ()
     overlapping_bindings: bool = False
+    packed_halves: bool = False
     matrix: tuple[MatrixInstruction, ...] = ()
 
 

@@ -44,7 +44,7 @@ CLASSES = MappingProxyType(
         "tokenizer": TOKENIZERS,
         "tokenizer_2": TOKENIZERS,
         "unet": ("UNet2DConditionModel",),
-        "vae": ("AutoencoderKL",),
+        "vae": ("AutoencoderKL", "AutoencoderTiny"),
         "scheduler": (),
     }
 )
@@ -101,6 +101,11 @@ class Model:
     def tokens(self) -> int:
         """The length of a tokenised text."""
         return _whole(self.text_encoder, "max_position_embeddings", 77)
+
+    @property
+    def paints_into(self) -> bool:
+        """Whether the denoising network also sees a mask and a masked picture."""
+        return _whole(self.unet, "in_channels", 4) > self.latent_channels
 
     @property
     def latent_channels(self) -> int:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -26,6 +28,44 @@ def to_pixels(decoded: Array) -> Array:
     scaled = np.clip(decoded.astype(np.float32) * 127.5 + 127.5, 0, 255)
     pixels: Array = np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1)
     return pixels
+
+
+def picture_size(file: Path) -> tuple[int, int]:
+    """Width and height of a picture in a file. Raises SdlError (I003) where there is none."""
+    with _opened(file) as picture:
+        return picture.size
+
+
+def read_picture(file: Path, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A picture as f32[1, 3, h, w] in -1 … 1, resized to (width, height)."""
+    with _opened(file) as picture:
+        pixels = _resized(picture.convert("RGB"), size)
+    scaled = pixels.astype(np.float32) / np.float32(127.5) - 1
+    return scaled.transpose(2, 0, 1)[None]
+
+
+def read_mask(file: Path, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """f32[1, 1, h, w]: 1 where a picture is brighter than half, 0 elsewhere; resized to (width,
+    height)."""
+    with _opened(file) as picture:
+        pixels = _resized(picture.convert("L"), size)
+    return (pixels >= 128).astype(np.float32)[None, None]
+
+
+def _resized(picture: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    same = picture.size == size
+    return np.asarray(picture if same else picture.resize(size, Image.Resampling.LANCZOS))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(file) as picture:
+            yield picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        help = "give a picture in a usual format, such as PNG or JPEG"
+        raise failure("I003", f"cannot read the picture {file}: {reason}", help=help) from None
 
 
 def numbered(file: Path, count: int) -> tuple[Path, ...]:
@@ -73,8 +113,8 @@ def write_png(pixels: Array, file: Path, settings: Mapping[str, object]) -> None
 
 
 def read_settings(file: Path) -> dict[str, str]:
-    """The text entries of a PNG file."""
-    with Image.open(file) as picture:
+    """The text entries of a PNG file. Raises SdlError (I003) where there is no picture."""
+    with _opened(file) as picture:
         return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
 
 

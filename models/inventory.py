@@ -25,6 +25,7 @@ from sdlc.models.settings import GenerateSettings
 from sdlc.models.weights import Entry, old_name
 
 Shapes = dict[str, tuple[int, ...]]
+KL = "AutoencoderKL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +74,33 @@ def declared(model: Model) -> dict[str, Shapes]:
     """The weights that the networks of a model declare, by part."""
     found: dict[str, Shapes] = {}
     for network in networks(model, GenerateSettings("")):
-        library = load(SOURCES / network.source)
-        graph = build(library, None, network.sizes, network.config, DType.F32)
         shapes = found.setdefault(network.part, {})
-        for node in topological(graph):
-            if isinstance(node, Input) and node.role is Role.WEIGHT:
-                shapes[node.name] = node.shape
+        shapes |= weights_of(network.source, network.sizes, network.config)
     return found
+
+
+def weights_of(source: str, sizes: Mapping[str, int], config: Mapping[str, object]) -> Shapes:
+    """The weights that a file of `models/stable_diffusion` declares."""
+    graph = build(load(SOURCES / source), None, sizes, config, DType.F32)
+    nodes = (node for node in topological(graph) if isinstance(node, Input))
+    return {node.name: node.shape for node in nodes if node.role is Role.WEIGHT}
+
+
+def picture_encoder(model: Model, entries: Mapping[str, Entry]) -> Shapes:
+    """What pictures are encoded with: not every model has it, and texts need none."""
+    if not any(name.startswith("encoder.") for name in entries):
+        return {}
+    pixels = 2 * model.granule
+    sizes = {"b": 1, "c": 3, "h": pixels, "w": pixels}
+    return weights_of("vae_encoder.sdl", sizes, model.vae)
 
 
 def _part(name: str, wanted: Shapes, model: Model, has_weights: bool) -> Part:
     if not has_weights:
         return Part(name, (), len(wanted), sum(map(prod, wanted.values())), 0, {})
     entries = model.weights(name).entries
+    if name == "vae" and model.vae.get("_class_name", KL) == KL:
+        wanted = wanted | picture_encoder(model, entries)
     dtypes: Counter[str] = Counter()
     for entry in entries.values():
         dtypes[entry.stored] += prod(entry.shape)

@@ -12,19 +12,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 
 from sdlc.graph.types import DType
+from sdlc.language.diagnostics import failure
 from sdlc.language.elaborate import build
 from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.library import load
 from sdlc.models.cache import Compiled, kept, key_of
-from sdlc.models.folder import SOURCES, Config, Model, default_folder
+from sdlc.models.folder import SOURCES, Config, Model, default_folder, read_json
 from sdlc.models.prompts import chunk_count
 from sdlc.models.samplers import COLUMNS, SAMPLERS
 from sdlc.models.settings import GenerateSettings, plan_of, size_of
 from sdlc.models.tokenizer import ClipTokenizer, load_tokenizer
-from sdlc.models.weights import check_weights
+from sdlc.models.weights import Weights, check_weights, load_weights
 from sdlc.program.device import Device
 from sdlc.program.load import fitting
 from sdlc.program.pipeline import compile_graph
@@ -41,6 +45,19 @@ SIZE_NUMBERS = 6
 """What SDXL is told of a picture: its height and width, where it was cropped, what was wanted."""
 
 
+ROLES = MappingProxyType(
+    {
+        "text_encoder.sdl": "text",
+        "text_encoder_pooled.sdl": "text_2",
+        "vae_encoder.sdl": "encoder",
+        "sampler.sdl": "sampler",
+        "vae_decoder.sdl": "decoder",
+        "tiny_decoder.sdl": "decoder",
+    }
+)
+"""What each file does for a picture."""
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """A file of `models/stable_diffusion`, the part whose weights it takes, its sizes, and the
@@ -52,6 +69,11 @@ class Network:
     sizes: Mapping[str, int]
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
+
+    @property
+    def role(self) -> str:
+        """What it does for a picture: a value of `ROLES`."""
+        return ROLES[self.source]
 
 
 def tokenizers_of(folder: Model) -> dict[str, ClipTokenizer]:
@@ -73,13 +95,56 @@ def chunks_of(settings: GenerateSettings, folder: Model) -> int:
 
 def networks(folder: Model, settings: GenerateSettings) -> tuple[Network, ...]:
     """The programs of a picture, with their configuration and sizes."""
-    rules = settings.without, settings.only
     pictures = {"b": settings.batch, "c": folder.latent_channels, **_latent_size(settings, folder)}
     return (
         *(_text_encoder(part, settings, folder) for part in encoder_parts(folder)),
+        *((_picture_encoder(settings, folder),) if settings.init is not None else ()),
         _sampler(settings, folder, pictures),
-        Network("vae_decoder.sdl", "vae", folder.vae, pictures, *rules),
+        _decoder(settings, folder, pictures),
     )
+
+
+def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
+    if decoder_source(folder) != "vae_decoder.sdl":
+        help = "start from noise, or give a model with an AutoencoderKL and this one as --vae"
+        raise failure("G005", "this model's vae has no encoder that is described", help=help)
+    width, height = size_of(settings, folder)
+    sizes = {"b": 1, "c": 3, "h": height, "w": width}
+    return Network("vae_encoder.sdl", "vae", folder.vae, sizes, settings.without, settings.only)
+
+
+def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, int]) -> Network:
+    """Where pictures are decoded in tiles, a tile is what is compiled."""
+    given = decoding_model(settings, folder)
+    tile = settings.tile or max(pictures["h"], pictures["w"])
+    sizes = {**pictures, "h": min(tile, pictures["h"]), "w": min(tile, pictures["w"])}
+    if sizes != pictures:
+        sizes["b"] = 1
+    source = decoder_source(given)
+    return Network(source, "vae", given.vae, sizes, settings.without, settings.only)
+
+
+def decoder_source(model: Model) -> str:
+    """The file that describes a model's decoder."""
+    tiny = model.vae.get("_class_name") == "AutoencoderTiny"
+    return "tiny_decoder.sdl" if tiny else "vae_decoder.sdl"
+
+
+def decoding_model(settings: GenerateSettings, folder: Model) -> Model:
+    """The model whose vae decodes: that of `settings.vae`, else the one that draws."""
+    if settings.vae is None:
+        return folder
+    config = read_json(settings.vae / "config.json")
+    latents = config.get("latent_channels", 4)
+    if latents != folder.latent_channels:
+        message = f"the decoder {settings.vae} reads {latents} channels of latents"
+        raise failure("G005", message, help=f"this model's latents have {folder.latent_channels}")
+    weights = partial(_weights_at, settings.vae)
+    return replace(folder, path=settings.vae.parent, vae=config, weights=weights)
+
+
+def _weights_at(place: Path, part: str) -> Weights:
+    return load_weights(place)
 
 
 def encoder_parts(folder: Model) -> tuple[str, ...]:
@@ -119,7 +184,14 @@ def _sampler(settings: GenerateSettings, folder: Model, pictures: Mapping[str, i
         "n": -(-(settings.steps + 1) // TABLE_ROWS) * TABLE_ROWS,
         "k": COLUMNS,
     }
-    optional = {"noise": sampler.noise, "rescale": settings.guided and settings.rescale > 0}
+    masked = settings.mask is not None or folder.paints_into
+    optional = {
+        "noise": sampler.noise,
+        "rescale": settings.guided and settings.rescale > 0,
+        "mask": masked,
+        "original": masked,
+        "first_noise": masked and not folder.paints_into,
+    }
     if folder.text_encoder_2:
         projected = folder.text_encoder_2.get("projection_dim", 1280)
         assert isinstance(projected, int)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
@@ -26,6 +27,7 @@ from sdlc.models.networks import Network, tokenizers_of
 from sdlc.models.packed import open_network
 from sdlc.models.prompts import Tokens, emphasise, tokenize
 from sdlc.models.samplers import SAMPLERS, Schedule
+from sdlc.models.tiles import by_tiles
 from sdlc.program.device import Device
 from sdlc.program.execute import Executable
 
@@ -58,7 +60,7 @@ class Ready:
 
 @dataclass(slots=True)
 class Painter:
-    """The networks of a model, ready to draw pictures of one size. `ready` has them by source.
+    """The networks of a model, ready to draw pictures of one size. `ready` has them by role.
     `keep` keeps each on the device while others run."""
 
     folder: Model
@@ -72,21 +74,21 @@ class Painter:
 
     @property
     def encoder(self) -> Executable:
-        return self.ready["text_encoder.sdl"].open()
+        return self.ready["text"].open()
 
     @property
     def sampler(self) -> Executable:
-        return self.ready["sampler.sdl"].open()
+        return self.ready["sampler"].open()
 
     @property
     def decoder(self) -> Executable:
-        return self.ready["vae_decoder.sdl"].open()
+        return self.ready["decoder"].open()
 
-    def done_with(self, *sources: str) -> None:
+    def done_with(self, *roles: str) -> None:
         """Releases networks, unless they are kept."""
-        for source in sources:
-            if not self.keep and source in self.ready:
-                self.ready[source].release()
+        for role in roles:
+            if not self.keep and role in self.ready:
+                self.ready[role].release()
 
     def encode(self, prompt: str, negative: str) -> Array:
         """The context f32[texts b, t, d]: b times the negative text, where there is guidance, then
@@ -117,7 +119,7 @@ class Painter:
             found = {"states": self.encoder.run({"ids": ids})["out"]}
         else:
             last = np.stack([each.last[row] for each in tokens])
-            found = self.ready["text_encoder_pooled.sdl"].open().run({"ids": ids, "last": last})
+            found = self.ready["text_2"].open().run({"ids": ids, "last": last})
         for values in found.values():
             check_finite(values, part.replace("_", " "))
         weights = np.stack([each.weights[row] for each in tokens])
@@ -126,7 +128,7 @@ class Painter:
     @property
     def sampler_sizes(self) -> Mapping[str, int]:
         """The sizes that the sampling step was compiled for."""
-        return self.ready["sampler.sdl"].network.sizes
+        return self.ready["sampler"].network.sizes
 
     def start(
         self,
@@ -159,14 +161,22 @@ class Painter:
         self.sampler.step()
         self.sampler.finish()
 
-    def latents(self) -> Array:
+    def latents(self) -> npt.NDArray[np.float32]:
         """f32[b, c, h, w] after the last step."""
-        latents: Array = self.sampler.read("next_state")[0]
-        return latents
+        return np.asarray(self.sampler.read("next_state")[0], np.float32)
 
     def decode(self, latents: Array) -> Array:
         """What the decoder makes of latents: [b, 3, 8 h, 8 w], in -1 … 1 where it is right."""
-        return self.decoder.run({"latent": latents})["out"]
+        tile = (self.ready["decoder"].network.sizes["h"], self.ready["decoder"].network.sizes["w"])
+        if tile == latents.shape[2:]:
+            return self.decoder.run({"latent": latents})["out"]
+        return by_tiles(lambda part: self.decoder.run({"latent": part})["out"], latents, tile)
+
+    def encode_picture(self, picture: Array) -> npt.NDArray[np.float32]:
+        """The latents f32[1, c, h, w] of a picture f32[1, 3, 8 h, 8 w] in -1 … 1."""
+        latents = self.ready["encoder"].open().run({"picture": picture})["out"]
+        check_finite(latents, "picture encoder")
+        return latents.astype(np.float32)
 
 
 class Noise:
@@ -176,7 +186,7 @@ class Noise:
         self._shape = shape
         self._sources = [np.random.default_rng(seed) for seed in seeds]
 
-    def __call__(self) -> Array:
+    def __call__(self) -> npt.NDArray[np.float32]:
         rows = [source.standard_normal(self._shape) for source in self._sources]
         return np.stack(rows).astype(np.float32)
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from sdlc.graph.types import Array
+from sdlc.language.diagnostics import SdlError
 from sdlc.models.fits import check_fits
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
-from sdlc.models.networks import SIZE_NUMBERS, compiled, networks, tokenizers_of
+from sdlc.models.networks import compiled, decoding_model, networks, tokenizers_of
 from sdlc.models.painter import Noise, Painter, Ready, check_finite
+from sdlc.models.replay import ENTRY, record_of
 from sdlc.models.samplers import SAMPLERS, make_schedule, sampler_of
 from sdlc.models.settings import (
     GenerateSettings,
@@ -31,18 +31,33 @@ from sdlc.models.settings import (
     check_settings,
     plan_of,
 )
-from sdlc.program.device import Device
+from sdlc.models.start import begin, put_back
+from sdlc.program.device import Device, DeviceInfo
+from sdlc.program.execute import check_memory, check_sizes
+from sdlc.program.program import Program
+from sdlc.target import Target
+
+TILES = (64, 32)
+"""Sides of tiles in latents that are tried where whole pictures take too much memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """`pixels` is u8[b, h, w, 3]; `settings` goes into the files; `warnings` are for the user."""
+    """`pixels` is u8[b, h, w, 3]; `settings` goes into the files, with the seed and the record
+    (`replay`) of each picture; `warnings` are for the user."""
 
     pixels: Array
     latents: Array
     settings: Mapping[str, object]
     seconds: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    records: tuple[str, ...] = ()
+
+    def entries(self, i: int) -> dict[str, object]:
+        """The text entries of picture i's file."""
+        own = {"seed": self.seeds[i], ENTRY: self.records[i]} if self.records else {}
+        return {**self.settings, **own}
 
 
 def generate(settings: GenerateSettings, report: Report | None = None) -> Pictures:
@@ -82,13 +97,17 @@ def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: R
     tell(Progress("compile", 0, len(parts), 0.0))
     ready: dict[str, Ready] = {}
     for done, network in enumerate(parts, 1):
-        begin = time.perf_counter()
-        program = compiled(network, folder, target, settings.precision, device)
-        check_fits(program[0], network.sizes, folder, device.info)
-        ready[network.source] = Ready(network, program, folder, device)
-        tell(Progress("compile", done, len(parts), time.perf_counter() - begin, network.part))
-    sizes = ready["sampler.sdl"].network.sizes
-    shape = (sizes["c"], sizes["h"], sizes["w"])
+        started = time.perf_counter()
+        if network.role == "decoder":
+            ready[network.role] = _decoder(settings, folder, target, device)
+        else:
+            program = compiled(network, folder, target, settings.precision, device)
+            sizes = {} if network.role == "encoder" else network.sizes  # its sizes are pixels
+            check_fits(program[0], sizes, folder, device.info)
+            ready[network.role] = Ready(network, program, folder, device)
+        tell(Progress("compile", done, len(parts), time.perf_counter() - started, network.part))
+    drawn = ready["sampler"].network.sizes
+    shape = (drawn["c"], drawn["h"], drawn["w"])
     painter = Painter(folder, device, settings.batch, shape, schedule, ready)
     if settings.sampler is None and sampler_of(folder.scheduler) is None:
         given = folder.scheduler.get("_class_name")
@@ -96,47 +115,63 @@ def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: R
     return painter
 
 
+def _decoder(settings: GenerateSettings, folder: Model, target: Target, device: Device) -> Ready:
+    """The decoder; of tiles, where the device has no memory for whole pictures."""
+    owner = decoding_model(settings, folder)
+    sizes = (settings.tile,) if settings.tile else (0, *TILES)
+    for tile in sizes:
+        network = networks(folder, replace(settings, tile=tile))[-1]
+        made = compiled(network, owner, target, settings.precision, device)
+        if _fits(made[0], device.info):
+            break
+    check_fits(made[0], network.sizes, owner, device.info)
+    return Ready(network, made, owner, device)
+
+
+def _fits(program: Program, info: DeviceInfo) -> bool:
+    """Whether a device has the memory that a program takes, as far as its driver says."""
+    try:
+        check_sizes(program.all_tensors, info.caps.max_binding, info.name)
+        check_memory(program, info)
+    except SdlError:
+        return False
+    return True
+
+
 def draw(painter: Painter, settings: GenerateSettings, tell: Report) -> Pictures:
     """Pictures by networks that are ready."""
     clock = _Clock(tell)
     noise = Noise(settings.all_seeds, painter.latent_shape)
     conditions = painter.conditions(settings.prompt, settings.negative)
-    painter.done_with("text_encoder.sdl", "text_encoder_pooled.sdl")
+    painter.done_with("text", "text_2")
     clock.tick("text", 1, 1)
-    conditions |= _extra_inputs(settings, painter)
-    latents: Array = np.multiply(noise(), painter.schedule.spread, dtype=np.float32)
-    painter.start(conditions.pop("context"), latents, settings.guidance, conditions)
+    latents, extra = begin(settings, painter, noise)
+    painter.done_with("encoder")
+    context = conditions.pop("context")
+    painter.start(context, latents, settings.guidance, {**conditions, **extra})
     count = len(painter.schedule.times)
     for done in range(1, count + 1):
         painter.step(noise)
         shown = settings.preview and done % settings.preview == 0 and done < count
         preview = to_pixels(painter.decode(painter.latents())) if shown else None
         clock.tick("step", done, count, preview)
-    latents = painter.latents()
-    check_finite(latents, f"denoising network ({settings.steps} steps)")
-    painter.done_with("sampler.sdl")
-    decoded = painter.decode(latents)
-    painter.done_with("vae_decoder.sdl")
+    final = put_back(painter.latents(), extra, painter)
+    check_finite(final, f"denoising network ({settings.steps} steps)")
+    painter.done_with("sampler")
+    decoded = painter.decode(final)
+    painter.done_with("decoder")
     check_finite(decoded, "picture decoder")
     clock.tick("decode", 1, 1)
     pixels = to_pixels(decoded)
     return Pictures(
-        pixels, latents, describe(settings, painter), clock.seconds, tuple(painter.warnings)
+        pixels,
+        final,
+        describe(settings, painter),
+        clock.seconds,
+        tuple(painter.warnings),
+        settings.all_seeds,
+        tuple(record_of(settings, seed) for seed in settings.all_seeds),
     )
-
-
-def _extra_inputs(settings: GenerateSettings, painter: Painter) -> dict[str, Array]:
-    """What the sampling step reads beside the text: the share of rescaling, and SDXL's sizes (of
-    the picture, where it is cropped, and what is wanted)."""
-    _, h, w = painter.latent_shape
-    scale = painter.folder.pixels_per_latent
-    numbers = [h * scale, w * scale, 0, 0, h * scale, w * scale]
-    assert len(numbers) == SIZE_NUMBERS
-    rows = painter.sampler_sizes["m"]
-    return {
-        "rescale": np.array(settings.rescale, np.float32),
-        "sizes": np.tile(np.array(numbers, np.float32), (rows, 1)),
-    }
 
 
 def describe(settings: GenerateSettings, painter: Painter) -> dict[str, object]:
@@ -153,7 +188,7 @@ def describe(settings: GenerateSettings, painter: Painter) -> dict[str, object]:
         "device": painter.device.info.name,
         "steps": settings.steps,
         "guidance": settings.guidance,
-        "seed": settings.seed,
+        "seed": settings.all_seeds[0],
         "size": f"{w * scale}x{h * scale}",
         "precision": settings.precision.value,
         "sampler": f"{SAMPLERS[schedule.sampler].title}, {schedule.prediction}",

@@ -17,11 +17,13 @@ import numpy as np
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.models.folder import Model
+from sdlc.models.image import picture_size
 from sdlc.models.lora import Lora
 from sdlc.models.samplers import SAMPLERS, Plan, sampler_of
 
 MAX_SIZE = 4096
 MAX_BATCH = 64
+MIN_TILE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,10 @@ class GenerateSettings:
     weights on the device while others run. The networks are rewritten by the rules in `only`, None
     for the default ones, less those in `without`. `model` is what `models.model.load_model` takes;
     `prediction` says what the network of a checkpoint predicts, where its file does not; `loras`
-    change its weights."""
+    change its weights. `init` is a picture to start from, of which `strength` (0 … 1, None for
+    0.75, or 1 with a mask) is drawn anew; `mask` is white where it may change. `vae` is the folder
+    of another decoder. Pictures are decoded in tiles of `tile` latents, 0 for whole ones where the
+    device has memory for them."""
 
     prompt: str
     negative: str = ""
@@ -57,6 +62,11 @@ class GenerateSettings:
     clip_skip: int = 0
     seeds: tuple[int, ...] = ()
     keep_loaded: bool = False
+    init: Path | None = None
+    strength: float | None = None
+    mask: Path | None = None
+    vae: Path | None = None
+    tile: int = 0
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -67,6 +77,11 @@ class GenerateSettings:
     def guided(self) -> bool:
         """Whether the network also looks at the negative text."""
         return self.guidance > 1
+
+    @property
+    def share(self) -> float:
+        """How much of a given picture is drawn anew."""
+        return self.strength if self.strength is not None else (1.0 if self.mask else 0.75)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -93,12 +108,24 @@ Report = Callable[[Progress], None]
 def plan_of(settings: GenerateSettings, folder: Model) -> Plan:
     """The sampler, its steps, and where it starts."""
     sampler = settings.sampler or sampler_of(folder.scheduler) or "ddim"
-    return Plan(sampler, settings.steps, 0, settings.karras)
+    taken = settings.steps
+    if settings.init is not None:
+        taken = min(int(settings.steps * settings.share + 1e-9), settings.steps)
+    return Plan(sampler, settings.steps, settings.steps - taken, settings.karras)
 
 
 def size_of(settings: GenerateSettings, folder: Model) -> tuple[int, int]:
-    """Width and height in pixels."""
-    return settings.size or folder.default_size
+    """Width and height in pixels: those asked for, those of the picture to start from (as near as
+    the model can), or the model's own."""
+    if settings.size is not None or settings.init is None:
+        return settings.size or folder.default_size
+    width, height = picture_size(settings.init)
+    return _near(width, folder.granule), _near(height, folder.granule)
+
+
+def _near(pixels: int, granule: int) -> int:
+    """The multiple that is nearest, within what can be drawn."""
+    return min(MAX_SIZE, max(granule, round(pixels / granule) * granule))
 
 
 def check_settings(settings: GenerateSettings, folder: Model) -> None:
@@ -118,9 +145,26 @@ def check_settings(settings: GenerateSettings, folder: Model) -> None:
     if settings.seeds and len(settings.seeds) != settings.batch:
         message = f"{len(settings.seeds)} seeds for {settings.batch} pictures"
         raise failure("G002", message, help="give one seed, or one for each picture")
+    _check_start(settings, folder)
     if settings.sampler is not None and settings.sampler not in SAMPLERS:
         message, known = f"there is no sampler `{settings.sampler}`", ", ".join(SAMPLERS)
         raise failure("G002", message, help=f"samplers are {known}")
+
+
+def _check_start(settings: GenerateSettings, folder: Model) -> None:
+    """What to start from, and what of it may change."""
+    if not 0 < settings.share <= 1:
+        raise failure("G002", f"the strength {settings.share}", help="give more than 0, at most 1")
+    if settings.init is not None and settings.steps == plan_of(settings, folder).start:
+        message = f"{settings.steps} steps at strength {settings.share} are none"
+        raise failure("G002", message, help="give more steps or more strength")
+    if settings.mask is not None and settings.init is None:
+        raise failure("G004", "a mask without a picture", help="give the picture: --init FILE")
+    if folder.paints_into and settings.mask is None:
+        help = "give the picture and what may change in it: --init FILE --mask FILE"
+        raise failure("G004", "this model paints into a given picture", help=help)
+    if settings.tile and not MIN_TILE <= settings.tile <= MAX_SIZE:
+        raise failure("G002", f"tiles of {settings.tile}", help=f"give {MIN_TILE} or more latents")
 
 
 def _check_size(size: tuple[int, int], folder: Model) -> None:
@@ -128,7 +172,7 @@ def _check_size(size: tuple[int, int], folder: Model) -> None:
     granule = folder.granule
     fits = all(n % granule == 0 and 0 < n <= MAX_SIZE for n in size)
     if not fits:
-        near = [min(MAX_SIZE, max(granule, round(n / granule) * granule)) for n in size]
+        near = [_near(n, granule) for n in size]
         raise failure(
             "G001",
             f"the size {width}x{height} does not fit this model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from sdlc.backends.devices import open_device
 from sdlc.graph.types import Array
 from sdlc.kernel.ir import Access, Kernel
-from sdlc.program.device import Binding, Device, Launch
+from sdlc.program.device import Binding, Device, KernelText, Launch
 
 DEVICES = ("cpu", "pocl", "llvmpipe")
 
@@ -23,7 +23,13 @@ def device(selector: str) -> Device:
 
 def run_kernel(selector: str, kernel: Kernel, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The buffers that `kernel` may write, after one launch with these inputs."""
-    on = device(selector)
+    return run_on(device(selector), kernel, inputs)
+
+
+def run_on(
+    on: Device, kernel: Kernel, inputs: Mapping[str, Array], beside: Sequence[KernelText] = ()
+) -> dict[str, Array]:
+    """The same on a device that is open; `beside` are texts that are built with the kernel's."""
     bindings = {}
     for buffer in kernel.buffers:
         nbytes = -(-buffer.size * buffer.dtype.itemsize // 4) * 4
@@ -31,7 +37,7 @@ def run_kernel(selector: str, kernel: Kernel, inputs: Mapping[str, Array]) -> di
         if buffer.name in inputs:
             data = np.ascontiguousarray(inputs[buffer.name], buffer.dtype.numpy)
             on.write(bindings[buffer.name].memory, 0, data.tobytes())
-    built = on.build([on.text(kernel)])
+    built = on.build([*beside, on.text(kernel)])
     launch = Launch(kernel.name, tuple(bindings[b.name] for b in kernel.buffers))
     on.submit(on.record(built, [launch]))
     on.finish()

@@ -30,6 +30,8 @@ NVIDIA = "tests/test_models_targets.py -k 'every_target_runs and nvidia and pocl
 STAGING = "tests/test_staging.py"
 RULES = "tests/test_rules.py -k 'sound or fires'"
 LOAD = "tests/test_program_load.py"
+SPLIT = "tests/test_split.py"
+BLOCKS = "tests/test_random_schedules.py -k blocks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ MUTANTS = (
         "dsl/schedule/rescale.py",
         'apply("lt", self.index, i32(self.axis.extent))',
         'apply("le", self.index, i32(self.axis.extent))',
-        "tests/test_staging.py tests/test_random_schedules.py -k blocks",
+        f"{STAGING} {BLOCKS}",
     ),
     Mutant(
         "fields of paired reductions mixed up",
@@ -127,8 +129,8 @@ MUTANTS = (
     Mutant(
         "off by one in a guard",
         "dsl/kernel/lower_names.py",
-        'inside[axis] = simplify(k.call("lt", value, k.i32(axis.extent)), ranges)',
-        'inside[axis] = simplify(k.call("le", value, k.i32(axis.extent)), ranges)',
+        'inside[axis] = simplifier.visit(k.call("lt", value, k.i32(axis.extent)))',
+        'inside[axis] = simplifier.visit(k.call("le", value, k.i32(axis.extent)))',
     ),
     Mutant(
         "strides of the wrong order",
@@ -174,6 +176,63 @@ MUTANTS = (
         "passes = -(-chunks // lanes)",
         "passes = max(1, chunks // lanes)",
         NVIDIA,
+    ),
+    Mutant(
+        "a value staged deeper than a stage that reads it",
+        "dsl/schedule/nest.py",
+        "    if reader:\n        raise",
+        "    if ():\n        raise",
+        f"{BLOCKS} --examples 3000",
+    ),
+    Mutant(
+        "a stage with more work-items than the kernel",
+        "dsl/schedule/nest.py",
+        "if own > all_ or (own < all_ and stage.nest.is_reduced(loop)):",
+        "if ():",
+        f"{BLOCKS} --examples 2000",
+    ),
+    Mutant(
+        "a loop that is cut starts again from the beginning",
+        "dsl/kernel/cut.py",
+        'values: Values = {loop.var: call("add", var, i32(start))}',
+        "values: Values = {loop.var: var}",
+        "tests/test_kernel_cut.py",
+    ),
+    # ---- parts and matrices
+    Mutant(
+        "the last part of a reduction runs past the end",
+        "dsl/schedule/split.py",
+        "blocks.kept(blocks.moved(e), identity_of(f))",
+        "blocks.moved(e)",
+        SPLIT,
+    ),
+    Mutant(
+        "fields of parts mixed up",
+        "dsl/schedule/split.py",
+        "Read(node, s.indices, s.field)",
+        "Read(node, s.indices, 0)",
+        SPLIT,
+    ),
+    Mutant(
+        "a matrix added to nothing",
+        "dsl/kernel/interpret_matrix.py",
+        "made = state.values[slot] + held[..., number]",
+        "made = held[..., number]",
+        "tests/test_matrix.py",
+    ),
+    Mutant(
+        "a matrix in loops without its first barrier",
+        "backends/matrices.py",
+        "return (*stores, Barrier(), self._loop",
+        "return (*stores, self._loop",
+        "tests/test_matrix.py",
+    ),
+    Mutant(
+        "a work-item's element in its neighbour's place",
+        "dsl/kernel/fragments.py",
+        'digit = call("mod", digit, i32(1 << length))',
+        'digit = call("mod", digit, i32(2 << length))',
+        "tests/test_matrix.py",
     ),
     # ---- groups and memory
     Mutant(
@@ -289,6 +348,34 @@ MUTANTS = (
         "known = self.inputs.get((expr.source, expr.field))",
         "known = self.inputs.get((expr.source, 0))",
         "tests/test_check.py -k fields",
+    ),
+    Mutant(
+        "parts checked against what the graph says of the whole",
+        "dsl/proof/pieces.py",
+        "if not _closed(graph):",
+        "if ():",
+        "tests/test_check.py -k parts",
+    ),
+    Mutant(
+        "a check of other mechanisms than those chosen",
+        "dsl/cli_prove.py",
+        "request.choices(), moves)",
+        "request.choices())",
+        "tests/test_check.py -k compiled",
+    ),
+    Mutant(
+        "a wrong rule that is compiled with",
+        "dsl/api.py",
+        "for rule in own_rules(self.library, self.rules):",
+        "for rule in ():",
+        "tests/test_rules_files.py -k nothing",
+    ),
+    Mutant(
+        "a move that has fired and says why it has not",
+        "dsl/schedule/reasons.py",
+        'if not why or (move, "") not in self._found[node]',
+        "if True",
+        "tests/test_schedule_mechanisms.py -k told",
     ),
 )
 

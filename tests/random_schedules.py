@@ -44,6 +44,8 @@ from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.target import Target
 
 MOST_STEPS, MOST_COPIES, MOST_LANES, MOST_ITERATIONS = 9, 32, 128, 64
+MOST_SERIAL = 4096
+"""Iterations of a work-item, one after the other, in its loops and those of its stages."""
 TILES = (1, 2, 3, 4, 5, 8, 16)
 
 
@@ -80,6 +82,18 @@ def bearable(nest: Nest) -> bool:
     inside = prod(lp.extent for lp in loops if lp.kind in (Kind.UNROLL, Kind.VECTOR))
     lanes = prod(nest.size(Kind.LANE, d) for d in range(3))
     return copies <= MOST_COPIES and inside <= 16 * MOST_COPIES and lanes <= MOST_LANES
+
+
+def serial(nest: Nest) -> int:
+    """How many iterations a work-item makes."""
+
+    def count(loops: Sequence[Loop]) -> int:
+        return prod(lp.extent for lp in loops if lp.kind is Kind.SERIAL)
+
+    own = [lp for lp in nest.loops if lp.kind is Kind.SERIAL]
+    names = ["", *(lp.name for lp in own)]
+    staged = (count(own[: names.index(s.at)]) * count(s.nest.loops) for s in nest.stages)
+    return count(own) + sum(staged)
 
 
 @st.composite
@@ -153,7 +167,7 @@ def random_schedule(draw: st.DrawFn, item: Scheduled, made: Plan, target: Target
         nest = complete(draft.nest, item.group)
     except Refused:
         return item
-    if misfit(item.group, nest, made.orders, target) is not None:
+    if misfit(item.group, nest, made.orders, target) is not None or serial(nest) > MOST_SERIAL:
         return item
     steps = tuple(draft.taken)
     assert schedule(item.group, steps) == nest, "steps do not replay"

@@ -13,8 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend_kernels import EXACT, one_dimensional
-from backend_run import DEVICES, device, run_kernel
+from backend_kernels import (
+    EXACT,
+    half_arithmetic,
+    half_windows,
+    one_dimensional,
+    rounded_halves,
+)
+from backend_run import DEVICES, device, run_kernel, run_on
 from backend_strategies import inputs, kernels
 from conftest import ForAll
 from kernels import GX, LX, Example, add, mul, numbers, read, scale_map, write
@@ -22,7 +28,7 @@ from sdlc.backends import devices as finding
 from sdlc.backends import opencl_loader
 from sdlc.backends.build_cache import BuildCache
 from sdlc.backends.devices import drivers, find_devices, open_device
-from sdlc.backends.opencl_device import OpenCLDevice, compiles_half
+from sdlc.backends.opencl_device import Memory, OpenCLDevice, compiles_half
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import interpret
@@ -43,6 +49,29 @@ def test_examples_agree_with_the_interpreter(make: Callable[[], Example], select
     for name, array in want.items():
         wrote = ~np.isnan(array.astype(np.float64))
         np.testing.assert_allclose(got[name][wrote], array[wrote], rtol=2e-6, atol=1e-6)
+
+
+def packed(selector: str) -> OpenCLDevice:
+    """The device with halves as integers."""
+    made = open_device(selector)
+    assert isinstance(made, OpenCLDevice)
+    caps = replace(made.info.caps, f16_arithmetic=False, packed_halves=True)
+    made._info = replace(made.info, caps=caps)
+    return made
+
+
+@pytest.mark.parametrize("selector", ["cpu", "pocl"])
+@pytest.mark.parametrize("make", [half_arithmetic, half_windows, rounded_halves])
+def test_halves_may_be_integers(make: Callable[[], Example], selector: str) -> None:
+    """All three in one source, as programs are built."""
+    example, on = make(), packed(selector)
+    others = [on.text(f().kernel) for f in (half_arithmetic, half_windows) if f is not make]
+    assert "ushort" in on.text(example.kernel).text
+    want = interpret(example.kernel, example.inputs)
+    got = run_on(on, example.kernel, example.inputs, others)
+    for name, array in want.items():
+        wrote = ~np.isnan(array.astype(np.float64))
+        np.testing.assert_array_equal(got[name][wrote], array[wrote], err_msg=name)
 
 
 @on_each_device
@@ -173,6 +202,27 @@ def test_a_build_failure_shows_kernel_log_and_source(selector: str) -> None:
     assert "D030" in message and on.info.name in message
     assert f":{body + 2}:" in message and "nothing_of_this_name" in message
     assert "= log:" in message and "stdlib/broken.sdl:7" in message
+
+
+def test_ranges_go_before_those_that_they_were_made_after() -> None:
+    """The newest first, the buffer last: a driver was seen to read freed memory otherwise."""
+    gone: list[str] = []
+
+    class Part:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def get_sub_region(self, offset: int, nbytes: int) -> Part:
+            return Part(f"{offset}+{nbytes}")
+
+        def __del__(self) -> None:
+            gone.append(self.name)
+
+    memory = Memory(Part("buffer"), 64)
+    for offset, nbytes in ((0, 32), (0, 64), (16, 16), (0, 16)):
+        memory.range(offset, nbytes)
+    del memory
+    assert gone == ["0+16", "16+16", "0+32", "buffer"]
 
 
 def test_halves_are_probed_where_they_are_not_listed() -> None:

@@ -65,6 +65,14 @@ LIMITS: dict[str, Capabilities] = {
         max_storage_buffers=MANY,
         integer_bits=32,
     ),
+    "opencl with packed halves": Capabilities(
+        ("opencl",),
+        vector_widths=(1, 2, 4, 8, 16),
+        max_work_items=4096,
+        max_group=(4096, 4096, 64),
+        max_storage_buffers=MANY,
+        packed_halves=True,
+    ),
     "wgsl": Capabilities(("wgsl",), f16_arithmetic=True, max_storage_buffers=MANY),
     "wgsl without f16": Capabilities(("wgsl",), max_storage_buffers=MANY, max_groups=1000),
     "scalars": Capabilities(

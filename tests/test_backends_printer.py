@@ -122,6 +122,17 @@ def test_opencl_halves_with_and_without_the_type() -> None:
     assert "out[lane_x] = convert_half4(" in typed
 
 
+def test_opencl_halves_as_integers() -> None:
+    """Vectors of them are one access; nothing is a vector of halves; a text may stand beside
+    another."""
+    packed = replace(CL_HALF, packed_halves=True)
+    made = text(half_windows().kernel, packed)
+    assert "__global ushort4 *restrict out" in made and "out[lane_x] = narrowed4(" in made
+    assert "vload2(0, x + lane_x * 4)" in made and "#ifndef PACKED_HALVES4" in made
+    assert "half4" not in made and "cl_khr_fp16" not in made
+    assert "widened" not in text(wide_vectors().kernel, packed)
+
+
 def test_wgsl_halves_with_and_without_the_type() -> None:
     typed = text(half_windows().kernel, WGSL)
     assert typed.count("enable f16;") == 1

@@ -14,7 +14,7 @@ import pytest
 import sdlc.backends.legalize
 import sdlc.program.pipeline
 from rule_programs import values_for
-from schedule_programs import POOL, Pooled
+from schedule_programs import POOL, Pooled, fired_in
 from sdlc.api import make_request
 from sdlc.cli import status_of
 from sdlc.graph.node import Input, topological
@@ -261,3 +261,15 @@ def test_a_group_means_what_the_graph_says(program: Pooled) -> None:
             for name, array in evaluate(got, inputs, {}, Mode.F64).items():
                 np.testing.assert_allclose(array, expected[name], rtol=1e-6, atol=1e-9)
     assert compared
+
+
+def test_parts_of_a_reduction_are_checked_each() -> None:
+    """A kernel that combines parts has nothing else to read, whatever the graph says."""
+    program = next(p for p in POOL if "split_reductions" in fired_in(p))
+    graph = program.graph(program.largest)
+    target = program.machine()
+    made = compiled(graph, graph, plan_graph(graph, target), target)
+    for subject in made.pieces:
+        inputs = {n for n in topological(subject.graph) if isinstance(n, Input)}
+        assert inputs == set(subject.graph.inputs), subject.name
+    assert any("_parts" in i.name for subject in made.pieces for i in subject.graph.inputs)

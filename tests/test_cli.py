@@ -298,6 +298,7 @@ def test_devices_and_doctor(call: Any) -> None:
 def draw(settings: Any, report: Any) -> Any:
     """Grey pictures and reports, as `sdlc.models.pipeline.generate` gives them."""
     from sdlc.models.pipeline import Pictures
+    from sdlc.models.replay import record_of
     from sdlc.models.settings import Progress
 
     pixels = np.full((settings.batch, 8, 16, 3), 128, np.uint8)
@@ -305,7 +306,9 @@ def draw(settings: Any, report: Any) -> Any:
         shown = pixels if settings.preview and step % settings.preview == 0 else None
         report(Progress("step", step, settings.steps, 0.01, preview=shown))
     told = {"prompt": settings.prompt, "seed": settings.seed, "steps": settings.steps}
-    return Pictures(pixels, pixels, told, {"step": 0.03}, ("the text is long",))
+    seeds = settings.all_seeds
+    records = tuple(record_of(settings, seed) for seed in seeds)
+    return Pictures(pixels, pixels, told, {"step": 0.03}, ("the text is long",), seeds, records)
 
 
 def test_generate(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +327,11 @@ def test_generate(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) ->
         assert picture.info["seed"] == "4"
     names = {p.name for p in tmp_path.iterdir()}
     assert {"p-1-step-02.png", "p-2-step-04.png"} <= names and len(names) == 7
+    again = call("generate", "--metadata", tmp_path / "p-2.png", "--steps", 2, "-o", out, "--json")
+    assert again.json["settings"] == {"prompt": "a rocket", "seed": 4, "steps": 2}
+    call("generate", "x", "--seed", "3,9", "-o", out)
+    with Image.open(tmp_path / "p-2.png") as picture:
+        assert picture.info["seed"] == "9"
 
 
 @pytest.mark.parametrize(
@@ -337,6 +345,13 @@ def test_generate(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) ->
         (("--batch", "1000"), "batch"),
         (("--device", "voodoo"), "voodoo"),
         (("--guidance", "nan"), "guidance"),
+        (("--sampler", "magic"), "samplers are ddim"),
+        (("--mask", "{dir}/m.png"), "--init"),
+        (("--init", "{dir}/m.png"), "cannot read the picture"),
+        (("--metadata", "{dir}/m.png"), "cannot read the picture"),
+        (("--strength", "2"), "strength"),
+        (("--seed", "1,2,3", "--batch", "2"), "3 seeds for 2 pictures"),
+        (("--vae", "{dir}/none"), "config.json"),
     ],
 )
 def test_generate_refuses(options: tuple[str, str], words: str, tmp_path: Path, call: Any) -> None:
@@ -403,6 +418,8 @@ def test_generate_names_a_weight_that_does_not_fit(
         ("fmt",),
         ("generate", "x", "--size", "big"),
         ("generate", "x", "--steps", "0"),
+        ("generate", "x", "--seed", "-1"),
+        ("generate",),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], call: Any) -> None:

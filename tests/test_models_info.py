@@ -45,8 +45,12 @@ def test_a_checkpoint_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[s
         if part["name"] in starts:
             count = sum(a.size for n, a in held.items() if n.startswith(starts[part["name"]]))
             assert part["dtypes"] == {"F16": count} and part["nbytes"] == 2 * count
-        assert part["missing"] == part["misshapen"] == []
+        assert part["missing"] == part["misshapen"] == part["unused"] == []
     assert "model_ema.decay" in found["unread"]
+    encoder = "first_stage_model.encoder."
+    lost = {n: None for n in held if n.startswith(encoder)}
+    found = inventory(load_model(write_checkpoint(file, SMALL, lost)))
+    assert found.complete and found.parts[-1].unused == ("quant_conv.bias", "quant_conv.weight")
 
 
 def test_what_is_missing_and_what_is_too_much(

@@ -23,6 +23,7 @@ from sdlc.graph.types import DType
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits
 from sdlc.schedule.plan import EVERY, Plan
+from sdlc.schedule.reasons import Journal
 
 mechanisms = pytest.mark.parametrize("name", [m.name for m in SCHEDULED])
 
@@ -91,3 +92,21 @@ def test_reasons_are_explained() -> None:
     why = "others of its extents have another left factor"
     assert f"schedule share_operand did not fire for matmul_nn.out: {why}" in text
     assert "schedule local_operands fired for matmul_nn.out" in text
+
+
+def test_what_is_told_of_a_group() -> None:
+    """Several refusals are kept; one that fired in the end has nothing more to say."""
+    program = POOL[0]
+    (group, *_) = (k.group for k in program.plan(program.graph(program.largest)).kernels)
+    journal = Journal({"first", "second"})
+    for why in ("it is long", "it is wide", "it is long"):
+        journal.tell("first", group, why)
+        journal.tell("second", group, why)
+    journal.tell("second", group, "")
+    journal.tell("third", group, "")
+    about = group.stores[0].node.origin.path
+    assert journal.of(group) == (
+        ("second", True, "", about),
+        ("first", False, "it is long", about),
+        ("first", False, "it is wide", about),
+    )

@@ -15,12 +15,13 @@ from sdlc.backends.target import load_target
 from sdlc.graph.expr import ONE, Index, Slot, apply, i32
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
 from sdlc.graph.types import LOWEST, DType, Origin
+from sdlc.kernel.ir import Declare, statements
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.draft import EVERY, Setting
-from sdlc.schedule.nest import Kind, schedule
+from sdlc.schedule.nest import Kind, Refused, Stage, schedule
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.schedule.rescale import blocks_of, rescaled
 from sdlc.schedule.tactics import tactics
@@ -147,6 +148,58 @@ def test_attention_through_local_memory_computes_the_definition(
 ) -> None:
     graph = attention_graph(1, s, t, d, f)
     in_one_kernel(graph, profile, seed)
+
+
+STREAMED = st.builds(
+    Profile,
+    vector=st.sampled_from((1, 2, 4)),
+    lanes=st.sampled_from((4, 8, 32)),
+    register_tile=st.sampled_from(((1, 4), (2, 4), (4, 4))),
+    reduction_lanes=st.just(4),
+    unroll=st.sampled_from((1, 4)),
+    block=st.sampled_from((2, 4, 8)),
+    depth=st.just(2),
+    groups=st.sampled_from((1, 8)),
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STREAMED, SIZES, SIZES, st.integers(1, 5), st.integers(2, 17), st.integers(0, 2**31))
+def test_attention_whose_operands_stream_computes_the_definition(
+    profile: Profile, s: int, t: int, d: int, f: int, seed: int
+) -> None:
+    in_one_kernel(attention_graph(1, s, t, d, f), profile, seed)
+
+
+STREAMS = Profile(4, 32, (4, 4), 4, 4, 8, depth=2, groups=1)
+
+
+def test_streams_are_staged_a_block_ahead_and_weights_take_the_place_of_scores() -> None:
+    graph = attention_graph(1, 64, 64, 16, 16)
+    whole = plan(graph, target(STREAMS))
+    (kernel,) = whole.kernels
+    shared = {s.value: s.shares for s in kernel.nest.stages}
+    assert shared["scores"] == "weight" and shared["weight"] == ""
+    assert {"scores_right", "sum_o_right"} <= shared.keys()
+    assert next(s for s in kernel.nest.stages if s.value == "sum_o").region.steps[1] > 1
+    program = compile_plan(graph, whole, target(STREAMS))
+    (made,) = program.kernels.values()
+    names = {a.name for a in made.arrays}
+    assert "weight_kept" not in names and "scores_kept" in names
+    assert any(s.var.name == "k_next" for s in statements(made.body) if isinstance(s, Declare))
+
+
+def test_a_stage_gives_its_place_only_to_the_last_that_reads_it() -> None:
+    (kernel,) = plan(attention_graph(1, 16, 32, 4, 4), target(STREAMS)).kernels
+    steps = list(kernel.steps)
+    place = next(n for n, s in enumerate(steps) if isinstance(s, Stage) and s.shares)
+    for wrong, reason in (
+        ("top", "is no map in the same place"),
+        ("scores", "no stage `scores` comes after it"),
+    ):
+        steps[place] = replace(steps[place], shares=wrong)  # type: ignore[type-var]
+        with pytest.raises(Refused, match=reason):
+            schedule(kernel.group, tuple(steps))
 
 
 def test_many_blocks_are_folded_for_several_vectors_of_rows() -> None:

@@ -94,6 +94,17 @@ class Emitter:
         assert level.var is not None
         self.add(k.For(level.var, extent, tuple(level.statements), axis))
 
+    def branch(self) -> None:
+        """Begins what only some work-items do."""
+        self._forget()
+        self._levels.append(_Level(None))
+
+    def merge(self, condition: k.Expr) -> None:
+        """Ends it: `condition` says which do."""
+        level = self._levels.pop()
+        self._forget()
+        self.add(k.If(self.settle(condition), tuple(level.statements)))
+
     def body(self) -> tuple[k.Stmt, ...]:
         assert self.depth == 0
         return tuple(self._levels[0].statements)

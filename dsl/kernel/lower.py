@@ -32,6 +32,7 @@ from sdlc.kernel.translate import Held, Storage
 from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Kind, Nest, Place, Staged
+from sdlc.schedule.sharing import layout
 
 __all__ = ["loop_names", "lower"]
 
@@ -81,14 +82,30 @@ class _Staging:
             for axis, form in zip(group.axes, stage.region.first, strict=True)
         }
         self.names[stage.value] = stage_names(stage, group.axes, first, loops, work.simplifier)
-        strides, size = _strides(stage, group)
+        strides, size = layout(stage, group.axes)
         for output in group.stores:
             dtype = output.node.dtypes[output.field]
             raw = dtype is not DType.F16 or self.nest.matrix is not None
             kept = dtype if raw else DType.F32
-            array = work.array(f"{stage.value}_kept", kept, size, SPACES[stage.place])
-            held = Held(array, tuple(first[a] for a in group.axes), strides)
+            array = self._array(stage, kept, size)
+            start = tuple(first[a] for a in group.axes)
+            held = Held(array, start, strides, stage.region.steps)
             work.held[(output.node, output.field)] = held
+
+    def _array(self, stage: Staged, dtype: DType, size: int) -> k.Buffer:
+        """An array of its own, or that of the stage whose place this one takes."""
+        replaced = self._replaced(stage)
+        if replaced is not None:
+            return self.work.held[replaced].buffer
+        return self.work.array(f"{stage.value}_kept", dtype, size, SPACES[stage.place])
+
+    def _replaced(self, stage: Staged) -> Value | None:
+        """The value of which a stage takes the place."""
+        for other in self.nest.stages:
+            if other.shares == stage.value:
+                (output,) = self.parts[other.value].stores
+                return output.node, output.field
+        return None
 
     def emit(self, at: str) -> None:
         """The stages in the body of loop `at`, each after what it reads."""
@@ -96,12 +113,15 @@ class _Staging:
         if at and any(s.place is Place.LOCAL for s in stages):
             self.work.emit.add(k.Barrier())  # what the last pass left is still being read
         written: set[Value] = set()
+        read: set[Value] = set()
         for stage in stages:
             group = self.parts[stage.value]
-            if written & {(r.source, r.field) for r in group.reads}:
+            reads = {(r.source, r.field) for r in group.reads}
+            if written & reads or self._replaced(stage) in read:
                 self.work.emit.add(k.Barrier())
-                written = set()
+                written, read = set(), set()
             self._fill(stage, group)
+            read |= reads
             if stage.place is Place.LOCAL:
                 written |= {(s.node, s.field) for s in group.stores}
         if written:
@@ -113,7 +133,13 @@ class _Staging:
             spread(self.work, stage, group, names)
         else:
             part = Part(self.work, group, stage.nest, names, f"{stage.value}/")
+            # Idle work-items must not even read where others write over what they read.
+            apart = part.busy is not None and self._replaced(stage) is not None
+            if apart:
+                self.work.emit.branch()
             part.run(lambda _: None)
+            if apart and part.busy is not None:
+                self.work.emit.merge(part.busy)
 
 
 def _constants(group: Group, storage: Mapping[Value, Storage]) -> dict[str, tuple[float, ...]]:
@@ -126,24 +152,6 @@ def _constants(group: Group, storage: Mapping[Value, Storage]) -> dict[str, tupl
             flat = factor.source.array.transpose(held.order).reshape(-1)
             found[held.buffer.name] = tuple(float(v) for v in flat)
     return found
-
-
-def _strides(stage: Staged, group: Group) -> tuple[tuple[int, ...], int]:
-    """Elements between neighbours of what a stage holds, by axis, and its size; a vector's axis
-    is the innermost."""
-    vector = [lp.axis for lp in stage.nest.loops if lp.kind is Kind.VECTOR]
-    order = sorted(range(len(group.axes)), key=lambda n: group.axes[n] in vector)
-    extents = [
-        max(e, stage.nest.covered(a)) for a, e in zip(group.axes, stage.region.extents, strict=True)
-    ]
-    strides = [0] * len(order)
-    size = 1
-    for place, n in enumerate(reversed(order)):
-        strides[n] = size
-        size *= extents[n]
-        if place == 0:
-            size += stage.pad
-    return tuple(strides), size
 
 
 def _loaded(body: tuple[k.Stmt, ...]) -> set[str]:

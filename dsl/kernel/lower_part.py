@@ -365,6 +365,17 @@ class Part:
             made.append(stored(buffer, place, one, lanes[number]))
         return made
 
+    @property
+    def busy(self) -> k.Expr | None:
+        """Which work-items a stage keeps busy; None if all."""
+        busy: k.Expr | None = None
+        for dim, size in enumerate(self.work.group_size):
+            own = self.nest.size(Kind.LANE, dim)
+            if self.prefix and own < size:
+                inside = k.call("lt", k.WorkId("lane", dim), k.i32(own))
+                busy = inside if busy is None else k.call("and", busy, inside)
+        return busy
+
     def _store_guard(self, buffer: k.Buffer) -> k.Expr:
         """Whether a point is inside every inexact axis, and this lane is the one that stores: each
         keeps its own copy of what is private."""
@@ -376,11 +387,8 @@ class Part:
                 guard = k.call("and", guard, self.names.inside[axis])
         for loop in self.shared:
             guard = k.call("and", guard, k.call("eq", self.names.loops[loop.name], k.i32(0)))
-        for dim, size in enumerate(self.work.group_size):
-            own = self.nest.size(Kind.LANE, dim)
-            if self.prefix and own < size:
-                inside = k.call("lt", k.WorkId("lane", dim), k.i32(own))
-                guard = k.call("and", guard, inside)
+        if self.busy is not None:
+            guard = k.call("and", guard, self.busy)
         return self.simplify(guard)
 
 

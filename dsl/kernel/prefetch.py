@@ -1,9 +1,9 @@
 """Loops that fetch to local memory load the next slice while they work on this one.
 
 In: a kernel. Out: the kernel in which a loop of the form `barrier; fill local arrays from memory;
-barrier; work` keeps what it will store next in private variables, loaded a pass ahead. Invariant:
-the same values are stored at the same places; the loads that the last pass makes for a pass that
-does not come are the last pass's own, in bounds.
+barrier; work`, where the work may have barriers of its own, keeps what it will store next in
+private variables, loaded a pass ahead. Invariant: the same values are stored at the same places;
+the loads that the last pass makes for a pass that does not come are the last pass's own, in bounds.
 
     for n { barrier; a' = a[n]; barrier; work(a') }
     next = a[0];  for n { barrier; a' = next; barrier; next = a[min(n + 1, last)]; work(a') }
@@ -121,10 +121,10 @@ class _Prefetching:
 
 
 def _parts(loop: For) -> tuple[list[Stmt], list[Stmt], list[Stmt]] | None:
-    """What stands before the first barrier, between the two, and after the second; None if the
+    """What stands before the first barrier, between it and the second, and after that; None if the
     loop does not have this form."""
     places = [n for n, s in enumerate(loop.body) if isinstance(s, Barrier)]
-    if loop.extent < 2 or len(places) != 2:
+    if loop.extent < 2 or len(places) < 2:
         return None
     before = list(loop.body[: places[0]])
     fill = list(loop.body[places[0] + 1 : places[1]])
@@ -149,13 +149,17 @@ def _is_constant(load: Load) -> bool:
 
 
 def _fetched(fill: list[Stmt]) -> dict[Expr, Load]:
-    """The loads, by what is kept of each: a half is kept as the f32 that it is used as, and as it
-    is where it is stored so."""
-    found: dict[Expr, Load] = {}
-    every = [e for s in fill for e in walk(*statement_expressions(s))]
+    """The loads, by what is kept of each: what has a name is kept as it is; a half without one as
+    the f32 that it is used as, or as it is where it is stored so."""
+    found: dict[Expr, Load] = {
+        s.value: s.value for s in fill if isinstance(s, Let) and isinstance(s.value, Load)
+    }
+    named = frozenset(found)
+    every = [e for s in fill for e in walk(*statement_expressions(s)) if e not in named]
     for e in every:
-        if isinstance(e, Cast) and isinstance(e.value, Load) and e.value.type.dtype is DType.F16:
-            found[e] = e.value
+        widens = isinstance(e, Cast) and isinstance(e.value, Load) and e.value not in named
+        if isinstance(e, Cast) and widens and e.value.type.dtype is DType.F16:
+            found[e] = e.value  # type: ignore[assignment]
     kept = any(isinstance(s, Store) and s.buffer.dtype is DType.F16 for s in fill)
     for e in every:
         if isinstance(e, Load) and (e.type.dtype is not DType.F16 or e not in found.values()):

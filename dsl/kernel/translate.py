@@ -49,17 +49,22 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A part of a value that is kept inside the kernel: the elements from `first` on, by axis."""
+    """A part of a value that is kept inside the kernel: by axis, the elements from `first` on that
+    are a multiple of `steps` away."""
 
     buffer: k.Buffer
     first: tuple[k.Expr, ...]
     strides: tuple[int, ...]
+    steps: tuple[int, ...]
 
     def flat(self, indices: tuple[k.Expr, ...]) -> k.Expr:
         """The element number, in the kept part, of the value's indices."""
         total: k.Expr = k.i32(0)
-        for index, first, stride in zip(indices, self.first, self.strides, strict=True):
+        held = zip(indices, self.first, self.strides, self.steps, strict=True)
+        for index, first, stride, step in held:
             offset = k.call("sub", index, first)
+            if step > 1:
+                offset = k.call("floordiv", offset, k.i32(step))
             total = k.call("add", total, k.call("mul", offset, k.i32(stride)))
         return total
 

@@ -138,10 +138,11 @@ def _dispatch_record(dispatch: Dispatch, texts: Sequence[KernelText]) -> Manifes
 def _requires(program: Program, texts: Sequence[KernelText], caps: Capabilities) -> Manifest:
     f16 = any(t.dtype is DType.F16 for t in program.all_tensors)
     groups = [t.group for t in texts]
+    packed = caps.packed_halves and all(t.language == "opencl" for t in texts)
     return {
         "languages": list(dict.fromkeys(t.language for t in texts)),
         "f16_storage": f16,
-        "f16_arithmetic": f16 and caps.f16_arithmetic,
+        "f16_arithmetic": f16 and caps.f16_arithmetic and not packed,
         "work_items": max((prod(g) for g in groups), default=0),
         "group": [max((g[d] for g in groups), default=0) for d in range(3)],
         "groups": max((n for t in texts for n in t.grid), default=0),

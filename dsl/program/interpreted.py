@@ -66,7 +66,7 @@ class InterpreterDevice:
     def allocate(self, nbytes: int) -> Bytes:
         return np.full(nbytes, 0xFF, np.uint8)
 
-    def write(self, memory: Bytes, offset: int, data: bytes) -> None:
+    def write(self, memory: Bytes, offset: int, data: bytes | memoryview) -> None:
         memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
 
     def read(self, memory: Bytes, offset: int, nbytes: int) -> bytes:

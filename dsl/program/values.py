@@ -43,9 +43,13 @@ def stored(array: Array, tensor: Tensor) -> Array:
     return np.ascontiguousarray(moved, tensor.dtype.numpy)
 
 
-def store(array: Array, tensor: Tensor) -> bytes:
-    """`array` (of the tensor's logical shape) as stored bytes: permuted, converted, padded."""
-    data = stored(array, tensor).tobytes()
+def store(array: Array, tensor: Tensor) -> bytes | memoryview:
+    """`array` (of the tensor's logical shape) as stored bytes: permuted, converted, padded. Where
+    it lies in memory so already, no copy is made."""
+    made = stored(array, tensor)
+    if made.nbytes == tensor.nbytes and made.nbytes:
+        return made.reshape(-1).view(np.uint8).data
+    data = made.tobytes()
     return data + bytes(tensor.nbytes - len(data))
 
 

@@ -64,7 +64,7 @@ def local_bytes(group: Group, nest: Nest) -> int:
     staged = sum(
         _staged_bytes(parts[s.value], s.region.extents, s.pad)
         for s in nest.stages
-        if s.place is Place.LOCAL
+        if s.place is Place.LOCAL and not s.shares
     )
     return staged + _exchanged(group, nest)
 

@@ -20,6 +20,7 @@ from math import prod
 from sdlc.graph.expr import Axis
 from sdlc.schedule.group import Group
 from sdlc.schedule.region import Region, Unknown, region_of
+from sdlc.schedule.sharing import unshared
 from sdlc.target import MatrixInstruction
 
 
@@ -87,7 +88,8 @@ class Place(Enum):
 class Stage:
     """Compute the inner group `value` in the body of loop `at` (of every work-item if empty), as
     far as readers need it there, and keep it in `place`; `pad` elements follow each row. Its loops
-    are named `value/loop` in later steps.
+    are named `value/loop` in later steps. `shares` names the stage, computed later, that takes its
+    place element by element.
 
     rewrite: for k { … a[i, k] … }  →  for k { for a/i, a/k { a' = … } barrier; … a'[i, k] … }
     """
@@ -96,6 +98,7 @@ class Stage:
     at: str
     place: Place
     pad: int = 0
+    shares: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ class Staged:
     nest: Nest
     pad: int = 0
     spread: int = 0
+    shares: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,10 @@ class Nest:
         """How many indices the axis's loops run over."""
         return 1 + sum((lp.extent - 1) * lp.stride for lp in self.of_axis(axis))
 
+    @property
+    def vector_axes(self) -> tuple[Axis, ...]:
+        return tuple(lp.axis for lp in self.loops if lp.kind is Kind.VECTOR)
+
     def is_reduced(self, loop: Loop) -> bool:
         return loop.axis in self.reduced
 
@@ -217,6 +225,7 @@ class Nest:
         for stage in self.stages:
             size = " × ".join(str(e) for e in stage.region.extents)
             how = f", spread by {stage.spread}" if stage.spread else ""
+            how += f", its place {stage.shares}'s later" if stage.shares else ""
             where = f"at {stage.at}" if stage.at else "outermost"
             lines.append(f"stage {stage.value} {where} in {stage.place.value}: {size}{how}")
             if not stage.spread:
@@ -251,6 +260,9 @@ def complete(nest: Nest, group: Group) -> Nest:
             nest = apply(nest, Stage(part.name, at, Place.PRIVATE), group)
     for stage in nest.stages:
         _check_lanes(nest, stage)
+        if stage.shares and (reason := unshared(group, nest, stage)):
+            step = Stage(stage.value, stage.at, stage.place, stage.pad, stage.shares)
+            raise Refused(step, reason, nest, group)
     return settled(nest)
 
 
@@ -311,15 +323,17 @@ def _stage(nest: Nest, step: Stage, group: Group | None, refuse: Callable[[str],
         if lp.kind not in varying and (lp.kind is not Kind.SERIAL or lp.name in outside)
     }
     try:
-        region = region_of(group, ordered, step.value, frozenset(fixed))
+        private = step.place is Place.PRIVATE
+        region = region_of(group, ordered, step.value, frozenset(fixed), strided=private)
     except Unknown as problem:
         raise refuse(str(problem)) from problem
     part = inner[step.value]
-    own = [Loop(a.name, a, e, 1) for a, e in zip(part.axes, region.extents, strict=True)]
+    held = zip(part.axes, region.extents, region.steps, strict=True)
+    own = [Loop(a.name, a, extent, apart) for a, extent, apart in held]
     loops = (*own, *(Loop(a.name, a, a.extent, 1) for a in part.over))
     made = Nest(loops, frozenset(part.over))
     # Readers are staged before what they read; values are computed in the opposite order.
-    staged = Staged(step.value, step.at, step.place, region, made, step.pad)
+    staged = Staged(step.value, step.at, step.place, region, made, step.pad, shares=step.shares)
     return replace(nest, stages=(staged, *nest.stages))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read
@@ -28,10 +29,11 @@ Terms = tuple[dict[str, int], int]
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """`first` and `extents` by axis of the inner group."""
+    """By axis of the inner group: the `first` index, how many there are, and how far apart."""
 
     first: tuple[Form, ...]
     extents: tuple[int, ...]
+    steps: tuple[int, ...]
 
 
 class Unknown(Exception):
@@ -60,8 +62,11 @@ def _forms(nest: Nest, prefix: str, first: Mapping[Axis, Terms]) -> dict[Axis, T
     return made
 
 
-def region_of(group: Group, nest: Nest, value: str, fixed: frozenset[str]) -> Region:
-    """The region of inner group `value` that readers need while the loops `fixed` stand still.
+def region_of(
+    group: Group, nest: Nest, value: str, fixed: frozenset[str], strided: bool = False
+) -> Region:
+    """The region of inner group `value` that readers need while the loops `fixed` stand still;
+    `strided`: without what lies between indices that all are a step apart.
 
     Raises `Unknown` where an index is not a sum of loops.
     """
@@ -70,7 +75,9 @@ def region_of(group: Group, nest: Nest, value: str, fixed: frozenset[str]) -> Re
     if any(not place for place in found):
         raise Unknown("nothing reads it at this place")
     spans = [_span(place, fixed, extents) for place in found]
-    return Region(tuple(s[0] for s in spans), tuple(s[1] for s in spans))
+    steps = [_step(place, fixed, extents) if strided else 1 for place in found]
+    counts = tuple((s[1] - 1) // step + 1 for s, step in zip(spans, steps, strict=True))
+    return Region(tuple(s[0] for s in spans), counts, tuple(steps))
 
 
 def moved_by(group: Group, nest: Nest, value: str, loop: str) -> frozenset[Axis]:
@@ -96,7 +103,7 @@ def _places(group: Group, nest: Nest, value: str, extents: Mapping[str, int]) ->
         for read in reader.reads:
             if (read.source, read.field) in wanted:
                 for place, index in zip(found, read.indices, strict=True):
-                    place.append(_form(index, forms[name], extents))
+                    place.append(form_of(index, forms[name], extents))
     return found
 
 
@@ -122,12 +129,19 @@ def _span(
     return (next(iter(bases)), min(lows)), max(highs) - min(lows) + 1
 
 
+def _step(places: list[Terms], fixed: frozenset[str], extents: Mapping[str, int]) -> int:
+    """What all indices from the first one on are multiples of; 1 if there is one index."""
+    moves = [c for t, _ in places for n, c in t.items() if n not in fixed and extents[n] > 1]
+    constants = [constant for _, constant in places]
+    return max(gcd(*moves, *(c - constants[0] for c in constants)), 1)
+
+
 def _range(terms: Mapping[str, int], extents: Mapping[str, int]) -> tuple[int, int]:
     ends = [c * (extents[n] - 1) for n, c in terms.items()]
     return sum(e for e in ends if e < 0), sum(e for e in ends if e > 0)
 
 
-def _form(expr: Expr, axes: Mapping[Axis, Terms], extents: Mapping[str, int]) -> Terms:
+def form_of(expr: Expr, axes: Mapping[Axis, Terms], extents: Mapping[str, int]) -> Terms:
     """An index as a form over loops."""
 
     def visit(e: Expr) -> Terms:

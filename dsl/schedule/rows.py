@@ -25,6 +25,9 @@ from sdlc.schedule.reasons import Journal
 from sdlc.schedule.staging import NestDraft
 from sdlc.target import Profile
 
+MANY, LEAST = 64, 8
+"""Where more work-items than this share a row, each has that many elements of it at least."""
+
 ALONE = 16
 """Every work-item folds statistics over so few elements for itself; then a row may have several
 work-groups."""
@@ -192,7 +195,7 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     if inside:
         extent = draft.nest.loop(inside[-1]).extent
         draft.tile(inside[-1], vector_width(extent, setting.profile.vector), Kind.VECTOR, "vec")
-    whole = [a.name for a in stored if a not in sizes]
+    whole = [a.name for a in reversed(stored) if a not in sizes]
     wide = sorted(whole, key=lambda n: -draft.nest.loop(n).extent)
     alone = prod(a.extent for a in part.over) <= ALONE and setting.profile.reduction_lanes > 1
     rows = prod(draft.nest.loop(a.name).extent for a in sizes)
@@ -200,6 +203,8 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
     beside = _beside(draft, wide, rows, setting) if alone else ()
+    if lanes and len(inside) > 1:
+        draft.take(Reorder(tuple(inside)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     bound = [a for a in stored if a in sizes or a.name in beside]
     draft.take(*bind_groups(bound, left, setting.max_groups))
@@ -225,14 +230,18 @@ def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> t
 
 
 def _lanes(part: Group, rows: int, setting: Setting) -> list[tuple[Axis, int]]:
-    """How many work-items share the reduction along its longest axes: powers of two, more where
-    there are fewer rows than work-groups that keep the device busy."""
+    """How many work-items share the reduction along its longest axes: powers of two, `MANY` at
+    least with `LEAST` elements each; more where there are fewer rows than work-groups that keep the
+    device busy."""
     left = setting.profile.reduction_lanes
+    if left > MANY:
+        left = min(left, max(prod(a.extent for a in part.over) // LEAST, MANY))
     most = min(setting.max_work_items, prod(a.extent for a in part.over) // EACH)
     while 1 < left <= most // 2 and rows < setting.profile.groups:
         left, rows = 2 * left, 2 * rows
     found: list[tuple[Axis, int]] = []
-    for axis in sorted(part.over, key=lambda a: -a.extent)[:3]:
+    strides = _strides(part, setting)
+    for axis in sorted(part.over, key=lambda a: (-a.extent, strides.get(a, 1 << 40)))[:3]:
         ways = min(1 << (axis.extent.bit_length() - 1), 1 << (max(left, 1).bit_length() - 1))
         if ways > 1:
             found.append((axis, ways))
@@ -240,19 +249,26 @@ def _lanes(part: Group, rows: int, setting: Setting) -> list[tuple[Axis, int]]:
     return found
 
 
+def _strides(part: Group, setting: Setting) -> dict[Axis, int]:
+    """How far apart in storage neighbours along each reduced axis are, in the first lift that
+    reads anything."""
+    found = (flat_strides(lift, setting.orders) for lift in part.lift)
+    return next((strides for strides in found if strides), {})
+
+
 def _statistics_steps(part: Group, lanes: list[tuple[Axis, int]], setting: Setting) -> list[Step]:
+    """Work-items as `lanes` say; a vector along what is left of the innermost axis in storage."""
     steps: list[Step] = []
     for dim, (axis, ways) in enumerate(lanes):
         name = f"{part.name}/{axis.name}"
         steps += [Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim)]
-    if not lanes:
-        strides = flat_strides(part.lift[0], setting.orders)
-        axis = max(part.over, key=lambda a: (strides.get(a) == 1, a.extent))
-        width = vector_width(axis.extent, setting.profile.vector)
-        if width > 1:
-            name = f"{part.name}/{axis.name}"
-            steps += [Tile(name, width, f"{name}.vec"), Bind(f"{name}.vec", Kind.VECTOR)]
-    strides = flat_strides(part.lift[0], setting.orders)
+    strides = _strides(part, setting) if lanes else flat_strides(part.lift[0], setting.orders)
     order = sorted(part.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
+    axis = max(part.over, key=lambda a: (strides.get(a) == 1, a.extent))
+    free = not lanes or (setting.profile.depth > 1 and axis not in dict(lanes))
+    width = vector_width(axis.extent, setting.profile.vector) if free else 1
+    if width > 1:
+        name = f"{part.name}/{axis.name}"
+        steps += [Tile(name, width, f"{name}.vec"), Bind(f"{name}.vec", Kind.VECTOR)]
     steps.append(Reorder(tuple(f"{part.name}/{a.name}" for a in order)))
     return steps

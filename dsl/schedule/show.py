@@ -44,7 +44,8 @@ def show_step(step: Step) -> str:
         case Stage():
             where = f"at {step.at}" if step.at else "outermost"
             pad = f", rows padded by {step.pad}" if step.pad else ""
-            return f"stage {step.value} {where} in {step.place.value}{pad}"
+            place = f", in the place of {step.shares}" if step.shares else ""
+            return f"stage {step.value} {where} in {step.place.value}{pad}{place}"
         case Spread():
             return f"spread {step.value} by {step.width}"
         case Matrix():

@@ -28,6 +28,7 @@ from sdlc.schedule.rows import rows_steps
 from sdlc.schedule.shared import shared_steps
 from sdlc.schedule.skinny import skinny_steps
 from sdlc.schedule.staging import private_steps
+from sdlc.schedule.streamed import streamed
 from sdlc.schedule.transform import transform_steps
 from sdlc.target import Profile
 
@@ -64,6 +65,9 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
         if lanes is not None and not isinstance(whole, str):
             yield "", whole, operand_steps(whole, form, lanes, setting)
             return
+    if is_folded(group) and setting.profile.depth > 1:
+        yield "", *streamed(group, setting)
+        return
     yield "", group, steps_for(group, lanes, setting)
     if "hold_factors" in setting.enabled and form is not None and lanes is not None:
         held = with_held(group, lanes, setting)

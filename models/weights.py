@@ -27,6 +27,7 @@ from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 
 MAX_NAME = 512
 MAX_HEADER = 100_000_000
+PIECE = 2**20
 PREFERRED = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 
 _STORED: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
@@ -259,12 +260,19 @@ def read_entry(name: str, entry: Entry) -> Array:
     except ValueError as error:  # more axes, or longer ones, than an array can have
         raise _damaged(entry.file, f"`{name}`: {error}") from None
     array = array.T if entry.transposed else array
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int(np.size(array) - np.isfinite(array).sum())
+    bad = _not_finite(array) if array.dtype.kind == "f" else 0
+    if bad:
         help = f"{entry.file.name} is damaged, or training diverged; use another file"
         message = f"tensor `{name}` holds {bad} values that are infinite or not a number"
         raise failure("W006", message, help=help)
     return array
+
+
+def _not_finite(array: Array) -> int:
+    """How many values are infinite or not a number, without a mask of a large weight's size."""
+    flat = array.ravel("K")
+    pieces = (flat[i : i + PIECE] for i in range(0, flat.size, PIECE))
+    return sum(piece.size - int(np.count_nonzero(np.isfinite(piece))) for piece in pieces)
 
 
 def _mapped(entry: Entry, stored: np.dtype[np.generic]) -> Array:

@@ -110,7 +110,7 @@ def plan(
     caps = target.caps
     orders, vectors = _orders(groups, kept, target, enabled)
     limits = caps.max_groups, orders, caps.local_bytes, enabled, journal
-    setting = Setting(target.profile, *limits, caps.matrix, caps.max_work_items)
+    setting = Setting(target.profile, *limits, caps.matrix)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
         setting = replace(setting, orders=orders)

@@ -35,9 +35,6 @@ work-groups."""
 BESIDE = 4
 """Work-groups for each of those that keep a device busy, where rows have several."""
 
-EACH = 32
-"""Elements of a row for each of more work-items than the profile has for one."""
-
 MOST_ROW = 1 << 20
 """Longer rows are too few to keep a device busy."""
 
@@ -199,7 +196,7 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     wide = sorted(whole, key=lambda n: -draft.nest.loop(n).extent)
     alone = prod(a.extent for a in part.over) <= ALONE and setting.profile.reduction_lanes > 1
     rows = prod(draft.nest.loop(a.name).extent for a in sizes)
-    lanes = [] if alone else _lanes(part, rows, setting)[: len(wide)]
+    lanes = [] if alone else _lanes(part, setting)[: len(wide)]
     for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
     beside = _beside(draft, wide, rows, setting) if alone else ()
@@ -229,16 +226,12 @@ def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> t
     return (wide[0],)
 
 
-def _lanes(part: Group, rows: int, setting: Setting) -> list[tuple[Axis, int]]:
+def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
     """How many work-items share the reduction along its longest axes: powers of two, `MANY` at
-    least with `LEAST` elements each; more where there are fewer rows than work-groups that keep the
-    device busy."""
+    least with `LEAST` elements each."""
     left = setting.profile.reduction_lanes
     if left > MANY:
         left = min(left, max(prod(a.extent for a in part.over) // LEAST, MANY))
-    most = min(setting.max_work_items, prod(a.extent for a in part.over) // EACH)
-    while 1 < left <= most // 2 and rows < setting.profile.groups:
-        left, rows = 2 * left, 2 * rows
     found: list[tuple[Axis, int]] = []
     strides = _strides(part, setting)
     for axis in sorted(part.over, key=lambda a: (-a.extent, strides.get(a, 1 << 40)))[:3]:

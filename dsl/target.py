@@ -113,8 +113,10 @@ class Profile:
     loads of neighbours; `partial_sums` products that may be summed in f16 before they are added to
     an f32 accumulator, where factors are f16 (0: none); `across` work-items side by side along the
     columns of a tile whose operands pass through local memory; `registers` (32-bit) that written
-    out code should stay within (0: not counted); `matrix` is the matrix
-    instruction that contractions of its inputs are computed with ('': none).
+    out code should stay within (0: not counted); `fold_bytes`: a value of which one entry of a
+    batch takes less is stored rather than folded into a rescaled state block by block (0: it is
+    always folded); `matrix` is the matrix instruction that contractions of its inputs are computed
+    with ('': none).
     """
 
     vector: int = 4
@@ -132,6 +134,7 @@ class Profile:
     partial_sums: int = 0
     across: int = 16
     registers: int = 0
+    fold_bytes: int = 0
     matrix: str = ""
 
 

@@ -110,6 +110,9 @@ class Painter:
             states.append(np.concatenate([row["states"] for row in rows], axis=1))
             found |= {name: x for name, x in rows[0].items() if name != "states"}
         found["context"] = np.concatenate(states, axis=2)
+        if count == 2 and not negative and self.folder.text_encoder_2:
+            # SDXL was trained to see zeros, not an empty text, where there is none.
+            found = {n: np.concatenate([np.zeros_like(x[:1]), x[1:]]) for n, x in found.items()}
         return {name: np.repeat(x, self.batch, axis=0) for name, x in found.items()}
 
     def _encode_row(self, part: str, tokens: Sequence[Tokens], row: int) -> dict[str, Array]:

@@ -86,6 +86,8 @@ def settings_of(name: str, place: Path) -> GenerateSettings:
     files = place / "init.png", place / "mask.png"
     for file, pixels in zip(files, pictures(), strict=True):
         Image.fromarray(pixels).save(file)
+    if "negative_prompt" in options:
+        given["negative"] = ""
     if "strength" in options:
         given |= {"init": files[0], "strength": options["strength"]}
     if "Inpaint" in kind:

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from sdlc.api import Compiled, make_request
+from sdlc.backends.offline import folder, gpus
+from sdlc.backends.statistics import check_installed, statistics
 from sdlc.backends.target import load_target
 from sdlc.kernel.ir import Kernel, Load, Store, statement_expressions, statements, walk
+from sdlc.language.diagnostics import SdlError
 from sdlc.schedule.nest import Kind
 from sdlc.target import Target
 
@@ -71,3 +74,55 @@ def test_transforms_are_as_wide_as_registers_hold_their_values(name: str) -> Non
         assert width == 1 or width * copies <= most
     free = replace(target, profile=replace(target.profile, registers=0))
     assert {width for width, _ in transforms(free)} == {target.profile.vector}
+
+
+@pytest.mark.parametrize(("keys", "stored"), [(64, True), (4096, False)])
+def test_scores_are_stored_where_they_are_small(keys: int, stored: bool) -> None:
+    """Attention's two products are kernels of their own unless the scores are large."""
+    found = kernels("attention", "attention", "mali", b=1, s=keys, t=keys, w=16, u=16)
+    assert (len(found) > 1) is stored
+
+
+def sums(file: str, entry: str, **sizes: int | tuple[int, ...]) -> int:
+    """Scalars of the register tile of a program's only contraction, for Mali."""
+    made = compiled(file, entry, load_target("mali"), **sizes)
+    assert made.planned is not None
+    (nest,) = [k.nest for k in made.planned[1].kernels if k.group.monoid is not None]
+    own = (Kind.UNROLL, Kind.VECTOR)
+    return prod(lp.extent for lp in nest.loops if lp.kind in own and not nest.is_reduced(lp))
+
+
+def test_tiles_leave_registers_for_what_else_a_kernel_keeps() -> None:
+    """Places in three loops over K, or of guarded rows, take the registers of half of the sums."""
+    assert sums("matmul", "matmul", b=(), m=64, k=64, n=64) == 32
+    assert sums("matmul", "matmul", b=(), m=77, k=64, n=64) == 16
+    window = {"b": 1, "c": 64, "cg": 64, "h": 16, "w": 16, "o": 64}
+    assert sums("conv", "conv2d", **window, kh=5, kw=5) == 16
+    assert sums("conv", "conv2d", **window, kh=1, kw=1) == 32
+
+
+CASES = {
+    "matmul_nt": ("matmul", {"b": (77,), "k": 192, "n": 192}),
+    "winograd_tiles2d": ("winograd", {"b": 1, "c": 96, "h": 16, "w": 16}),
+    "conv2d": ("conv", {"b": 1, "c": 96, "cg": 96, "h": 16, "w": 16, "o": 96, "kh": 3, "kw": 3}),
+}
+"""Each of a kind that has spilled: guarded rows, a transform, loops over a window."""
+
+
+@pytest.mark.parametrize("name", PHONES)
+def test_nothing_spills(name: str) -> None:
+    """What the offline compilers say, where they are installed."""
+    where = folder()
+    try:
+        check_installed(name, where)
+    except SdlError as absent:
+        pytest.skip(absent.diagnostics[0].message)
+    language = gpus(name)[0].languages[0]
+    texts = [
+        replace(text, name=f"{entry}: {text.name}")
+        for entry, (file, sizes) in CASES.items()
+        for text in compiled(file, entry, load_target(name), **sizes).texts((language,))
+    ]
+    rows = statistics({language: texts}, name, where)
+    assert len(rows) == len(texts) >= len(CASES)
+    assert not [(r.kernel, r.spills, r.error) for r in rows if r.spills or r.error]

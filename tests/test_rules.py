@@ -285,3 +285,9 @@ def test_results_keep_names_types_and_order() -> None:
     arrays = values_for(graph, 0)
     for name, value in evaluate(graph, arrays, {}, Mode.F64).items():
         np.testing.assert_allclose(evaluate(after, arrays, {}, Mode.F64)[name], value, rtol=1e-9)
+
+
+def test_what_reads_only_constants_has_nothing_beside_it() -> None:
+    text = "model m() -> f32[1] { return reduce_norm(causal_mask(; queries = 1)) }"
+    graph = build(load(None, text), None, {}, {}, DType.F32)
+    assert rewrite(graph, RULES, always)[0].outputs

@@ -52,7 +52,7 @@ CASES: dict[str, tuple[str, Config, Config]] = {
     "xl": (
         "StableDiffusionXLPipeline",
         {**BOTH, "unet": {**XL, **DRAWING, "cross_attention_dim": 48}, "scheduler": DPM},
-        {},
+        {"negative_prompt": None},
     ),
     "image": (
         "StableDiffusionImg2ImgPipeline",
@@ -124,8 +124,9 @@ def latents_of(name: str, noise: Any) -> Any:
         given |= {"mask_image": mask, "width": SIZE[0], "height": SIZE[1]}
     else:
         given |= {} if "image" in given else {"latents": torch.from_numpy(noise)}
-    asked = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "output_type": "latent"}
-    made_of = pipe(PROMPT, negative_prompt=NEGATIVE, **asked, **given, **options)
+    asked: Config = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "output_type": "latent"}
+    asked["negative_prompt"] = NEGATIVE
+    made_of = pipe(PROMPT, **{**asked, **given, **options})
     return np.ascontiguousarray(made_of.images.numpy())
 
 

@@ -114,6 +114,8 @@ def attempt(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     if node in around.results:
         return Refused("it is a result of the program")
     family = _family(form, around)
+    if not family:
+        return Refused("all that it reads is known when weights are loaded")
     if isinstance(node, Map) and (len(family) > 1 and not _whole(family)):
         return Refused("its kind does not cover what all of them read")
     chunk = family if isinstance(node, Map) else _chunk(family, node)

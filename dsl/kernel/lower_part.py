@@ -175,7 +175,8 @@ class Part:
         monoid = self.group.monoid
         assert monoid is not None
         matrix = self.nest.matrix
-        if not loops and not self.shared and not self.vector_reduces and matrix is None:
+        steps = matrix is not None or (len(self.tile) > 1 and not self.work.constants)
+        if not loops and not self.shared and not self.vector_reduces and not steps:
             return self._written_out(monoid)
         accumulators = self._accumulators(monoid)
         for loop in loops:

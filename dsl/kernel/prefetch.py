@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sdlc.graph.types import DType
 from sdlc.kernel.intervals import Bounds
 from sdlc.kernel.ir import (
     Access,
     Assign,
     Barrier,
-    Cast,
     Declare,
     Expr,
     For,
@@ -96,15 +94,15 @@ class _Prefetching:
         if not loads or len(loads) > MOST_LOADS:
             return [loop]
         self.count += 1
-        names = {kept: Var(self._fresh(load), kept.type) for kept, load in loads.items()}
         following = call("min", call("add", loop.var, i32(1)), i32(loop.extent - 1))
         ahead: list[Stmt] = []
         next_: list[Stmt] = []
-        for kept, var in names.items():
-            whole = replaced(kept, lets)
+        values: Values = {}
+        for load in loads:
+            values[load] = var = Var(self._fresh(load), load.type)
+            whole = replaced(load, lets)
             ahead.append(Declare(var, self._at(whole, loop.var, i32(0))))
             next_.append(Assign(var, self._at(whole, loop.var, following)))
-        values: Values = dict(names)
         filled = [_with(stmt, values) for stmt in fill]
         made = (*before, Barrier(), *filled, Barrier(), *next_, *after)
         return [*ahead, replace(loop, body=made)]
@@ -135,9 +133,10 @@ def _parts(loop: For) -> tuple[list[Stmt], list[Stmt], list[Stmt]] | None:
         local = isinstance(stmt, Store) and stmt.buffer.space is Space.LOCAL
         if not (isinstance(stmt, Let) or local):
             return None
+    changed = {s.buffer for s in statements(loop.body) if isinstance(s, Store)}
     inside = [e for s in (*before, *fill) for e in walk(*statement_expressions(s))]
     for e in inside:
-        if isinstance(e, Load) and not _is_constant(e):
+        if isinstance(e, Load) and not _is_constant(e) and e.buffer in changed:
             return None
     if any(isinstance(e, Load) for s in before for e in walk(*statement_expressions(s))):
         return None
@@ -148,25 +147,10 @@ def _is_constant(load: Load) -> bool:
     return load.buffer.space is Space.GLOBAL and load.buffer.access is Access.READ
 
 
-def _fetched(fill: list[Stmt]) -> dict[Expr, Load]:
-    """The loads, by what is kept of each: what has a name is kept as it is; a half without one as
-    the f32 that it is used as, or as it is where it is stored so."""
-    found: dict[Expr, Load] = {
-        s.value: s.value for s in fill if isinstance(s, Let) and isinstance(s.value, Load)
-    }
-    named = frozenset(found)
-    every = [e for s in fill for e in walk(*statement_expressions(s)) if e not in named]
-    for e in every:
-        widens = isinstance(e, Cast) and isinstance(e.value, Load) and e.value not in named
-        if isinstance(e, Cast) and widens and e.value.type.dtype is DType.F16:
-            found[e] = e.value  # type: ignore[assignment]
-    kept = any(isinstance(s, Store) and s.buffer.dtype is DType.F16 for s in fill)
-    for e in every:
-        if isinstance(e, Load) and (e.type.dtype is not DType.F16 or e not in found.values()):
-            if e.type.dtype is DType.F16 and not kept:
-                return {}
-            found[e] = e
-    return found
+def _fetched(fill: list[Stmt]) -> tuple[Load, ...]:
+    """The loads from memory, each once; halves stay halves, so that nothing waits for them."""
+    every = (e for s in fill for e in walk(*statement_expressions(s)))
+    return tuple(dict.fromkeys(e for e in every if isinstance(e, Load) and _is_constant(e)))
 
 
 def _with(stmt: Stmt, values: Values) -> Stmt:

@@ -181,13 +181,17 @@ def _loop(draft: NestDraft, part: Group, axis: Axis) -> int:
     return stage.nest.loop(axis.name).extent
 
 
-def local_statistics(draft: NestDraft, part: Group) -> None:
-    """Statistics in local memory: rows over lanes 1, K over lanes 0 where they can share it."""
+def local_statistics(draft: NestDraft, part: Group, setting: Setting) -> None:
+    """Statistics in local memory: rows over lanes 1, K over lanes 0 where they can share it, by
+    vectors where slices are loaded ahead, so that all loads of a row are alike."""
     draft.take(Stage(part.name, "", Place.LOCAL))
     across, down = draft.nest.size(Kind.LANE, 0), draft.nest.size(Kind.LANE, 1)
     along = max(part.over, key=lambda a: a.extent)
     name = f"{part.name}/{along.name}"
     if across > 1 and across & (across - 1) == 0 and across <= along.extent:
+        width = vector_width(along.extent, setting.profile.vector)
+        if setting.profile.depth > 1 and across * width <= along.extent:
+            draft.tile(name, width, Kind.VECTOR, "vec")
         draft.take(Tile(name, across, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 0))
     row = max(part.axes, key=lambda a: _loop(draft, part, a))
     extent = _loop(draft, part, row)

@@ -147,7 +147,7 @@ def fragment_steps(group: Group, form: Contraction, setting: Setting) -> tuple[S
     size = DType(of.inputs).itemsize
     for part in reversed(group.inner):
         if part.monoid is not None:
-            local_statistics(draft, part)
+            local_statistics(draft, part, setting)
             continue
         draft.take(Stage(part.name, axis.name, Place.LOCAL, PAD // size))
         stage = next(s for s in draft.nest.stages if s.value == part.name)

@@ -157,7 +157,7 @@ def _tiled(
     vector = setting.profile.vector
     for part in reversed(group.inner):
         if part.monoid is not None:
-            local_statistics(draft, part)
+            local_statistics(draft, part, setting)
             continue
         pad = vector if part.name == "left" else 0
         draft.take(Stage(part.name, axis.name, Place.LOCAL, pad))

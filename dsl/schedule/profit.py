@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 
 from sdlc.graph.hoist import hoist
 from sdlc.graph.mechanisms import MECHANISMS
-from sdlc.graph.node import Graph
+from sdlc.graph.node import Graph, Map, Reduce, topological
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Profitable, Rule, Sizes, by_its_own_word, rewrite
+from sdlc.graph.types import DType
 from sdlc.schedule.draft import EVERY
 from sdlc.schedule.plan import groups_of
 from sdlc.schedule.reasons import Journal
@@ -34,13 +36,17 @@ def profitable(
     for sums, memory and launches: the cost model says whether that pays; and what they store may be
     no larger than what `graph`, rewritten by the others of `rules`, stores without them."""
     borders = tuple(r for r in MECHANISMS if r.borders and not target.profile.slice)
-    estimates = Estimates(target, borders)
+    estimates, profile = Estimates(target, borders), target.profile
 
     def why(rule: Rule, sizes: Sizes) -> str:
-        if rule.numerics is Numerics.RESCALED and not target.profile.block:
+        if rule.numerics is Numerics.RESCALED and not profile.block:
             return f"{target.name} folds no states in blocks (profile.block is 0)"
-        if rule.borders and target.profile.slice:
+        if rule.borders and profile.slice:
             return f"{target.name} tests borders where it fetches operands (profile.slice)"
+        if rule.numerics is Numerics.RESCALED and profile.fold_bytes:
+            stored = largest_inside(rule, sizes)
+            if stored < profile.fold_bytes:
+                return f"what it leaves out takes {stored} bytes (profile.fold_bytes)"
         own = by_its_own_word(rule, sizes)
         if own or rule.numerics is not Numerics.BILINEAR:
             return own
@@ -58,6 +64,17 @@ def profitable(
         return largest_stored(groups_of(run, target, EVERY, Journal()))
 
     return why
+
+
+def largest_inside(rule: Rule, sizes: Sizes) -> int:
+    """Bytes, in f32, of the largest value that the left side makes and does not give, without the
+    axes of a batch, which rules do not see."""
+    if rule.sides is None:
+        return 0
+    left = rule.sides(sizes, DType.F32)[0]
+    given = {node for _, node, _ in left.outputs}
+    inside = [n for n in topological(left) if isinstance(n, (Map, Reduce)) and n not in given]
+    return max((prod(n.shape) * DType.F32.itemsize for n in inside), default=0)
 
 
 def scheduled_by(rules: Sequence[Rule]) -> frozenset[str]:

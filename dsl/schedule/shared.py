@@ -16,6 +16,7 @@ from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft, row_axes
+from sdlc.target import Profile
 
 PAD = 1
 """Elements after each row in local memory, so that rows start in different banks."""
@@ -29,7 +30,7 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     row = max(rows[-2:], key=lambda a: a.extent) if rows else None
     down, each = 1, 1
     if row is not None:
-        each = min(setting.profile.register_tile[0], _power(row.extent))
+        each = min(_rows_held(setting.profile), _power(row.extent))
         down = min(_floor(setting.profile.lanes // across), _power(-(-row.extent // each)))
         while down > 1 and _local_bytes(group, wide, down * each) > setting.local_bytes:
             down //= 2
@@ -63,6 +64,15 @@ def _local_bytes(group: Group, wide: list[Axis], height: int) -> int:
 def _is_private(part: Group, wide: list[Axis]) -> bool:
     """Whether a part is each work-item's own: it has the columns."""
     return any(a in part.axes for a in wide)
+
+
+def _rows_held(profile: Profile) -> int:
+    """Rows of a work-item: of each it keeps a vector of its state, of a block's sums and of scores,
+    which together take at most half of the registers."""
+    rows = profile.register_tile[0]
+    while profile.registers and rows > 1 and 2 * 3 * profile.vector * rows > profile.registers:
+        rows //= 2
+    return rows
 
 
 def _floor(number: int) -> int:
@@ -102,10 +112,11 @@ def _private_part(draft: NestDraft, part: Group, wide: list[Axis], setting: Sett
     """A register tile of what is this work-item's alone."""
     prefix = f"{part.name}/"
     for axis in part.axes:
-        loop = _stage_nest(draft, part).loop(axis.name)
-        if loop.extent > 1:
-            kind = Kind.VECTOR if axis in wide else Kind.UNROLL
-            draft.take(Bind(f"{prefix}{axis.name}", kind))
+        nest = _stage_nest(draft, part)
+        extent, free = nest.loop(axis.name).extent, nest.size(Kind.VECTOR, 0) == 1
+        if extent > 1:
+            fits = axis in wide and free and vector_width(extent, setting.profile.vector) == extent
+            draft.take(Bind(f"{prefix}{axis.name}", Kind.VECTOR if fits else Kind.UNROLL))
     unroll = divisor(part.over[-1].extent, setting.profile.unroll)
     draft.tile(f"{prefix}{part.over[-1].name}", unroll, Kind.UNROLL, "unroll")
 

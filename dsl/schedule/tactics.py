@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 
 from sdlc.graph.expr import Axis, axes_of, reads_of
+from sdlc.graph.types import DType
 from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
@@ -40,6 +41,9 @@ MOST_ALONE = 64
 
 MOST_TILES = 4
 """Register tiles of rows that share a pass over all columns, so that each is fetched once."""
+
+RESERVE = 18
+"""Registers for buffers' addresses, work-items' numbers and what a compiler loads ahead."""
 
 MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
@@ -204,17 +208,36 @@ def _register_tile(
     columns = max(profile.vector, columns // form.fields)
     if form.fields * columns > profile.register_tile[1]:
         rows = max(1, rows * profile.register_tile[1] // (form.fields * columns))
+    row_axes = [a for a in axes if a in (form.n if lanes in form.m else form.m) and a != lanes]
+    if _is_full(row_axes, form, (rows, columns), profile):
+        rows, columns = (rows, columns // 2) if columns > profile.vector else (rows // 2, columns)
     width = vector_width(lanes.extent, profile.vector)
     if width == 1 and lanes.extent > 1:
         width = min(profile.vector, 1 << (lanes.extent - 1).bit_length())
     draft.take(lanes, width, Kind.VECTOR, "vec")
     draft.take(lanes, divisor(draft.left[lanes], columns // width), Kind.UNROLL, "tile")
-    row_axes = [a for a in axes if a in (form.n if lanes in form.m else form.m) and a != lanes]
     for axis in reversed(row_axes):
         size = share(draft.left[axis], rows)
         draft.take(axis, size, Kind.UNROLL, "tile")
         rows //= size
     return row_axes
+
+
+def _is_full(
+    row_axes: list[Axis], form: Contraction, tile: tuple[int, int], profile: Profile
+) -> bool:
+    """Whether a tile leaves too few registers beside its sums and one step's factors: for the
+    loops over K, a place in each factor at every one, for guarded rows, each with its own place,
+    and for rows that are loaded several steps at a time, where they are not halves."""
+    rows, columns = tile
+    values = rows * columns * form.fields + rows + columns * form.fields
+    loops = sum(a.extent > 1 for a in form.k)
+    places = (form.fields + 1) * loops + 2 * (form.fields - 1)
+    if row_axes and row_axes[-1].extent % rows:
+        places += rows
+    if any(r.source.dtypes[r.field] is DType.F32 for r in reads_of(form.left)):
+        places += rows * (profile.gather // 2)
+    return 0 < profile.registers < values + places + RESERVE
 
 
 def _reduced_points(group: Group) -> int:

@@ -285,18 +285,24 @@ def test_the_load_program_runs_once_and_on_the_device() -> None:
         assert host.launches == 2 + 2 * runs
 
 
-def test_what_is_hoisted_is_stored_as_the_runs_read_it() -> None:
-    """A weight [o][k] whose reader wants o innermost: the load program writes it so."""
+@pytest.mark.parametrize(
+    ("name", "order", "block"), [("cpu", (0, 1), Block(0, 32)), ("nvidia", (1, 0), None)]
+)
+def test_what_is_hoisted_is_stored_as_the_runs_read_it(
+    name: str, order: tuple[int, ...], block: Block | None
+) -> None:
+    """A weight [o][k] whose reader wants o innermost, on a CPU in blocks: the load program writes
+    it so."""
     i, k, n = axes(i=8, k=24, n=64)
     x, w = given_input("x", 8, 24), weight("w", 64, 24)
     root = Map((n, k), apply("exp", read(w, n, k)), F, Origin("root", "test"))
     lift = apply("mul", read(x, i, k), read(root, n, k))
     out = Reduce((i, n), (k,), SUM, (lift,), (F,), Origin("out", "test"))
     graph = Graph("order", (("out", out, 0),), (x,))
-    program = compile_graph(graph, load_target("cpu"))
+    program = compile_graph(graph, load_target(name))
     assert program.load is not None
     run, load = program.tensors["~test.root"], program.load.tensors["~test.root"]
-    assert run.order == load.order == (1, 0)
+    assert run.order == load.order == order and run.block == load.block == block
     inputs, weights = arrays_of(graph)
     assert_right(graph, inputs, weights, run_interpreted(program, inputs, weights), "order")
 

@@ -103,8 +103,9 @@ def load_plan(load: Graph, parts: Hoisted, scheduled: Plan, target: Target) -> P
     values = {value: (weight, 0) for value, weight in parts.weights.items()}
     orders = {value: scheduled.orders[read] for value, read in values.items()}
     blocks = {v: scheduled.blocks[read] for v, read in values.items() if read in scheduled.blocks}
+    packed = {v: scheduled.packed[read] for v, read in values.items() if read in scheduled.packed}
     made = plan(load, target, orders, enabled=scheduled.enabled)
-    return replace(made, blocks=blocks)
+    return replace(made, blocks=blocks, packed={**made.packed, **packed})
 
 
 def compile_plan(
@@ -196,8 +197,7 @@ def _tensors(graph: Graph, scheduled: Plan, names: dict[Value, str]) -> dict[str
         dtype = node.dtypes[field]
         role = _role(node, value in results)
         weight = node.name if isinstance(node, Input) and role is TensorRole.WEIGHT else ""
-        order = scheduled.orders.get(value, tuple(range(len(node.shape))))
-        block = scheduled.blocks.get(value)
+        order, block = scheduled.stored(value)
         nbytes = stored_count(node.shape, order, block) * dtype.itemsize
         tensors[name] = Tensor(
             name, node.shape, dtype, order, role, nbytes, 0, weight, node.origin, block

@@ -33,6 +33,12 @@ class Contraction:
         """How many sums there are."""
         return len(self.rights)
 
+    @property
+    def left_larger(self) -> bool:
+        """Whether the left factor has at least as many elements as the right ones together."""
+        rows, columns = (prod(a.extent for a in axes) for axes in (self.m, self.n))
+        return rows >= columns * self.fields
+
 
 def contraction(group: Group) -> Contraction | None:
     """The group as a contraction. Axes in neither factor count as batch.

@@ -24,6 +24,7 @@ from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
 from sdlc.schedule.merge import pair, siblings
 from sdlc.schedule.nest import Nest, Refused, Step, schedule
+from sdlc.schedule.pack import packed_weights
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.reasons import Journal, Reason, tell_of_kernel
 from sdlc.schedule.rescale import carry
@@ -78,6 +79,15 @@ class Plan:
     blocks: Mapping[Value, Block] = field(default_factory=dict)
     enabled: frozenset[str] = frozenset()
     """The mechanisms that were allowed, by name."""
+    packed: Mapping[Value, Block] = field(default_factory=dict)
+    """The blocks of weights that are stored block by block, whatever their order says."""
+
+    def stored(self, value: Value) -> tuple[tuple[int, ...], Block | None]:
+        """The order of a value's axes in storage, and its block."""
+        order, block = self.orders.get(value, row_major(value)), self.packed.get(value)
+        if block is None:
+            return order, self.blocks.get(value)
+        return (block.axis, *(axis for axis in order if axis != block.axis)), block
 
     @property
     def fired(self) -> frozenset[str]:
@@ -121,7 +131,10 @@ def plan(
         item = scheduled(group, lanes, setting, target, point or DEFAULT)
         tell_of_kernel(journal, item.group, item.nest, orders)
         made.append(replace(item, journal=journal))
-    return Plan(tuple(made), orders, enabled=enabled)
+    whole = target.profile.lanes == 1 and "storage_orders" in enabled
+    kernels = ((item.group, item.nest, item.lanes) for item in made if whole)
+    packed = packed_weights(kernels, orders)
+    return Plan(tuple(made), orders, enabled=enabled, packed=packed)
 
 
 def with_mechanisms(target: Target, enabled: frozenset[str]) -> Target:

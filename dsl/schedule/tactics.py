@@ -175,9 +175,17 @@ def _contraction_steps(
     _take_lanes(draft, order, profile.lanes)
     each = 2 * profile.register_tile[0] * profile.register_tile[1] * _reduced_points(group)
     _take_loops(draft, row_axes, profile.flop // each)
-    draft.bind_rest(axes, setting.max_groups)
+    draft.bind_rest(_in_turn(axes, form, lanes, profile), setting.max_groups)
     draft.steps += _reduced_loops(group, form, draft, setting)
     return tuple(draft.steps)
+
+
+def _in_turn(axes: list[Axis], form: Contraction, lanes: Axis, profile: Profile) -> list[Axis]:
+    """The order in which work-groups take tiles of results, the last axis the fastest. A core that
+    takes one after the other keeps what does not change in its cache: that is the larger factor."""
+    if profile.lanes > 1 or lanes not in form.n or form.left_larger:
+        return axes
+    return [a for a in axes if a in form.n] + [a for a in axes if a not in form.n]
 
 
 def _rows_steps(group: Group, lanes: Axis, setting: Setting) -> tuple[Step, ...]:

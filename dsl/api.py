@@ -76,7 +76,8 @@ class Request:
         definition = self.graph(sizes)
         for rule in own_rules(self.library, self.rules):
             check_equation(rule, self.library.sources)
-        graph, report = rewrite(definition, self.rules, profitable(self.target))
+        paying = profitable(self.target, definition, self.rules)
+        graph, report = rewrite(definition, self.rules, paying)
         choices, enabled = self.choices(), scheduled_by(self.rules)
         planned = plan_graph(graph, self.target, choices, enabled)
         program = compile_hoisted(*planned, self.target, self.precision)

@@ -188,9 +188,18 @@ def _summary(compiled: Compiled, unused: tuple[str, ...]) -> dict[str, Any]:
             "arena": memory.arena,
             "lower_bound": memory.lower_bound,
             "weights": memory.weights,
+            "largest": _largest(program),
         },
         "load": None if program.load is None else _load_summary(program.load),
     }
+
+
+def _largest(program: Program) -> int:
+    """Bytes of the largest temporary tensor."""
+    from sdlc.program.program import TensorRole
+
+    found = (t.nbytes for t in program.tensors.values() if t.role is TensorRole.TEMPORARY)
+    return max(found, default=0)
 
 
 def _load_summary(load: Program) -> dict[str, int]:
@@ -213,6 +222,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         *([("unused config", unused)] if unused else []),
         ("kernels", f"{summary['kernels']}, dispatched {summary['dispatches']} times"),
         ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
+        ("largest", memory["largest"]),
         ("weights", memory["weights"]),
         *([("loading", _load_text(summary["load"]))] if summary["load"] else []),
         ("work", f"{summary['flop'] / 1e9:.3g} GFLOP"),

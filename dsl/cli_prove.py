@@ -182,7 +182,7 @@ def _settings(source: dict[str, Any]) -> tuple[str, ...]:
 def compilation(request: Request) -> Compilation:
     """The program of a request, as it is compiled, with all that its proof needs."""
     graph = request.graph()
-    made, report = rewrite(graph, request.rules, profitable(request.target))
+    made, report = rewrite(graph, request.rules, profitable(request.target, graph, request.rules))
     moves = scheduled_by(request.rules)
     planned = plan_graph(made, request.target, request.choices(), moves)
     done = compiled(graph, made, planned, request.target, request.precision)

@@ -126,7 +126,8 @@ class _Run:
         from sdlc.schedule.profit import profitable, scheduled_by
 
         target = request.target
-        graph = hoist(rewrite(request.graph(), request.rules, profitable(target))[0]).run
+        written, rules = request.graph(), request.rules
+        graph = hoist(rewrite(written, rules, profitable(target, written, rules))[0]).run
         work = Work(graph, plan(graph, target, enabled=scheduled_by(request.rules)), target)
         known = read_records(self._place, target.name, device_text(self._device.info)).by_group
         jobs = [job for job in work.jobs if job.digest not in known]

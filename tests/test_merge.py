@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 import pytest
 
 from sdlc.api import make_request
-from sdlc.backends.target import load_target
 from sdlc.program.interpreted import run_interpreted
 from sdlc.proof.tolerance import Numerics, check, tolerance
-from sdlc.schedule.nest import Kind
-from sdlc.schedule.plan import plan
 
 PAIR = """
 model gated(x: T[b, k]) -> T[b, n] {
@@ -42,6 +37,11 @@ model groups(x: T[b, c, h, w]) -> T[b, c, h, w] {
   return silu(norm: group_norm(x; groups = 2))
 }
 """
+JOINED = """
+model joined(x: T[b, c, h, w], y: T[b, c, h, w]) -> T[b, 2 * c, h, w] {
+  return silu(norm: group_norm(concat_channels(x, y); groups = 2))
+}
+"""
 TOKENS, PICTURE = {"b": 5, "k": 13}, {"b": 2, "c": 6, "h": 3, "w": 5}
 CASES = [
     (PAIR, TOKENS, {"cpu": 1, "adreno": 1}),
@@ -49,6 +49,7 @@ CASES = [
     (CHAIN, TOKENS, {"cpu": 2}),
     (ROWS, TOKENS, {"cpu": 1, "adreno": 1, "nvidia": 1}),
     (GROUPS, PICTURE, {"cpu": 2, "adreno": 1, "mali": 1}),
+    (JOINED, PICTURE, {"adreno": 1, "mali": 1, "apple": 1}),
     (GROUPS, PICTURE | {"c": 20}, {"cpu": 1, "nvidia": 1}),
 ]
 EACH = [(text, sizes, target, n) for text, sizes, wanted in CASES for target, n in wanted.items()]
@@ -70,14 +71,3 @@ def test_kernels_of_small_programs(
     }
     allowed = tolerance(graph, inputs, weights)
     check(allowed, run_interpreted(program, inputs, weights), Numerics.REASSOCIATED)
-
-
-def test_few_rows_have_more_work_items_each() -> None:
-    """64 rows of 10 × 4096 on 132 cores: 512 work-items each; 320 rows have the profile's."""
-    target = load_target("nvidia")
-    for batch, items in ((2, 512), (10, target.profile.reduction_lanes)):
-        text = GROUPS.replace("groups = 2", "groups = 32")
-        sizes = {"b": batch, "c": 320, "h": 64, "w": 64}
-        graph = make_request(text, "nvidia", None, sizes, (None, "f16")).graph()
-        (kernel,) = plan(graph, target).kernels
-        assert prod(kernel.nest.size(Kind.LANE, dim) for dim in range(3)) == items

@@ -66,7 +66,8 @@ def compile_graph(
     target cannot bind.
     """
     enabled = EVERY if rules is None else scheduled_by(rules)
-    graph = rewrite(graph, rules or (), profitable(target))[0]
+    chosen = tuple(rules or ())
+    graph = rewrite(graph, chosen, profitable(target, graph, chosen))[0]
     parts, scheduled = plan_graph(graph, target, choices, enabled)
     return compile_hoisted(parts, scheduled, target, precision)
 

@@ -35,8 +35,6 @@ class Setting:
     journal: Journal = field(default_factory=Journal, compare=False)
     """Where a tactic says what it did not do, and why."""
     matrix: tuple[MatrixInstruction, ...] = ()
-    max_work_items: int = 256
-    """Of a work-group, on the target."""
 
     @property
     def instruction(self) -> MatrixInstruction | None:

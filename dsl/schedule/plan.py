@@ -28,7 +28,7 @@ from sdlc.schedule.pack import packed_weights
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.reasons import Journal, Reason, tell_of_kernel
 from sdlc.schedule.rescale import carry
-from sdlc.schedule.rows import nest_rows
+from sdlc.schedule.rows import continue_rows, nest_rows
 from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
 from sdlc.schedule.tactics import tactics
@@ -120,7 +120,7 @@ def plan(
     caps = target.caps
     orders, vectors = _orders(groups, kept, target, enabled)
     limits = caps.max_groups, orders, caps.local_bytes, enabled, journal
-    setting = Setting(target.profile, *limits, caps.matrix, caps.max_work_items)
+    setting = Setting(target.profile, *limits, caps.matrix)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
         setting = replace(setting, orders=orders)
@@ -191,6 +191,7 @@ def groups_of(
         groups = siblings(groups, buffers, journal)
     if "rows" in enabled:
         groups = nest_rows(groups, results, profile, journal)
+        groups = continue_rows(groups, results, buffers, journal)
     if "nest_factors" in enabled:
         groups = nest_factors(groups, results, target, journal)
     if "fold_blocks" in enabled:

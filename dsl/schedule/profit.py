@@ -4,26 +4,37 @@ In: a target. Out: what `graph.rules.rewrite` asks about every match. Invariant:
 what a rule does (its numerics class, its own `worth` clauses, the estimates of both its sides) and
 at the target's table, never at names.
 
-    rewrite(graph, rules, profitable(load_target("cpu")))
+    rewrite(graph, rules, profitable(load_target("cpu"), graph, rules))
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 
+from sdlc.graph.hoist import hoist
 from sdlc.graph.mechanisms import MECHANISMS
-from sdlc.graph.node import Map, Reduce, topological
+from sdlc.graph.node import Graph, Map, Reduce, topological
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.rules import Profitable, Rule, Sizes, by_its_own_word
+from sdlc.graph.rules import Profitable, Rule, Sizes, by_its_own_word, rewrite
 from sdlc.graph.types import DType
-from sdlc.schedule.worth import Estimates
+from sdlc.schedule.draft import EVERY
+from sdlc.schedule.plan import groups_of
+from sdlc.schedule.reasons import Journal
+from sdlc.schedule.worth import Estimates, largest_stored
 from sdlc.target import Target
 
+ROOM = 1 << 23
+"""Elements that a bilinear algorithm may always store on its way: less is not worth saving."""
 
-def profitable(target: Target) -> Profitable:
+
+def profitable(
+    target: Target, graph: Graph | None = None, rules: Sequence[Rule] = ()
+) -> Profitable:
     """Why a match does not pay on the target, '' where it does. Bilinear algorithms trade products
-    for sums, memory and launches: the cost model says whether that pays."""
+    for sums, memory and launches: the cost model says whether that pays; and what they store may be
+    no larger than what `graph`, rewritten by the others of `rules`, stores without them."""
     borders = tuple(r for r in MECHANISMS if r.borders and not target.profile.slice)
     estimates, profile = Estimates(target, borders), target.profile
 
@@ -39,7 +50,18 @@ def profitable(target: Target) -> Profitable:
         own = by_its_own_word(rule, sizes)
         if own or rule.numerics is not Numerics.BILINEAR:
             return own
-        return estimates.dearer(rule, sizes)
+        dearer = estimates.dearer(rule, sizes)
+        stored = 0 if dearer or graph is None else estimates.between(rule, sizes)
+        if stored > ROOM and stored > room():
+            return f"it would store {stored} elements at once, the rest of the program {room()}"
+        return dearer
+
+    @cache
+    def room() -> int:
+        assert graph is not None
+        exact = [r for r in rules if r.equation and r.numerics is not Numerics.BILINEAR]
+        run = hoist(rewrite(graph, exact, profitable(target))[0]).run
+        return largest_stored(groups_of(run, target, EVERY, Journal()))
 
     return why
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal
-from sdlc.graph.node import Node
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, rebuild, substitute
+from sdlc.graph.node import Map, Node
+from sdlc.graph.rewrite import read_through
 from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_value
 from sdlc.schedule.contraction import constant_factor, contraction
 from sdlc.schedule.draft import Setting, bind_groups, flat_strides, share, vector_width
@@ -33,9 +34,6 @@ work-groups."""
 
 BESIDE = 4
 """Work-groups for each of those that keep a device busy, where rows have several."""
-
-EACH = 32
-"""Elements of a row for each of more work-items than the profile has for one."""
 
 MOST_ROW = 1 << 20
 """Longer rows are too few to keep a device busy."""
@@ -64,6 +62,51 @@ def nest_rows(
                 made[at], made[number] = None, _with_statistics(group, producer)
                 break
     return tuple(g for g in made if g is not None)
+
+
+def continue_rows(
+    groups: tuple[Group, ...], kept: frozenset[Node], most: int, journal: Journal
+) -> tuple[Group, ...]:
+    """The groups with every map that alone reads a map of rows, element by element, computed with
+    it; a kernel binds at most `most` buffers. (Before statistics are inside, such a pair may read
+    too much.)"""
+    readers = readers_of(groups)
+    made: list[Group | None] = list(groups)
+    for number, rows in enumerate(groups):
+        if rows.monoid is not None or len(rows.inner) != 1 or len(rows.stores) != 1:
+            continue
+        node = rows.stores[0].node
+        if shared_value(node, kept, readers):
+            continue
+        at = next(iter(readers[node]))
+        whole = _continued(rows, made[at], most)
+        if whole is not None:
+            made[number], made[at] = None, whole
+            journal.tell("rows", whole, "")
+    return tuple(g for g in made if g is not None)
+
+
+def _continued(rows: Group, reader: Group | None, most: int) -> Group | None:
+    """The reader with the map of rows written into it, if it is a map of about as many elements."""
+    node, places = rows.stores[0].node, arrangement(rows)
+    if reader is None or reader.monoid is not None or reader.inner or not isinstance(node, Map):
+        return None
+    if places is None or reader.points > 2 * rows.points or reader.name == rows.inner[0].name:
+        return None
+    if sum(r.source is node for r in reader.reads) != 1:
+        return None
+    body = substitute(rows.stores[0].value, places)
+    written = Map(node.axes, body, node.dtype, node.origin)
+
+    def change(e: Expr) -> Expr | None:
+        return read_through(e, written) if isinstance(e, Read) and e.source is node else None
+
+    stores = tuple(replace(s, value=rebuild(s.value, change)) for s in reader.stores)
+    origins = tuple(dict.fromkeys((*rows.origins, *reader.origins)))
+    whole = replace(reader, stores=stores, inner=rows.inner, origins=origins)
+    fits = len(whole.operands) + len(whole.stores) <= most
+    statistics = rows.inner[0].stores[0].node
+    return whole if fits and _rows(whole, statistics) is not None else None
 
 
 def _no_rows(group: Group, source: Node, profile: Profile) -> str:
@@ -153,7 +196,7 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     wide = sorted(whole, key=lambda n: -draft.nest.loop(n).extent)
     alone = prod(a.extent for a in part.over) <= ALONE and setting.profile.reduction_lanes > 1
     rows = prod(draft.nest.loop(a.name).extent for a in sizes)
-    lanes = [] if alone else _lanes(part, rows, setting)[: len(wide)]
+    lanes = [] if alone else _lanes(part, setting)[: len(wide)]
     for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
     beside = _beside(draft, wide, rows, setting) if alone else ()
@@ -183,16 +226,12 @@ def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> t
     return (wide[0],)
 
 
-def _lanes(part: Group, rows: int, setting: Setting) -> list[tuple[Axis, int]]:
+def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
     """How many work-items share the reduction along its longest axes: powers of two, `MANY` at
-    least with `LEAST` elements each; more where there are fewer rows than work-groups that keep the
-    device busy."""
+    least with `LEAST` elements each."""
     left = setting.profile.reduction_lanes
     if left > MANY:
         left = min(left, max(prod(a.extent for a in part.over) // LEAST, MANY))
-    most = min(setting.max_work_items, prod(a.extent for a in part.over) // EACH)
-    while 1 < left <= most // 2 and rows < setting.profile.groups:
-        left, rows = 2 * left, 2 * rows
     found: list[tuple[Axis, int]] = []
     strides = _strides(part, setting)
     for axis in sorted(part.over, key=lambda a: (-a.extent, strides.get(a, 1 << 40)))[:3]:

@@ -59,7 +59,6 @@ class Situation:
             self.orders,
             self.target.caps.local_bytes,
             matrix=self.target.caps.matrix,
-            max_work_items=self.target.caps.max_work_items,
         )
 
 

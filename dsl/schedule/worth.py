@@ -13,17 +13,21 @@ the result's first axis (the batch) does not index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from sdlc.graph.expr import Expr, Index, Read, rebuild, walk
 from sdlc.graph.hoist import hoist
-from sdlc.graph.node import Graph, Input, Map, Node, Reduce, Role, expressions
+from sdlc.graph.node import Graph, Input, Map, Node, Reduce, Role, element_count, expressions
 from sdlc.graph.rules import Rule, Sizes, rewrite
 from sdlc.graph.types import DType
 from sdlc.schedule.cost import seconds_of
-from sdlc.schedule.plan import plan
+from sdlc.schedule.group import Group
+from sdlc.schedule.plan import Plan, plan
 from sdlc.target import Target
+
+Sides = Callable[[Sizes, DType], tuple[Graph, Graph]]
+"""Both sides of a rule at some sizes."""
 
 WORTH = 0.8
 """The share of the time that a rule's right side may be estimated at: estimates are a fifth off,
@@ -38,29 +42,42 @@ class Estimates:
     target: Target
     along: Sequence[Rule] = ()
     precision: DType = DType.F32
-    _known: dict[tuple[str, tuple[tuple[str, int], ...]], str] = field(default_factory=dict)
+    _known: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[str, int]] = field(
+        default_factory=dict
+    )
 
     def dearer(self, rule: Rule, sizes: Sizes) -> str:
         """Why the rule does not pay at these sizes, '' where it does or cannot be told."""
+        return self._compared(rule, sizes)[0]
+
+    def between(self, rule: Rule, sizes: Sizes) -> int:
+        """Elements of the largest value that the right side stores on the way to its result."""
+        return self._compared(rule, sizes)[1]
+
+    def _compared(self, rule: Rule, sizes: Sizes) -> tuple[str, int]:
         key = (rule.name, tuple(sorted(sizes.items())))
         if key not in self._known:
-            self._known[key] = self._compared(rule, sizes)
+            self._known[key] = ("", 0) if rule.sides is None else self._of_sides(rule.sides, sizes)
         return self._known[key]
 
-    def _compared(self, rule: Rule, sizes: Sizes) -> str:
-        if rule.sides is None:
-            return ""
-        left, right = rule.sides(sizes, self.precision)
+    def _of_sides(self, sides: Sides, sizes: Sizes) -> tuple[str, int]:
+        left, right = sides(sizes, self.precision)
         known = weights_of(left)
-        before, after = (self._seconds(with_weights(g, known)) for g in (left, right))
-        if after < WORTH * before:
-            return ""
-        return f"estimated at {1e3 * after:.3g} ms instead of {1e3 * before:.3g}"
+        before, after = (self._planned(with_weights(g, known)) for g in (left, right))
+        stored = largest_stored((k.group for k in after.kernels), {n for _, n, _ in right.outputs})
+        was, would = (seconds_of(p.kernels, self.target, p.orders) for p in (before, after))
+        if would < WORTH * was:
+            return "", stored
+        return f"estimated at {1e3 * would:.3g} ms instead of {1e3 * was:.3g}", stored
 
-    def _seconds(self, graph: Graph) -> float:
-        run = hoist(rewrite(graph, self.along)[0]).run
-        made = plan(run, self.target)
-        return seconds_of(made.kernels, self.target, made.orders)
+    def _planned(self, graph: Graph) -> Plan:
+        return plan(hoist(rewrite(graph, self.along)[0]).run, self.target)
+
+
+def largest_stored(groups: Iterable[Group], but: Collection[Node] = ()) -> int:
+    """Elements of the largest value that groups store, or 0."""
+    stored = (s.node for g in groups for s in g.stores)
+    return max((element_count(n) for n in stored if n not in but), default=0)
 
 
 def weights_of(graph: Graph) -> frozenset[str]:

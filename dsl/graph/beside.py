@@ -45,7 +45,7 @@ from sdlc.graph.node import (
 from sdlc.graph.rewrite import is_view, read_through
 from sdlc.graph.rules import Asked, Refused, Rule
 
-MOST = 1 << 20
+MOST = 3 << 19
 """Elements of a joined result at most: it is kept until its last part has been read."""
 
 AT_ONCE = 4

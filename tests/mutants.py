@@ -246,7 +246,7 @@ MUTANTS = (
         "dsl/graph/rewrite.py",
         'return apply("select", inside, _as_stored(substitute(node.body, safe), node), read.fill)',
         "return _as_stored(substitute(node.body, safe), node)",
-        RANDOM_PROGRAMS,
+        "tests/test_schedule_mechanisms.py -k beyond",
     ),
     Mutant(
         "tensors that live at once share a place",

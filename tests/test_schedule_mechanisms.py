@@ -110,3 +110,12 @@ def test_what_is_told_of_a_group() -> None:
         ("first", False, "it is long", about),
         ("first", False, "it is wide", about),
     )
+
+
+def test_beyond_its_border_an_inlined_map_is_what_the_reader_says() -> None:
+    text = "op m(x: T[n]) -> T[n] { y[i] = exp(x[i])\n  out[i < n] = y[i - 1] else 0\n}"
+    program = Pooled(text, (("n", 5, 5),), "cpu")
+    graph = program.graph(program.largest)
+    made = program.plan(graph)
+    assert len(made.kernels) == 1 and "inline_prologue" in made.fired
+    prove(program, graph, made, DType.F32, 0)

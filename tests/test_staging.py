@@ -16,6 +16,8 @@ from sdlc.graph.expr import ONE, Index, Slot, apply, i32
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
 from sdlc.graph.types import LOWEST, DType, Origin
 from sdlc.kernel.ir import Declare, statements
+from sdlc.language.elaborate import build
+from sdlc.language.library import load
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.tolerance import Numerics, check, tolerance
@@ -289,3 +291,13 @@ def test_weights_named() -> None:
     graph = Graph("lead", (("out", out, 0),), (x,))
     scheduled = plan(graph, target(replace(Profile(8, 1, (4, 16), 1, 4), block=8)))
     assert scheduled.orders[(w, 0)] == (1, 0)
+
+
+def test_scores_that_are_no_product_are_folded_too() -> None:
+    """Sums of windows as scores: keys fill a vector already where the fold of one would."""
+    text = """model m(x: T[1, 1, 1, 1], v: T[1, 1, 2, 1]) -> T[1, 1, 2, 1] {
+      return attention_online(avg_pool2d(x; pad = 2), v)
+    }"""
+    graph = build(load(None, text), None, {}, {}, F)
+    (kernel,) = plan(graph, load_target("nvidia")).kernels
+    assert kernel.nest.stages

@@ -221,7 +221,8 @@ def _shared(draft: NestDraft, part: Group, shape: Shape, setting: Setting) -> No
         _rows(draft, f"{prefix}{own.name}", shape, beside, Kind.SERIAL if reduces else Kind.UNROLL)
     if reduces:
         name, extent = f"{prefix}{part.over[-1].name}", part.over[-1].extent
-        draft.tile(name, vector_width(extent, vector), Kind.VECTOR, "vec")
+        if all(lp.kind is not Kind.VECTOR for lp in _nest(draft, part).loops):
+            draft.tile(name, vector_width(extent, vector), Kind.VECTOR, "vec")
     elif part.monoid is not None:
         _unroll(draft, part, setting)
 

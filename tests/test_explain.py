@@ -87,7 +87,7 @@ def test_lines_lead_to_the_statements_that_they_compute(made: Explanation, langu
 @pytest.mark.parametrize("target", ["cpu", "adreno"])
 def test_every_loop_and_assignment_has_a_source(target: str) -> None:
     """Also in kernels that compute several definitions, one inside the other."""
-    sizes = {"b": 1, "s": 32, "t": 40, "w": 32, "u": 32}
+    sizes = {"b": 1, "s": 1024, "t": 2048, "w": 32, "u": 32}
     source = ROOT / "stdlib" / "attention.sdl"
     request = make_request(source, target, "attention", sizes, ({"heads": 2}, "f32"))
     found = explanation(request.build(), request)

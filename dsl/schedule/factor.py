@@ -122,8 +122,6 @@ def _does_not_pay(form: Contraction, target: Target) -> str:
         return "there are too few rows"
     if profile.lanes == 1 and not most_tiles(form, profile):
         return "its rows are too long to be held"
-    if profile.lanes == 1 and not form.left_larger:
-        return "its right factor is the larger one, and would pass by for every few rows"
     return ""
 
 

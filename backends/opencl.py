@@ -255,6 +255,11 @@ class OpenCLPrinter(Printer):
             parts = [{"true": "-1", "false": "0"}.get(p, f"-(int)({p})") for p in parts]
         return f"({self.type_name(type)})({', '.join(parts)})"
 
+    def lane(self, text: str, type: Type) -> Spelling:
+        """One lane of a mask is 0 or -1, and a bool 0 or 1."""
+        is_bool = type.dtype is DType.BOOL and type.lanes == 1
+        return (f"{text} != 0", COMPARE) if is_bool else (text, ATOM)
+
     def lanes(self, first: int, count: int) -> str:
         return ".s" + "".join(f"{lane:x}" for lane in range(first, first + count))
 

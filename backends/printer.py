@@ -215,6 +215,10 @@ class Printer(ABC):
     def vector(self, parts: list[str], type: Type) -> str:
         """A vector of these lanes; one part: a vector with that value in all lanes."""
 
+    def lane(self, text: str, type: Type) -> Spelling:
+        """What is taken out of a vector, as a value of its type."""
+        return text, ATOM
+
     @abstractmethod
     def lanes(self, first: int, count: int) -> str:
         """The suffix that takes lanes of a vector."""
@@ -376,7 +380,7 @@ class Printer(ABC):
                 return self.vector([self.text(p) for p in parts], expr.type), ATOM
             case Extract():
                 suffix = self.lanes(expr.first, expr.count)
-                return self.text(expr.value, ATOM) + suffix, ATOM
+                return self.lane(self.text(expr.value, ATOM) + suffix, expr.type)
             case _:
                 assert_never(expr)
 

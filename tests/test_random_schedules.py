@@ -24,7 +24,8 @@ from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
 from sdlc.proof.sample import work
 from sdlc.proof.stages import Arrays, Route, Stage, Subject, fault_of, interpreted, limits, on
-from sdlc.schedule.plan import Plan
+from sdlc.schedule.nest import Bind, Kind, schedule
+from sdlc.schedule.plan import Plan, plan
 from sdlc.target import Target
 from stages import device, legalised
 from strategies import Case, Given, Tensor, build_graph, cases, weights_of
@@ -157,3 +158,18 @@ def test_schedules_on_devices(target: str, language: str, selector: str, for_all
         prove(drawn, (on(device(selector)),), language)
 
     for_all(scheduled(target, cases(2)), check, 6, 0.01)
+
+
+@pytest.mark.parametrize("selector", ["cpu", "pocl"])
+def test_lanes_of_truth_values_are_stored_one_by_one(selector: str) -> None:
+    """A vector across rows: its lanes lie apart in storage, and a mask's are 0 or -1."""
+    text = "model drawn(x: bool[2, 3]) -> bool[2, 3] { out[i0, i1] = x[i0, i1] }"
+    case = Case(text, (Given(Tensor("x", "bool", (2, 3)), "ordinary", 0),), DType.F32)
+    graph, target = build_graph(case), load_target("cpu")
+    made = plan(graph, target)
+    steps = (Bind("i0", Kind.VECTOR),)
+    kernels = tuple(
+        replace(item, steps=steps, nest=schedule(item.group, steps)) for item in made.kernels
+    )
+    drawn = Drawn(case, graph, replace(made, kernels=kernels), target)
+    prove(drawn, (interpreted(), on(device(selector))), "opencl")

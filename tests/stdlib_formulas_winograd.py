@@ -76,6 +76,14 @@ def _(draw: Draw) -> Given:
     return draw.call({"x": x}, np.einsum("ip,jq,bcyzpq->ijbcyz", t, t, cut), m=m, r=r)
 
 
+@formula("winograd_products2d")
+def _(draw: Draw) -> Given:
+    n, channels = draw.size(most=4), draw.size(most=3)
+    v = draw.array(n, n, draw.size(most=2), channels, draw.size(most=3), draw.size(most=3))
+    u = draw.array(n, n, channels, draw.size(most=3))
+    return draw.call({"v": v, "u": u}, np.einsum("ijbcyz,ijco->ijboyz", v, u))
+
+
 def _convolution(rank: int) -> Callable[[Draw], Given]:
     def case(draw: Draw) -> Given:
         m, channels = draw.whole(1, 2), draw.size(most=3)

@@ -242,7 +242,9 @@ def test_busy_devices_do_not(graph: Graph) -> None:
 
 def test_rows_with_few_statistics_have_several_work_groups() -> None:
     split_in, whole, target = both(norm(), "nvidia")
-    groups = [
-        prod(p.kernels[-1].nest.size(Kind.GROUP, d) for d in range(3)) for p in (split_in, whole)
-    ]
-    assert groups[1] == 4 and groups[0] > 2 * target.peak.cores
+    groups, lanes = (
+        [prod(p.kernels[-1].nest.size(kind, d) for d in range(3)) for p in (split_in, whole)]
+        for kind in (Kind.GROUP, Kind.LANE)
+    )
+    assert groups[1] == 4
+    assert groups[0] * lanes[0] > 2 * target.peak.cores * target.profile.lanes

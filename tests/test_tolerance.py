@@ -44,6 +44,13 @@ def test_sums_in_any_order_pass(order: str, seed: int) -> None:
     judge(total(256), x, np.asarray(ORDERS[order](x)), Numerics.REASSOCIATED)
 
 
+def test_terms_that_cancel_exactly_in_one_order_need_not_in_another() -> None:
+    x = np.array([2.0**20, -(2.0**20), 1.1, 0.3], np.float32)
+    assert (x[0] + x[1]) + x[2] == x[2]
+    allowed = tolerance(total(4), {"x": x}, {}, measured=False)
+    check(allowed, {"out": np.asarray((x[0] + x[2]) + (x[1] + x[3]))}, Numerics.REASSOCIATED)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_cancellation_is_allowed_for_and_a_lost_term_is_not(seed: int) -> None:
     """The terms add up to nearly nothing: the error is that of the terms, not of the result."""

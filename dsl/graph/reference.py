@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdlc.graph.node import Const, Graph, Input, Map, Node, Reduce, Role, sources, topological
-from sdlc.graph.reference_expr import Arithmetic, Rounding, Scope, boxes
+from sdlc.graph.reference_expr import Arithmetic, Order, Rounding, Scope, boxes
 from sdlc.graph.reference_reduce import POINTS, as_product, contract, fold
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import Diagnostic, SdlError
@@ -36,10 +36,12 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`contractions`: sums of products as matrix products; `rounding`: see `reference_expr`."""
+    """`contractions`: sums of products as matrix products; `rounding`, `order`: see
+    `reference_expr.Arithmetic`."""
 
     contractions: bool = True
     rounding: Rounding | None = None
+    order: Order | None = None
 
 
 DEFAULT = Options()
@@ -59,7 +61,7 @@ def evaluate(
     read out of range that has no `else`.
     """
     real = np.float64 if mode is Mode.F64 or options.rounding else np.float32
-    arithmetic = Arithmetic(np.dtype(real), mode is Mode.F16, options.rounding)
+    arithmetic = Arithmetic(np.dtype(real), mode is Mode.F16, options.rounding, options.order)
     for given in graph.inputs:
         _check(given, inputs)
     nodes = tuple(topological(graph))

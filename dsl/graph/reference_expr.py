@@ -28,6 +28,8 @@ Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 Rounding = Callable[[str, Array], Array]
 """What a float operator, by its name, makes of its result; `f16` for a store to half precision."""
+Order = Callable[[int], Indices]
+"""In which order so many states are folded."""
 
 I32_RANGE = (-(2**31), 2**31 - 1)
 
@@ -36,12 +38,14 @@ I32_RANGE = (-(2**31), 2**31 - 1)
 class Arithmetic:
     """How numbers are held: floats as `real`, f16 stores rounded if `half`, i32 as int64.
 
-    `rounding`, if given, replaces the result of each float operator and of each f16 store.
+    `rounding`, if given, replaces the result of each float operator and of each f16 store; states
+    are then folded one after another, in `order` if that is given.
     """
 
     real: np.dtype[Any]
     half: bool = False
     rounding: Rounding | None = None
+    order: Order | None = None
 
     def hold(self, value: Any, dtype: DType) -> Array:
         """`value` in the format in which a value of this type takes part in arithmetic."""

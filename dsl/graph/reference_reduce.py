@@ -67,6 +67,9 @@ def _fold_box(node: Reduce, scope: Scope, shape: tuple[int, ...]) -> list[Array]
     for lift, field in zip(node.lift, node.monoid.fields, strict=True):
         value = scope.arithmetic.hold(scope.evaluate(lift), field.dtype)
         lifted.append(np.broadcast_to(value, scope.box.shape).reshape(shape))
+    if scope.arithmetic.order is not None:
+        places = scope.arithmetic.order(shape[-1])
+        lifted = [value[..., places] for value in lifted]
     if scope.arithmetic.rounding is not None:
         return _in_order(node.monoid, lifted, scope.arithmetic)
     return halve(node.monoid, lifted, scope.arithmetic)

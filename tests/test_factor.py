@@ -7,7 +7,7 @@ from math import prod
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from sdlc.api import make_request
 from sdlc.backends.target import load_target
@@ -72,6 +72,7 @@ SHARED = st.builds(
     st.tuples(st.sampled_from((64, 67)), SIZES, SIZES),
     st.integers(0, 2**31),
 )
+@example(Profile(2, 8, (1, 4), 4, 1, slice=8, depth=1), "layer", "moved", (64, 4, 8), 0)
 def test_rows_inside_a_product_compute_the_definition(
     profile: Profile, rows: str, product: str, sizes: tuple[int, int, int], seed: int
 ) -> None:

@@ -193,10 +193,12 @@ def local_statistics(draft: NestDraft, part: Group, setting: Setting) -> None:
         if setting.profile.depth > 1 and across * width <= along.extent:
             draft.tile(name, width, Kind.VECTOR, "vec")
         draft.take(Tile(name, across, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 0))
-    row = max(part.axes, key=lambda a: _loop(draft, part, a))
-    extent = _loop(draft, part, row)
-    lanes = vector_width(extent, down)
-    name = f"{part.name}/{row.name}"
-    if lanes > 1:
-        draft.take(Tile(name, lanes, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 1))
-    draft.tile(name, vector_width(extent // max(lanes, 1), ROWS), Kind.UNROLL, "tile")
+    rows = sorted(part.axes, key=lambda a: -_loop(draft, part, a))
+    for row in rows:
+        name, extent = f"{part.name}/{row.name}", _loop(draft, part, row)
+        lanes = vector_width(extent, down)
+        down //= lanes
+        if lanes > 1:
+            draft.take(Tile(name, lanes, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 1))
+        if row is rows[0]:
+            draft.tile(name, vector_width(extent // lanes, ROWS), Kind.UNROLL, "tile")

@@ -458,11 +458,17 @@ def _has_lists(definition: Definition) -> bool:
 
 
 @st.composite
-def cases(draw: st.DrawFn, most_calls: int = 4, only: Sequence[str] = ()) -> Case:
-    """A program of one to `most_calls` calls (of definitions in `only`, if given) and inputs."""
+def cases(
+    draw: st.DrawFn,
+    most_calls: int = 4,
+    only: Sequence[str] = (),
+    floats: Sequence[str] = FLOATS,
+) -> Case:
+    """A program of one to `most_calls` calls (of definitions in `only`, if given) and inputs, in
+    one of the precisions `floats`."""
     library = drawable()
     names = list(only) or list(library)
-    precision = draw(st.sampled_from(FLOATS))
+    precision = draw(st.sampled_from(floats))
     sketch = Sketch(precision)
     for _ in range(draw(st.integers(1, most_calls))):
         if sketch.tensors and draw(st.integers(0, 5)) == 5:

@@ -31,6 +31,7 @@ from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import continue_rows, nest_rows
 from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
+from sdlc.schedule.strips import in_strips
 from sdlc.schedule.tactics import tactics
 from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
@@ -196,6 +197,8 @@ def groups_of(
         groups = nest_factors(groups, results, target, journal)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, profile, journal)
+    if "strips" in enabled:
+        groups = in_strips(groups, results, journal)
     return groups
 
 

@@ -76,6 +76,7 @@ def source_options(command: Command) -> Command:
             show_default=True,
             help="Storage type of floats.",
         ),
+        f32_option,
         click.option(
             "--records",
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -85,6 +86,17 @@ def source_options(command: Command) -> Command:
     ):
         command = option(command)
     return rule_options(command)
+
+
+def f32_option(command: Command) -> Command:
+    """The option that keeps parts of a program in f32."""
+    return click.option(
+        "--f32",
+        multiple=True,
+        metavar="SCOPE[,SCOPE]",
+        help="Compute these in f32, whatever the precision: scope paths or operators, as in "
+        "`unet.mid_block`, `vae.*` or `attention`. May be repeated.",
+    )(command)
 
 
 def rule_options(command: Command) -> Command:
@@ -136,6 +148,7 @@ def request_of_file(
     without: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
     records: Path | None = None,
+    f32: tuple[str, ...] = (),
 ) -> Request:
     """What options ask for of a file. A configuration may be a mapping instead of a path."""
     from dataclasses import replace
@@ -146,7 +159,8 @@ def request_of_file(
     request = make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
     named = parse_names(only) if only else None
     rules = chosen_rules(request.library, parse_names(without), named)
-    return replace(request, rules=rules, records=records or request.records)
+    wide = parse_names(f32)
+    return replace(request, rules=rules, records=records or request.records, f32=wide)
 
 
 def parse_names(values: Iterable[str]) -> tuple[str, ...]:

@@ -61,6 +61,8 @@ class Request:
     """Scopes and operators that are in f32, whatever the precision is (`language.precision`)."""
     root: str = ""
     """The program's name in scope paths; '' for its entry's."""
+    weight_budget: int | None = None
+    """Bytes that weights may take as they are stored (None: as many as pay)."""
 
     def graph(self, sizes: Mapping[str, Size] = NOTHING) -> Graph:
         """What is computed, with `sizes` beside those asked for."""
@@ -78,22 +80,20 @@ class Request:
 
     def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
         """Compiles with `sizes` beside those asked for. Raises SdlError, also for a rule of the
-        program's own files that does not hold (E047, E048)."""
-        from sdlc.graph.rules import rewrite
+        program's own files that does not hold (E047, E048), or a weight budget that is too small
+        (P011)."""
         from sdlc.language.elaborate_rule import own_rules
-        from sdlc.program.pipeline import compile_hoisted, plan_graph
+        from sdlc.program.pipeline import Wishes, compile_hoisted, planned
         from sdlc.proof.equations import check_equation
-        from sdlc.schedule.profit import profitable, scheduled_by
 
         definition = self.graph(sizes)
         for rule in own_rules(self.library, self.rules):
             check_equation(rule, self.library.sources)
-        paying = profitable(self.target, definition, self.rules)
-        graph, report = rewrite(definition, self.rules, paying)
-        choices, enabled = self.choices(), scheduled_by(self.rules)
-        planned = plan_graph(graph, self.target, choices, enabled)
-        program = compile_hoisted(*planned, self.target, self.precision)
-        return Compiled(graph, program, self.target, definition, report, planned)
+        wishes = Wishes(self.choices(), self.weight_budget)
+        made = planned(definition, self.target, self.rules, wishes)
+        both = made.parts, made.plan
+        program = compile_hoisted(*both, self.target, self.precision)
+        return Compiled(made.graph, program, self.target, definition, made.report, both)
 
     def choices(self) -> Choices:
         """The points that tuning records have for this target. Warns of records that are not used
@@ -273,6 +273,7 @@ def compile(
     precision: str = "f32",
     f32: Sequence[str] = (),
     records: str | Path | None = None,
+    weight_budget: int | None = None,
 ) -> CompiledProgram:
     """Compiles `.sdl`.
 
@@ -282,11 +283,12 @@ def compile(
     are bound by the arrays given to `run`; `config` holds values or the path of a config.json, or
     several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`, but of
     the scopes and operators in `f32` (`("mid_block", "attn*")`, as `--f32` takes them); `records`
-    are those of `sdlc tune` (None: FILE.sdl.tuning.jsonl where it is there).
+    are those of `sdlc tune` (None: FILE.sdl.tuning.jsonl where it is there); `weight_budget` is how
+    many bytes weights may take as they are stored (None: as many as pay).
     Raises SdlError for whatever is wrong with the source, sizes, config or target.
     """
     request = make_request(source, target, entry, sizes or {}, (config, precision))
-    request = replace(request, f32=tuple(f32))
+    request = replace(request, f32=tuple(f32), weight_budget=weight_budget)
     if records is not None:
         request = replace(request, records=Path(records))
     program = CompiledProgram(request)

@@ -179,6 +179,9 @@ class Equation:
                 return Refused(why)
             precision = DType.F32 if found.wide else precision
             right = self._right(sizes, precision)
+            why = asked.admits(rule, node, sizes)
+            if why:
+                return Refused(why)
         except SdlError as error:
             if all(d.code == WHERE for d in error.diagnostics):
                 return Refused(error.diagnostics[0].message)

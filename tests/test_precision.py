@@ -28,6 +28,7 @@ from sdlc.models.folder import load_folder
 from sdlc.models.networks import networks, with_scopes
 from sdlc.models.settings import GenerateSettings
 from sdlc.program.pipeline import compile_graph
+from sdlc.proof.source import source_of
 from sdlc.schedule.plan import plan
 from sdlc.target import Target
 from stages import compare, device_route, interpreted_route, legalised_route
@@ -273,6 +274,16 @@ def test_compiling_twice_does_not_mix_precisions() -> None:
     plain, wide = graph_of(NETWORK), graph_of(NETWORK, "matmul_nt")
     kernels = [compile_graph(g, in_short_sums("mali")).kernels for g in (plain, wide, plain)]
     assert kernels[0] == kernels[2] != kernels[1]
+
+
+def test_a_reproducer_says_what_is_in_f32() -> None:
+    graph = graph_of(NETWORK, "silu,layers.1")
+    made = source_of(graph)
+    again = build(load(None, made.text), None, {}, {}, made.precision)
+    marks = [
+        [n.wide for n in topological(g) if isinstance(n, Map | Reduce)] for g in (graph, again)
+    ]
+    assert marks[0] == marks[1] and any(marks[0])
 
 
 # ---- the command line ----------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def groups_of(
     if "fold_blocks" in enabled:
         groups = carry(groups, results, profile, journal)
     if "strips" in enabled:
-        groups = in_strips(groups, results, journal)
+        groups = in_strips(groups, results, profile.strip, journal)
     return groups
 
 

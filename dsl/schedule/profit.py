@@ -23,7 +23,6 @@ from sdlc.schedule.draft import EVERY
 from sdlc.schedule.plan import groups_of
 from sdlc.schedule.reasons import Journal
 from sdlc.schedule.strips import NAME as STRIPS
-from sdlc.schedule.strips import ROOM
 from sdlc.schedule.worth import Estimates, largest_stored
 from sdlc.target import Target
 
@@ -59,7 +58,7 @@ class Profit:
         if dearer or any(r.name == STRIPS for r in self.rules):
             return dearer
         stored = 0 if self.graph is None else self.estimates.between(rule, sizes)
-        if stored > ROOM and stored > self.room:
+        if stored > profile.strip and stored > self.room:
             return f"it would store {stored} elements at once, the rest of the program {self.room}"
         return ""
 

@@ -25,25 +25,25 @@ from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.group import Group
 from sdlc.schedule.reasons import Journal
 
-ROOM = 1 << 23
-"""Elements that may always be stored at once: less is not worth saving."""
 MOST_PIECES = 8
 NAME = "strips"
 
 
 def in_strips(
-    groups: tuple[Group, ...], kept: frozenset[Node], journal: Journal
+    groups: tuple[Group, ...], kept: frozenset[Node], least: int, journal: Journal
 ) -> tuple[Group, ...]:
     """The groups with chains in pieces, so that what they store on their way is no larger than what
-    other groups store; `kept` are results."""
+    other groups store, or `least` elements; `kept` are results."""
     chains = tuple(_chains(groups, kept))
     between = {_stored(groups[n]) for chain in chains for n in chain[:-1]}
     others = (s.node for g in groups for s in g.stores if s.node not in between)
-    room = max(ROOM, *map(element_count, others), 0)
+    room = max(least, *map(element_count, others), 0)
     made: dict[int, tuple[Group, ...]] = {}
     for chain in chains:
         members = _while_large([groups[n] for n in chain], room)
         if not members:
+            reason = "what its chain stores is no larger than what is stored beside it"
+            journal.tell(NAME, groups[chain[0]], reason)
             continue
         pieces = cut(members, room)
         journal.tell(NAME, members[0], "" if pieces else "its groups have no axis in common")

@@ -23,7 +23,14 @@ from sdlc.models.fits import check_fits
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
-from sdlc.models.networks import Network, compiled, decoding_model, networks, tokenizers_of
+from sdlc.models.networks import (
+    Network,
+    compiled,
+    decoding_model,
+    networks,
+    tokenizers_of,
+    with_scopes,
+)
 from sdlc.models.painter import Noise, Painter, Ready, check_finite
 from sdlc.models.replay import ENTRY, is_replayable, record_of
 from sdlc.models.samplers import SAMPLERS, make_schedule, sampler_of
@@ -117,6 +124,15 @@ class Pipeline:
         return self._device[1]
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where networks run, and those that are there already, by role."""
+
+    target: Target
+    device: Device
+    held: Mapping[str, Ready]
+
+
 def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Report) -> Painter:
     """Compiles the networks for a device and loads their weights, which stay there."""
     painter = _compiled(settings, folder, device, tell, {})
@@ -140,18 +156,18 @@ def _compiled(
 
     schedule = make_schedule(folder.scheduler, plan_of(settings, folder))
     tokenizers_of(folder)  # what they lack is said first
-    target = target_of(device.info)
-    parts = networks(folder, settings)
+    place = _Place(target_of(device.info), device, held)
+    parts = with_scopes(networks(folder, settings))
     tell(Progress("compile", 0, len(parts), 0.0))
     ready: dict[str, Ready] = {}
     for done, network in enumerate(parts, 1):
         started, role = time.perf_counter(), network.role
         if role == "decoder":
-            ready[role] = _decoder(settings, folder, target, device, held.get(role))
+            ready[role] = _decoder(settings, folder, network.f32, place)
         elif _is_for(held.get(role), network, folder, settings):
             ready[role] = held[role]
         else:
-            program = compiled(network, folder, target, settings.precision, device)
+            program = compiled(network, folder, place.target, settings.precision, device)
             sizes = {} if role == "encoder" else network.sizes  # its sizes are pixels
             check_fits(program[0], sizes, folder, device.info)
             ready[role] = Ready(network, program, folder, device)
@@ -175,16 +191,18 @@ def _is_for(
 
 
 def _decoder(
-    settings: GenerateSettings, folder: Model, target: Target, device: Device, held: Ready | None
+    settings: GenerateSettings, folder: Model, f32: tuple[str, ...], place: _Place
 ) -> Ready:
-    """The decoder; of tiles, where the device has no memory for whole pictures."""
-    owner = decoding_model(settings, folder)
+    """The decoder, with its own scopes in f32; of tiles, where the device has no memory for whole
+    pictures."""
+    owner, device = decoding_model(settings, folder), place.device
     sizes = (settings.tile,) if settings.tile else (0, *TILES)
     for tile in sizes:
-        network = networks(folder, replace(settings, tile=tile))[-1]
+        network = replace(networks(folder, replace(settings, tile=tile))[-1], f32=f32)
+        held = place.held.get(network.role)
         if _is_for(held, network, owner, settings):
             return held
-        made = compiled(network, owner, target, settings.precision, device)
+        made = compiled(network, owner, place.target, settings.precision, device)
         if _fits(made[0], device.info):
             break
     check_fits(made[0], network.sizes, owner, device.info)
@@ -262,6 +280,7 @@ def describe(settings: GenerateSettings, painter: Painter) -> dict[str, object]:
         "seed": settings.all_seeds[0],
         "size": f"{w * scale}x{h * scale}",
         "precision": settings.precision.value,
+        **({"f32": ", ".join(settings.f32)} if settings.f32 else {}),
         "sampler": f"{SAMPLERS[schedule.sampler].title}, {schedule.prediction}",
     }
 

@@ -123,9 +123,10 @@ def test_a_sum_is_written_over_its_term() -> None:
 def test_it_is_a_mechanism() -> None:
     """Switched off by name, every value has a place of its own while it is read."""
     graph = chain(3)
-    program = compile_graph(graph, TARGET, [m for m in MECHANISMS if m.name != "in_place"])
+    others = [m for m in MECHANISMS if m.name != "in_place"]
+    program = compile_graph(graph, TARGET, rules=others)
     assert taken(program) == {} and program.memory.arena == 3 * N * N * 4
-    assert taken(compile_graph(graph, TARGET, MECHANISMS)) != {}
+    assert taken(compile_graph(graph, TARGET, rules=MECHANISMS)) != {}
     assert_right(graph, program)
 
 

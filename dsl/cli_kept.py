@@ -65,6 +65,7 @@ def request_parts(request: Request) -> tuple[object, ...]:
         dict(request.config),
         request.precision.value,
         [rule.name for rule in request.rules],
+        request.weight_budget,
         sorted((group, repr(point)) for group, point in request.choices().items()),
     )
 
@@ -120,6 +121,8 @@ def about(command: str, file: Path, options: Mapping[str, Any]) -> dict[str, Any
         value = options.get(name)
         if value:
             settings.append(f"--{name} {value if isinstance(value, str) else ','.join(value)}")
+    if options.get("weight_budget") is not None:
+        settings.append(f"--weight-budget {options['weight_budget']}")
     return {"command": command, "what": f"{file}  {' '.join(s for s in settings if s)}"}
 
 

@@ -31,7 +31,7 @@ from sdlc.models.tokenizer import ClipTokenizer, load_tokenizer
 from sdlc.models.weights import Weights, check_weights, load_weights
 from sdlc.program.device import Device
 from sdlc.program.load import fitting
-from sdlc.program.pipeline import compile_graph
+from sdlc.program.pipeline import Wishes, compile_graph
 from sdlc.program.program import Program
 from sdlc.program.records import choices_of, device_text, records_path
 from sdlc.schedule.point import NO_CHOICES, Choices
@@ -60,8 +60,8 @@ ROLES = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A file of `models/stable_diffusion`, the part whose weights it takes, its sizes, and the
-    rules that rewrite it (as in `GenerateSettings`)."""
+    """A file of `models/stable_diffusion`, the part whose weights it takes, its sizes, the rules
+    that rewrite it and the bytes that its weights may take (as in `GenerateSettings`)."""
 
     source: str
     part: str
@@ -69,6 +69,7 @@ class Network:
     sizes: Mapping[str, int]
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
+    weight_budget: int | None = None
 
     @property
     def role(self) -> str:
@@ -110,7 +111,7 @@ def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
         raise failure("G005", "this model's vae has no encoder that is described", help=help)
     width, height = size_of(settings, folder)
     sizes = {"b": 1, "c": 3, "h": height, "w": width}
-    return Network("vae_encoder.sdl", "vae", folder.vae, sizes, settings.without, settings.only)
+    return Network("vae_encoder.sdl", "vae", folder.vae, sizes, *settings.rewriting)
 
 
 def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, int]) -> Network:
@@ -121,7 +122,7 @@ def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, i
     if sizes != pictures:
         sizes["b"] = 1
     source = decoder_source(given)
-    return Network(source, "vae", given.vae, sizes, settings.without, settings.only)
+    return Network(source, "vae", given.vae, sizes, *settings.rewriting)
 
 
 def decoder_source(model: Model) -> str:
@@ -163,7 +164,7 @@ def _text_encoder(part: str, settings: GenerateSettings, folder: Model) -> Netwo
     large = bool(folder.text_encoder_2)
     sizes = {"b": len(settings.texts), "s": folder.tokens}
     skipped = {"skipped_layers": settings.clip_skip + large}
-    rules = settings.without, settings.only
+    rules = settings.rewriting
     if part == "text_encoder_2":
         config = {**folder.text_encoder_2, **skipped}
         return Network("text_encoder_pooled.sdl", part, config, sizes, *rules)
@@ -198,7 +199,7 @@ def _sampler(settings: GenerateSettings, folder: Model, pictures: Mapping[str, i
         sizes |= {"p": projected, "q": SIZE_NUMBERS}
         optional |= {"pooled": True, "sizes": True}
     config = {**folder.unet, **folder.scheduler, **optional, "sampler": plan.sampler}
-    return Network("sampler.sdl", "unet", config, sizes, settings.without, settings.only)
+    return Network("sampler.sdl", "unet", config, sizes, *settings.rewriting)
 
 
 def _width(encoder: Config) -> int:
@@ -221,7 +222,8 @@ def compile_network(
     place = str(folder.path / network.part)
     check_weights(graph, folder.weights(network.part), library.sources, place)
     rules = chosen_rules(library, network.without, network.only)
-    return compile_graph(graph, target, precision, rules, choices)
+    wishes = Wishes(choices, network.weight_budget)
+    return compile_graph(graph, target, precision, rules, wishes)
 
 
 def compiled(
@@ -230,7 +232,7 @@ def compiled(
     """The program of one network, kept from an earlier picture where nothing has changed since."""
     weights = folder.weights(network.part)
     choices = choices_of(records_path(folder.path), target.name, device_text(device.info))
-    rules = network.without, network.only
+    rules = network.without, network.only, network.weight_budget
     described = (network.source, network.config, network.sizes, precision.value, dict(choices))
     return kept(
         key_of(target, device.info, *described, *rules),
@@ -248,6 +250,7 @@ def _about(
     sizes = " ".join(f"{name}={size}" for name, size in network.sizes.items())
     rules = [f"--without {','.join(network.without)}"] if network.without else []
     rules += [f"--only {','.join(network.only)}"] if network.only is not None else []
+    rules += [] if network.weight_budget is None else [f"--weight-budget {network.weight_budget}"]
     shipped = folder.path == default_folder()
     place = default_folder().parent.name if shipped else str(folder.path)
     settings = " ".join((target.name, precision.value, sizes, *rules))

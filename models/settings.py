@@ -39,7 +39,8 @@ class GenerateSettings:
     change its weights. `init` is a picture to start from, of which `strength` (0 … 1, None for
     0.75, or 1 with a mask) is drawn anew; `mask` is white where it may change. `vae` is the folder
     of another decoder. Pictures are decoded in tiles of `tile` latents, 0 for whole ones where the
-    device has memory for them."""
+    device has memory for them. `weight_budget` is how many bytes the weights of one network may
+    take as they are stored on the device, None for as many as pay."""
 
     prompt: str
     negative: str = ""
@@ -67,6 +68,7 @@ class GenerateSettings:
     mask: Path | None = None
     vae: Path | None = None
     tile: int = 0
+    weight_budget: int | None = None
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -77,6 +79,11 @@ class GenerateSettings:
     def guided(self) -> bool:
         """Whether the network also looks at the negative text."""
         return self.guidance > 1
+
+    @property
+    def rewriting(self) -> tuple[tuple[str, ...], tuple[str, ...] | None, int | None]:
+        """Rules that are off, the only ones that are on, and the budget of weights."""
+        return self.without, self.only, self.weight_budget
 
     @property
     def share(self) -> float:

@@ -43,6 +43,7 @@ FULL = GenerateSettings(
     strength=0.6,
     vae=Path("/a/taesd"),
     tile=32,
+    weight_budget=3_000_000_000,
 )
 
 

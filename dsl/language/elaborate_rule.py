@@ -178,6 +178,9 @@ class Equation:
             if found is None or why:
                 return Refused(why)
             right = self._right(sizes, precision)
+            why = asked.admits(rule, node, sizes)
+            if why:
+                return Refused(why)
         except SdlError as error:
             if all(d.code == WHERE for d in error.diagnostics):
                 return Refused(error.diagnostics[0].message)

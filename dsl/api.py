@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sdlc.graph.hoist import Hoisted
     from sdlc.graph.rules import RewriteReport, Rule
     from sdlc.language.library import Library
+    from sdlc.language.precision import Scopes
     from sdlc.program.explain_data import Explanation
     from sdlc.schedule.plan import Plan
 
@@ -56,6 +57,10 @@ class Request:
     """Where tuning records may be."""
     device: str = ""
     """What records must have been measured on (`records.device_text`), where that is known."""
+    f32: tuple[str, ...] = ()
+    """Scopes and operators that are in f32, whatever the precision is (`language.precision`)."""
+    root: str = ""
+    """The program's name in scope paths; '' for its entry's."""
     weight_budget: int | None = None
     """Bytes that weights may take as they are stored (None: as many as pay)."""
 
@@ -63,8 +68,15 @@ class Request:
         """What is computed, with `sizes` beside those asked for."""
         from sdlc.language.elaborate import build
 
-        every = {**sizes, **self.sizes}
-        return build(self.library, self.entry, every, self.config, self.precision)
+        every, scopes = {**sizes, **self.sizes}, self.scopes()
+        return build(self.library, self.entry, every, self.config, self.precision, scopes)
+
+    def scopes(self) -> Scopes:
+        """What is in f32, and under which name: to be told what there is."""
+        from sdlc.language.elaborate import find_entry
+        from sdlc.language.precision import Scopes
+
+        return Scopes(self.f32, self.root or find_entry(self.library, self.entry).name)
 
     def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
         """Compiles with `sizes` beside those asked for. Raises SdlError, also for a rule of the
@@ -259,6 +271,7 @@ def compile(
     sizes: Mapping[str, Size] | None = None,
     config: Config | Sequence[Config] | None = None,
     precision: str = "f32",
+    f32: Sequence[str] = (),
     records: str | Path | None = None,
     weight_budget: int | None = None,
 ) -> CompiledProgram:
@@ -268,13 +281,14 @@ def compile(
     a name of `targets()`; `entry` a model, block or op (None: the file's only model, else its only
     op or block); `sizes` binds names such as `b` (an int) and `*b` (a tuple), and those left open
     are bound by the arrays given to `run`; `config` holds values or the path of a config.json, or
-    several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`; `records`
+    several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`, but of
+    the scopes and operators in `f32` (`("mid_block", "attn*")`, as `--f32` takes them); `records`
     are those of `sdlc tune` (None: FILE.sdl.tuning.jsonl where it is there); `weight_budget` is how
     many bytes weights may take as they are stored (None: as many as pay).
     Raises SdlError for whatever is wrong with the source, sizes, config or target.
     """
     request = make_request(source, target, entry, sizes or {}, (config, precision))
-    request = replace(request, weight_budget=weight_budget)
+    request = replace(request, f32=tuple(f32), weight_budget=weight_budget)
     if records is not None:
         request = replace(request, records=Path(records))
     program = CompiledProgram(request)

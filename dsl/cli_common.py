@@ -77,6 +77,7 @@ def source_options(command: Command) -> Command:
             show_default=True,
             help="Storage type of floats.",
         ),
+        f32_option,
         click.option(
             "--records",
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -86,6 +87,17 @@ def source_options(command: Command) -> Command:
     ):
         command = option(command)
     return rule_options(command)
+
+
+def f32_option(command: Command) -> Command:
+    """The option that keeps parts of a program in f32."""
+    return click.option(
+        "--f32",
+        multiple=True,
+        metavar="SCOPE[,SCOPE]",
+        help="Compute these in f32, whatever the precision: scope paths or operators, as in "
+        "`unet.mid_block`, `vae.*` or `attention`. May be repeated.",
+    )(command)
 
 
 def rule_options(command: Command) -> Command:
@@ -144,6 +156,7 @@ def request_of_file(
     without: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
     records: Path | None = None,
+    f32: tuple[str, ...] = (),
     weight_budget: int | None = None,
 ) -> Request:
     """What options ask for of a file. A configuration may be a mapping instead of a path."""
@@ -156,7 +169,8 @@ def request_of_file(
     named = parse_names(only) if only else None
     rules = chosen_rules(request.library, parse_names(without), named)
     kept = records or request.records
-    return replace(request, rules=rules, records=kept, weight_budget=weight_budget)
+    made = replace(request, rules=rules, records=kept, weight_budget=weight_budget)
+    return replace(made, f32=parse_names(f32))
 
 
 def parse_bytes(

@@ -172,7 +172,7 @@ def _words(file: Path, entry: str | None, source: dict[str, Any]) -> tuple[str, 
 def _settings(source: dict[str, Any]) -> tuple[str, ...]:
     sizes = ("--set", *source["sizes"]) if source["sizes"] else ()
     half = ("--precision", "f16") if source["precision"] == "f16" else ()
-    named = (("--without", source["without"]), ("--only", source["only"]))
+    named = [(f"--{name}", source[name]) for name in ("without", "only", "f32")]
     rules = (word for option, names in named for name in names for word in (option, name))
     budget = source["weight_budget"]
     weights = () if budget is None else ("--weight-budget", str(budget))

@@ -19,9 +19,10 @@ from types import MappingProxyType
 
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import failure
-from sdlc.language.elaborate import build
+from sdlc.language.elaborate import Size, build
 from sdlc.language.elaborate_rule import chosen_rules
-from sdlc.language.library import load
+from sdlc.language.library import Library, load
+from sdlc.language.precision import Scopes, check_met
 from sdlc.models.cache import Compiled, kept, key_of
 from sdlc.models.folder import SOURCES, Config, Model, default_folder, read_json
 from sdlc.models.prompts import chunk_count
@@ -70,6 +71,8 @@ class Network:
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     weight_budget: int | None = None
+    f32: tuple[str, ...] = ()
+    """Scopes and operators in f32; `with_scopes` leaves those that the network has."""
 
     @property
     def role(self) -> str:
@@ -97,12 +100,35 @@ def chunks_of(settings: GenerateSettings, folder: Model) -> int:
 def networks(folder: Model, settings: GenerateSettings) -> tuple[Network, ...]:
     """The programs of a picture, with their configuration and sizes."""
     pictures = {"b": settings.batch, "c": folder.latent_channels, **_latent_size(settings, folder)}
-    return (
+    found = (
         *(_text_encoder(part, settings, folder) for part in encoder_parts(folder)),
         *((_picture_encoder(settings, folder),) if settings.init is not None else ()),
         _sampler(settings, folder, pictures),
         _decoder(settings, folder, pictures),
     )
+    return tuple(replace(network, f32=settings.f32) for network in found)
+
+
+def with_scopes(found: tuple[Network, ...]) -> tuple[Network, ...]:
+    """The networks, each with those scopes in f32 that it has. Raises SdlError (E049) for one that
+    none has."""
+    if not any(network.f32 for network in found):
+        return found
+    asked = (Scopes(n.f32, n.part, one_of_many=True) for n in found)
+    scopes = [
+        scopes_of(load(SOURCES / n.source), n.sizes, n.config, each)
+        for n, each in zip(found, asked, strict=True)
+    ]
+    check_met(scopes)
+    return tuple(replace(n, f32=s.here) for n, s in zip(found, scopes, strict=True))
+
+
+def scopes_of(
+    library: Library, sizes: Mapping[str, Size], config: Mapping[str, object], asked: Scopes
+) -> Scopes:
+    """`asked` with what is met in a network, and with all that there is."""
+    build(library, None, sizes, config, DType.F32, asked)
+    return asked
 
 
 def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
@@ -218,7 +244,8 @@ def compile_network(
     """The program of one network for a target, its weights' names and shapes checked. `choices` are
     what tuning found for its kernels."""
     library = load(SOURCES / network.source)
-    graph = build(library, None, network.sizes, network.config, precision)
+    scopes = Scopes(network.f32, network.part)
+    graph = build(library, None, network.sizes, network.config, precision, scopes)
     place = str(folder.path / network.part)
     check_weights(graph, folder.weights(network.part), library.sources, place)
     rules = chosen_rules(library, network.without, network.only)
@@ -232,7 +259,7 @@ def compiled(
     """The program of one network, kept from an earlier picture where nothing has changed since."""
     weights = folder.weights(network.part)
     choices = choices_of(records_path(folder.path), target.name, device_text(device.info))
-    rules = network.without, network.only, network.weight_budget
+    rules = network.without, network.only, network.weight_budget, network.f32
     described = (network.source, network.config, network.sizes, precision.value, dict(choices))
     return kept(
         key_of(target, device.info, *described, *rules),
@@ -250,6 +277,7 @@ def _about(
     sizes = " ".join(f"{name}={size}" for name, size in network.sizes.items())
     rules = [f"--without {','.join(network.without)}"] if network.without else []
     rules += [f"--only {','.join(network.only)}"] if network.only is not None else []
+    rules += [f"--f32 {','.join(network.f32)}"] if network.f32 else []
     rules += [] if network.weight_budget is None else [f"--weight-budget {network.weight_budget}"]
     shipped = folder.path == default_folder()
     place = default_folder().parent.name if shipped else str(folder.path)

@@ -185,6 +185,8 @@ class Sketch:
     inputs: list[Tensor] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    marked: dict[int, str] = field(default_factory=dict)
+    """The precision of lines that have another one."""
 
     def fresh(self, count: int = 1) -> list[str]:
         """Names for the results of one more line."""
@@ -395,9 +397,10 @@ def cases(
     most_calls: int = 4,
     only: Sequence[str] = (),
     floats: Sequence[str] = FLOATS,
+    marked: bool = False,
 ) -> Case:
     """A program of one to `most_calls` calls (of definitions in `only`, if given) and inputs, in
-    one of the precisions `floats`."""
+    one of the precisions `floats`; `marked`: with `precision` around some of its lines."""
     library = drawable()
     names = list(only) or list(library)
     precision = draw(st.sampled_from(floats))
@@ -408,6 +411,9 @@ def cases(
         else:
             _call(draw, sketch, library[draw(st.sampled_from(names))])
     assume(sketch.lines)
+    if marked:
+        chosen = draw(st.sets(st.integers(0, len(sketch.lines) - 1), min_size=1))
+        sketch.marked = {n: draw(st.sampled_from(FLOATS)) for n in chosen}
     given = [
         Given(t, draw(st.sampled_from(KINDS)), draw(st.integers(0, 99))) for t in sketch.inputs
     ]
@@ -447,5 +453,9 @@ def program_text(sketch: Sketch) -> str:
         else f"({', '.join(f'r{i}: {t.type}' for i, t in enumerate(results))})"
     )
     parameters = ", ".join(f"{t.name}: {t.type}" for t in sketch.inputs)
-    body = "".join(f"  {line}\n" for line in (*sketch.lines, f"return {', '.join(last)}"))
+    lines = [
+        f"precision {sketch.marked[n]} {{ {line} }}" if n in sketch.marked else line
+        for n, line in enumerate(sketch.lines)
+    ]
+    body = "".join(f"  {line}\n" for line in (*lines, f"return {', '.join(last)}"))
     return f"model drawn({parameters}) -> {types} {{\n{body}}}\n"

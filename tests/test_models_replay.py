@@ -31,6 +31,7 @@ FULL = GenerateSettings(
     seed=4,
     size=(64, 96),
     precision=DType.F16,
+    f32=("unet.mid_block",),
     without=("winograd",),
     only=("flash",),
     prediction="v_prediction",

@@ -310,6 +310,6 @@ def _with_sources(node: Node, done: Mapping[Node, Node]) -> Node:
 
     exprs = tuple(rebuild(e, change) for e in expressions(node))
     if isinstance(node, Map):
-        return Map(node.axes, exprs[0], node.dtype, node.origin)
+        return replace(node, body=exprs[0])
     assert isinstance(node, Reduce)
-    return Reduce(node.axes, node.over, node.monoid, exprs, node.dtypes, node.origin)
+    return replace(node, lift=exprs)

@@ -292,6 +292,8 @@ def kernels_of(
     for item in scheduled.kernels:
         storage = storage_of(item, names, tensors)
         profile = item.profile or target.profile
+        if item.group.wide:
+            profile = replace(profile, partial_sums=0)
         meaning = (signature(item, storage), profile)
         if meaning not in known:
             name = _kernel_name(item.group, kernels)

@@ -96,7 +96,7 @@ def _continued(rows: Group, reader: Group | None, most: int) -> Group | None:
     if sum(r.source is node for r in reader.reads) != 1:
         return None
     body = substitute(rows.stores[0].value, places)
-    written = Map(node.axes, body, node.dtype, node.origin)
+    written = replace(node, body=body)
 
     def change(e: Expr) -> Expr | None:
         return read_through(e, written) if isinstance(e, Read) and e.source is node else None

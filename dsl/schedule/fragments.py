@@ -52,7 +52,13 @@ class Tiles:
     across: int
 
 
-SHAPES = (Tiles(4, 8, 2, 2), Tiles(4, 4, 2, 2), Tiles(2, 4, 2, 2), Tiles(2, 2, 2, 2), Tiles(1, 2, 2, 2))
+SHAPES = (
+    Tiles(4, 8, 2, 2),
+    Tiles(4, 4, 2, 2),
+    Tiles(2, 4, 2, 2),
+    Tiles(2, 2, 2, 2),
+    Tiles(1, 2, 2, 2),
+)
 """From the largest: it reads its factors the least often."""
 
 

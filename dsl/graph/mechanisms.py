@@ -89,6 +89,7 @@ DEFAULT = (
     "join_weights",
     "halo",
     "flash_attention",
+    "compose_products",
     "winograd_4",
     *(r.name for r in SCHEDULED),
 )

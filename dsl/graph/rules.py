@@ -46,6 +46,11 @@ class Asked:
     around: Surroundings
     profitable: Profitable
 
+    @property
+    def any_pays(self) -> bool:
+        """Whether nobody asks if a match pays."""
+        return self.profitable is always
+
 
 Attempting = Callable[["Rule", Node, Asked], Node | Refused]
 

@@ -81,6 +81,11 @@ SCHEDULED: tuple[Rule, ...] = (
         "A reduction with too few results to keep a device busy is folded in parts, then combined.",
         Numerics.REASSOCIATED,
     ),
+    Rule(
+        "compute_again",
+        "What is cheap to compute from a run's inputs is computed again for late readers, not kept.",
+        Numerics.EXACT,
+    ),
 )
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""
 

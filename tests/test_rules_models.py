@@ -109,7 +109,9 @@ def weights_of(graph: Graph) -> dict[str, Array]:
     return {n.name: generator.normal(0, 0.2, n.shape).astype(n.dtype.numpy) for n in nodes}
 
 
-@pytest.mark.parametrize("only", [None, ["halo"], ["flash_attention"], ["winograd_2"], ["compose_products"]])
+@pytest.mark.parametrize(
+    "only", [None, ["halo"], ["flash_attention"], ["winograd_2"], ["compose_products"]]
+)
 def test_a_network_computes_the_same(only: list[str] | None) -> None:
     """In f64: only the rounding of Winograd's constants remains."""
     sizes = {"b": 1, "c": 4, "h": 6, "w": 10, "t": 5, "d": 12}

@@ -9,8 +9,8 @@ in place of the other; every offset is a multiple of the alignment; lower bound 
 
 Strategies are pure functions from aligned lifetimes to offsets. The first two greedy ones follow
 Pisarchyk and Lee, "Efficient memory management for deep neural net inference", arXiv 2001.03288,
-section 5; the third suits lives of unlike length, as results in place of operands make them; the
-fourth mends its plan.
+section 5; the third suits lives of unlike length, as results in place of operands make them, the
+fourth networks with long shortcuts; the fifth mends the third's plan.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class MemoryPlan:
         """The report of a program whose weights take `weights` bytes as stored."""
         return MemoryReport(self.naive, self.arena, self.lower_bound, weights)
 
+
+LONG = 5
+"""A tensor is long-lived if it lives for more than the whole program divided by this."""
 
 MOST_REPAIRS = 200
 REPAIR_WORK = 60000
@@ -98,6 +101,19 @@ def greedy_by_area(lifetimes: Sequence[Lifetime]) -> Offsets:
     return _place(sorted(lifetimes, key=lambda t: (-area[t.name], t.first, t.name)))
 
 
+def greedy_by_life(lifetimes: Sequence[Lifetime]) -> Offsets:
+    """Those that live for more than a fifth of all dispatches first, the longest lives before: they
+    lie side by side at the bottom, and what comes and goes has one gap above. Then by size."""
+    whole = max((t.last for t in lifetimes), default=0)
+
+    def rank(tensor: Lifetime) -> tuple[int, int, int, str]:
+        life = tensor.last - tensor.first
+        long = life if LONG * life > whole else 0
+        return -long, -tensor.nbytes, tensor.first, tensor.name
+
+    return _place(sorted(lifetimes, key=rank))
+
+
 def repaired(lifetimes: Sequence[Lifetime]) -> Offsets:
     """By area, then again and again with the tensor that ends highest moved forward, until the
     lower bound is reached or nothing more is tried: the best of them."""
@@ -120,6 +136,7 @@ STRATEGIES: tuple[tuple[str, Strategy], ...] = (
     ("greedy_by_size", greedy_by_size),
     ("greedy_by_breadth", greedy_by_breadth),
     ("greedy_by_area", greedy_by_area),
+    ("greedy_by_life", greedy_by_life),
     ("repaired", repaired),
     ("naive", naive),
 )

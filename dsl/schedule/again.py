@@ -55,28 +55,37 @@ def compute_again(groups: tuple[Group, ...], kept: frozenset[Node], journal: Jou
     program's results."""
     made, copies = groups, dict[Value, Value]()
     for _ in range(MOST_COPIES):
-        best = min(_possible(made, kept), key=lambda c: c.peak, default=None)
-        if best is None or best.peak > LESS * max(_live(made, kept), default=0):
+        live = _live(made, kept)
+        best = min(_possible(made, kept, live), key=lambda c: c.peak, default=None)
+        if best is None or best.peak > LESS * max(live):
             break
-        group = made[best.number]
-        journal.tell(MECHANISM, group, "")
-        copied = {s.node: _copied(s.node, len(copies)) for s in group.stores}
-        copies |= {(copied[s.node], s.field): (s.node, s.field) for s in group.stores}
-        copy = replace(
-            group, stores=tuple(replace(s, node=copied[s.node]) for s in group.stores)
-        )
-        late = tuple(_reading(g, copied) for g in made[best.before :])
-        made = (*made[: best.before], copy, *late)
+        journal.tell(MECHANISM, made[best.number], "")
+        made = _with_copy(made, best, copies)
+    _tell_of_idle(made, kept, journal)
     return Again(made, copies)
 
 
-def _possible(groups: Sequence[Group], kept: frozenset[Node]) -> Iterator[_Copy]:
-    """Every copy of a cheap group before one of its readers."""
-    live, total = _live(groups, kept), sum(g.flop for g in groups)
+def _with_copy(
+    groups: tuple[Group, ...], chosen: _Copy, copies: dict[Value, Value]
+) -> tuple[Group, ...]:
+    """The groups with one copied, which all later ones read; `copies` is told of its values."""
+    group = groups[chosen.number]
+    copied = {s.node: _copied(s.node, len(copies)) for s in group.stores}
+    for s in group.stores:
+        value = s.node, s.field
+        copies[(copied[s.node], s.field)] = copies.get(value, value)
+    copy = replace(group, stores=tuple(replace(s, node=copied[s.node]) for s in group.stores))
+    late = (_reading(g, copied) for g in groups[chosen.before :])
+    return (*groups[: chosen.before], copy, *late)
+
+
+def _possible(
+    groups: Sequence[Group], kept: frozenset[Node], live: Sequence[int]
+) -> Iterator[_Copy]:
+    """Every copy of a group that may be copied before one of its readers."""
+    total = sum(g.flop for g in groups)
     for number, group in enumerate(groups):
-        if not _is_given(group) or group.flop * CHEAP > total:
-            continue
-        if any(s.node in kept for s in group.stores):
+        if _not_again(group, kept, total):
             continue
         own = {(s.node, s.field) for s in group.stores}
         size = sum(map(_bytes, own))
@@ -88,11 +97,29 @@ def _possible(groups: Sequence[Group], kept: frozenset[Node]) -> Iterator[_Copy]
                 yield _Copy(number, before, max(others, max(relieved) - size))
 
 
-def _is_given(group: Group) -> bool:
-    """Whether a group reads what a run is given, and nothing that is computed."""
+def _not_again(group: Group, kept: frozenset[Node], total: int) -> str:
+    """Why a group is not computed twice, or ''; `total` is the program's FLOP."""
     sources = [node for node, _ in group.operands]
-    computed = any(not isinstance(s, (Input, Const)) for s in sources)
-    return not computed and any(isinstance(s, Input) and s.role is Role.INPUT for s in sources)
+    if any(s.node in kept for s in group.stores):
+        return "it is a result of the program"
+    if not all(isinstance(s, (Input, Const)) for s in sources):
+        return "what it reads would have to be kept for it"
+    if not any(isinstance(s, Input) and s.role is Role.INPUT for s in sources):
+        return "it reads weights alone"
+    return f"it takes more than 1/{CHEAP} of all FLOP" if group.flop * CHEAP > total else ""
+
+
+def _tell_of_idle(groups: Sequence[Group], kept: frozenset[Node], journal: Journal) -> None:
+    """Why what is kept unused while most bytes are live is not computed again."""
+    live, total = _live(groups, kept), sum(g.flop for g in groups)
+    peak = live.index(max(live)) if live else 0
+    late = {v for g in groups[peak + 1 :] for v in g.operands}
+    used = set(groups[peak].operands) if groups else set()
+    for group in groups[:peak]:
+        own = {(s.node, s.field) for s in group.stores}
+        if own.isdisjoint(used) and not own.isdisjoint(late):
+            why = _not_again(group, kept, total) or "hardly less would be live at most"
+            journal.tell(MECHANISM, group, why)
 
 
 def _live(groups: Sequence[Group], kept: frozenset[Node]) -> list[int]:

@@ -83,7 +83,7 @@ SCHEDULED: tuple[Rule, ...] = (
     ),
     Rule(
         "compute_again",
-        "What is cheap to compute from a run's inputs is computed again for late readers, not kept.",
+        "What a run's inputs cheaply give is computed again for late readers rather than kept.",
         Numerics.EXACT,
     ),
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from sdlc.backends.rewrite import Fresh, map_expressions
 from sdlc.kernel.ir import (
     Barrier,
     Expr,
@@ -27,6 +26,7 @@ from sdlc.kernel.ir import (
     i32,
     statements,
 )
+from sdlc.kernel.rewrite import Fresh, map_expressions
 from sdlc.language.diagnostics import SdlError, failure
 from sdlc.target import Capabilities
 

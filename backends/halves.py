@@ -15,16 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sdlc.backends.rewrite import (
-    Fresh,
-    Here,
-    definitions,
-    divisible,
-    expand,
-    map_statements,
-    plus,
-    with_expressions,
-)
+from sdlc.backends.rewrite import Here, divisible, expand, plus
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Assign,
@@ -47,6 +38,7 @@ from sdlc.kernel.ir import (
     statements,
     with_operands,
 )
+from sdlc.kernel.rewrite import Fresh, definitions, map_statements, with_expressions
 from sdlc.language.diagnostics import SdlError, failure
 from sdlc.target import Capabilities
 

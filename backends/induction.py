@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sdlc.backends.rewrite import map_statements, rebuild
 from sdlc.kernel.ir import (
     I32,
     Assign,
@@ -28,6 +27,7 @@ from sdlc.kernel.ir import (
     walk,
 )
 from sdlc.kernel.linear import linear
+from sdlc.kernel.rewrite import map_statements, rebuild
 from sdlc.kernel.simplify import simplify
 from sdlc.target import Capabilities
 

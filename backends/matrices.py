@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from sdlc.backends.rewrite import Fresh, map_statements, work_ranges
 from sdlc.graph.types import DType
 from sdlc.kernel.fragments import place
 from sdlc.kernel.intervals import Bounds
@@ -37,6 +36,7 @@ from sdlc.kernel.ir import (
     i32,
     statements,
 )
+from sdlc.kernel.rewrite import Fresh, map_statements, work_ranges
 from sdlc.kernel.simplify import Simplifier
 from sdlc.target import Capabilities, MatrixInstruction
 

@@ -12,14 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from sdlc.backends.rewrite import (
-    Fresh,
-    Here,
-    definitions,
-    expand,
-    map_expressions,
-    map_statements,
-)
+from sdlc.backends.rewrite import Here, expand
 from sdlc.kernel.ir import (
     I32,
     Call,
@@ -39,6 +32,7 @@ from sdlc.kernel.ir import (
     statements,
     walk,
 )
+from sdlc.kernel.rewrite import Fresh, definitions, map_expressions, map_statements
 from sdlc.target import Capabilities
 
 

@@ -13,18 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
-from sdlc.backends.rewrite import (
-    Fresh,
-    Here,
-    accesses,
-    change_buffers,
-    definitions,
-    divisible,
-    expand,
-    expressions,
-    map_statements,
-    plus,
-)
+from sdlc.backends.rewrite import Here, accesses, divisible, expand, plus
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Assign,
@@ -48,6 +37,7 @@ from sdlc.kernel.ir import (
     walk,
     with_operands,
 )
+from sdlc.kernel.rewrite import Fresh, definitions, expressions, map_statements, with_buffers
 from sdlc.target import Capabilities
 
 
@@ -176,7 +166,7 @@ def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
         and b.size % lanes == 0
         and (b.dtype is not DType.F16 or caps.f16_arithmetic or caps.packed_halves)
     }
-    return change_buffers(kernel, made) if made else kernel
+    return with_buffers(kernel, made) if made else kernel
 
 
 def _common(found: set[int]) -> int:

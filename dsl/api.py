@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sdlc.graph.hoist import Hoisted
     from sdlc.graph.rules import RewriteReport, Rule
     from sdlc.language.library import Library
+    from sdlc.language.precision import Scopes
     from sdlc.program.explain_data import Explanation
     from sdlc.schedule.plan import Plan
 
@@ -56,32 +57,43 @@ class Request:
     """Where tuning records may be."""
     device: str = ""
     """What records must have been measured on (`records.device_text`), where that is known."""
+    f32: tuple[str, ...] = ()
+    """Scopes and operators that are in f32, whatever the precision is (`language.precision`)."""
+    root: str = ""
+    """The program's name in scope paths; '' for its entry's."""
+    weight_budget: int | None = None
+    """Bytes that weights may take as they are stored (None: as many as pay)."""
 
     def graph(self, sizes: Mapping[str, Size] = NOTHING) -> Graph:
         """What is computed, with `sizes` beside those asked for."""
         from sdlc.language.elaborate import build
 
-        every = {**sizes, **self.sizes}
-        return build(self.library, self.entry, every, self.config, self.precision)
+        every, scopes = {**sizes, **self.sizes}, self.scopes()
+        return build(self.library, self.entry, every, self.config, self.precision, scopes)
+
+    def scopes(self) -> Scopes:
+        """What is in f32, and under which name: to be told what there is."""
+        from sdlc.language.elaborate import find_entry
+        from sdlc.language.precision import Scopes
+
+        return Scopes(self.f32, self.root or find_entry(self.library, self.entry).name)
 
     def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
         """Compiles with `sizes` beside those asked for. Raises SdlError, also for a rule of the
-        program's own files that does not hold (E047, E048)."""
-        from sdlc.graph.rules import rewrite
+        program's own files that does not hold (E047, E048), or a weight budget that is too small
+        (P011)."""
         from sdlc.language.elaborate_rule import own_rules
-        from sdlc.program.pipeline import compile_hoisted, plan_graph
+        from sdlc.program.pipeline import Wishes, compile_hoisted, planned
         from sdlc.proof.equations import check_equation
-        from sdlc.schedule.profit import profitable, scheduled_by
 
         definition = self.graph(sizes)
         for rule in own_rules(self.library, self.rules):
             check_equation(rule, self.library.sources)
-        paying = profitable(self.target, definition, self.rules)
-        graph, report = rewrite(definition, self.rules, paying)
-        choices, enabled = self.choices(), scheduled_by(self.rules)
-        planned = plan_graph(graph, self.target, choices, enabled)
-        program = compile_hoisted(*planned, self.target, self.precision)
-        return Compiled(graph, program, self.target, definition, report, planned)
+        wishes = Wishes(self.choices(), self.weight_budget)
+        made = planned(definition, self.target, self.rules, wishes)
+        both = made.parts, made.plan
+        program = compile_hoisted(*both, self.target, self.precision)
+        return Compiled(made.graph, program, self.target, definition, made.report, both)
 
     def choices(self) -> Choices:
         """The points that tuning records have for this target. Warns of records that are not used
@@ -259,7 +271,9 @@ def compile(
     sizes: Mapping[str, Size] | None = None,
     config: Config | Sequence[Config] | None = None,
     precision: str = "f32",
+    f32: Sequence[str] = (),
     records: str | Path | None = None,
+    weight_budget: int | None = None,
 ) -> CompiledProgram:
     """Compiles `.sdl`.
 
@@ -267,11 +281,14 @@ def compile(
     a name of `targets()`; `entry` a model, block or op (None: the file's only model, else its only
     op or block); `sizes` binds names such as `b` (an int) and `*b` (a tuple), and those left open
     are bound by the arrays given to `run`; `config` holds values or the path of a config.json, or
-    several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`; `records`
-    are those of `sdlc tune` (None: FILE.sdl.tuning.jsonl where it is there).
+    several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`, but of
+    the scopes and operators in `f32` (`("mid_block", "attn*")`, as `--f32` takes them); `records`
+    are those of `sdlc tune` (None: FILE.sdl.tuning.jsonl where it is there); `weight_budget` is how
+    many bytes weights may take as they are stored (None: as many as pay).
     Raises SdlError for whatever is wrong with the source, sizes, config or target.
     """
     request = make_request(source, target, entry, sizes or {}, (config, precision))
+    request = replace(request, f32=tuple(f32), weight_budget=weight_budget)
     if records is not None:
         request = replace(request, records=Path(records))
     program = CompiledProgram(request)

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from sdlc.program.program import Program
     from sdlc.proof.structure import Header
 
-SOURCE = ("entry", "configs", "sizes", "precision", "without", "only", "records")
+SOURCE = (
+    *("entry", "configs", "sizes", "precision", "f32"),
+    *("without", "only", "records", "weight_budget"),
+)
 """What `source_options` gives."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,6 +77,7 @@ def source_options(command: Command) -> Command:
             show_default=True,
             help="Storage type of floats.",
         ),
+        f32_option,
         click.option(
             "--records",
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -87,8 +89,19 @@ def source_options(command: Command) -> Command:
     return rule_options(command)
 
 
+def f32_option(command: Command) -> Command:
+    """The option that keeps parts of a program in f32."""
+    return click.option(
+        "--f32",
+        multiple=True,
+        metavar="SCOPE[,SCOPE]",
+        help="Compute these in f32, whatever the precision: scope paths or operators, as in "
+        "`unet.mid_block`, `vae.*` or `attention`. May be repeated.",
+    )(command)
+
+
 def rule_options(command: Command) -> Command:
-    """The options that choose the rules: `--without --only`."""
+    """The options that choose the rules: `--without --only --weight-budget`."""
     for option in (
         click.option(
             "--without",
@@ -101,6 +114,13 @@ def rule_options(command: Command) -> Command:
             multiple=True,
             metavar="RULE[,RULE]",
             help="Rules to apply, instead of the default ones. May be repeated.",
+        ),
+        click.option(
+            "--weight-budget",
+            callback=parse_bytes,
+            metavar="SIZE",
+            help="What a network's weights may take as they are stored: 1900MiB, 2GiB (default: as "
+            "much as pays). Rules that make weights larger are used where they save most time.",
         ),
     ):
         command = option(command)
@@ -136,6 +156,8 @@ def request_of_file(
     without: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
     records: Path | None = None,
+    f32: tuple[str, ...] = (),
+    weight_budget: int | None = None,
 ) -> Request:
     """What options ask for of a file. A configuration may be a mapping instead of a path."""
     from dataclasses import replace
@@ -146,7 +168,23 @@ def request_of_file(
     request = make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
     named = parse_names(only) if only else None
     rules = chosen_rules(request.library, parse_names(without), named)
-    return replace(request, rules=rules, records=records or request.records)
+    kept = records or request.records
+    made = replace(request, rules=rules, records=kept, weight_budget=weight_budget)
+    return replace(made, f32=parse_names(f32))
+
+
+def parse_bytes(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | None:
+    """Bytes of `1900MiB`, `2GiB`, `1.5 GB` or a plain number."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(i?)B?", value.strip(), re.I | re.A)
+    if found is None:
+        message = f"'{value}' is no size: write 1900MiB, 2GiB or a number of bytes"
+        raise click.BadParameter(message, context, parameter)
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMG".index(unit.upper() or " "))
 
 
 def parse_names(values: Iterable[str]) -> tuple[str, ...]:

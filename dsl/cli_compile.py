@@ -79,6 +79,7 @@ def compile_command(
       sdlc compile softmax.sdl --set b=2x3 n=64
       sdlc compile unet.sdl --target adreno --config unet/config.json \\
           --set b=2 h=64 w=64 t=77 --precision f16 -o unet-adreno
+      sdlc compile stable-diffusion-xl/vae --precision f16 --f32 decoder.up_blocks -o vae
     """
     from sdlc.api import load_weights
     from sdlc.models.cache import program_store

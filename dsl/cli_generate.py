@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdlc.cli_common import Command, json_option, parse_names, print_json, rule_options
+from sdlc.cli_common import (
+    Command,
+    f32_option,
+    json_option,
+    parse_names,
+    print_json,
+    rule_options,
+)
 
 if TYPE_CHECKING:
     from sdlc.graph.types import Array
@@ -138,6 +145,7 @@ def model_options(command: Command) -> Command:
         ),
         click.option("--device", metavar="DEVICE", help="Where; `sdlc devices` lists them."),
         click.option("--precision", type=click.Choice(["f32", "f16"]), help="Default: f32."),
+        f32_option,
         click.option(
             "--tile",
             type=click.IntRange(1),
@@ -199,6 +207,7 @@ def generate_command(
       sdlc generate "a blue car" --init car.png --strength 0.6 -o blue.png
       sdlc generate "a cat" --init car.png --mask window.png -o cat.png
       sdlc generate --metadata car.png --seed 8 -o other.png
+      sdlc generate "a red car" --precision f16 --f32 vae,unet.mid_block -o car.png
     """
     from sdlc.models.image import check_writable, numbered, write_png
     from sdlc.models.pipeline import generate
@@ -226,10 +235,9 @@ def _wanted(prompt: str | None, metadata: Path | None, options: dict[str, Any]) 
         raise click.UsageError("give a PROMPT, or --metadata FILE.png")
     found = {} if metadata is None else settings_in(metadata)
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    if "without" in given:
-        given["without"] = parse_names(given["without"])
-    if "only" in given:
-        given["only"] = parse_names(given["only"])
+    for name in ("without", "only", "f32"):
+        if name in given:
+            given[name] = parse_names(given[name])
     if "loras" in given:
         given["loras"] = tuple(map(parse_lora, given["loras"]))
     if "precision" in given:

@@ -64,7 +64,9 @@ def request_parts(request: Request) -> tuple[object, ...]:
         dict(request.sizes),
         dict(request.config),
         request.precision.value,
+        (request.f32, request.root),
         [rule.name for rule in request.rules],
+        request.weight_budget,
         sorted((group, repr(point)) for group, point in request.choices().items()),
     )
 
@@ -116,10 +118,12 @@ def _write(place: Path, record: Mapping[str, Any]) -> None:
 def about(command: str, file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """What `sdlc cache` says of a program."""
     settings = [options.get("target") or "", options.get("precision", ""), *options["sizes"]]
-    for name in ("entry", "without", "only"):
+    for name in ("entry", "f32", "without", "only"):
         value = options.get(name)
         if value:
             settings.append(f"--{name} {value if isinstance(value, str) else ','.join(value)}")
+    if options.get("weight_budget") is not None:
+        settings.append(f"--weight-budget {options['weight_budget']}")
     return {"command": command, "what": f"{file}  {' '.join(s for s in settings if s)}"}
 
 

@@ -47,6 +47,7 @@ def memory_command(model: Path, target: str, as_json: bool, **what: Any) -> None
     Examples:
       sdlc memory stable-diffusion-1.4 --target adreno --precision f16
       sdlc memory emoji_diffusion/unet --set h=64 w=64 --json
+      sdlc memory stable-diffusion-xl/vae --precision f16 --f32 vae
     """
     from sdlc.cli_models import is_model, model_requests
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdlc.cli_common import parse_sizes, request_of_file
 from sdlc.language.diagnostics import failure
+from sdlc.language.precision import Scopes, check_met
 
 if TYPE_CHECKING:
     from sdlc.api import Request
@@ -61,7 +62,23 @@ def model_requests(place: Path, target: str, what: Mapping[str, Any]) -> dict[st
     known = {size for network in found.values() for size in network.sizes}
     records = what.get("records") or records_path(model.path)
     made = {n: _network_request(network, target, what, known) for n, network in found.items()}
+    made = _with_their_scopes(made)
     return {n: replace(request, records=records) for n, request in made.items()}
+
+
+def _with_their_scopes(requests: dict[str, Request]) -> dict[str, Request]:
+    """The requests, each with those scopes of `--f32` that it has. Raises SdlError (E049) for one
+    that none has."""
+    if not any(request.f32 for request in requests.values()):
+        return requests
+    from sdlc.models.networks import scopes_of
+
+    found = {
+        name: scopes_of(r.library, r.sizes, r.config, Scopes(r.f32, r.root, one_of_many=True))
+        for name, r in requests.items()
+    }
+    check_met(found.values())
+    return {n: replace(r, f32=found[n].here) for n, r in requests.items()}
 
 
 def only_request(place: Path, target: str, what: Mapping[str, Any]) -> Request:
@@ -83,4 +100,4 @@ def _network_request(
     own = {n: size for n, size in given.items() if n in network.sizes or n not in known}
     asked = {**what, "sizes": (), "configs": (network.config, *what["configs"])}
     request = request_of_file(SOURCES / network.source, target, **asked)
-    return replace(request, sizes={**network.sizes, **own})
+    return replace(request, sizes={**network.sizes, **own}, root=network.part)

@@ -18,10 +18,9 @@ from sdlc.cli_check import entries, structure_problems, with_header
 from sdlc.cli_common import print_json, request_from
 from sdlc.cli_models import is_model, model_requests
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.rules import rewrite
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
-from sdlc.program.pipeline import plan_graph
+from sdlc.program.pipeline import Wishes, planned
 from sdlc.proof.check import Compilation, Report, Tell, check, compiled, sized
 from sdlc.proof.falsify import Effort, Verdict, judge, need_hypothesis
 from sdlc.proof.reproduce import Command, Reproducer, read_inputs, reproduce
@@ -37,7 +36,6 @@ from sdlc.proof.stages import (
     rewritten,
 )
 from sdlc.proof.structure import Header
-from sdlc.schedule.profit import profitable, scheduled_by
 from sdlc.target import Target
 
 if TYPE_CHECKING:
@@ -174,19 +172,21 @@ def _words(file: Path, entry: str | None, source: dict[str, Any]) -> tuple[str, 
 def _settings(source: dict[str, Any]) -> tuple[str, ...]:
     sizes = ("--set", *source["sizes"]) if source["sizes"] else ()
     half = ("--precision", "f16") if source["precision"] == "f16" else ()
-    named = (("--without", source["without"]), ("--only", source["only"]))
+    named = [(f"--{name}", source[name]) for name in ("without", "only", "f32")]
     rules = (word for option, names in named for name in names for word in (option, name))
-    return (*sizes, *half, *rules)
+    budget = source["weight_budget"]
+    weights = () if budget is None else ("--weight-budget", str(budget))
+    return (*sizes, *half, *rules, *weights)
 
 
 def compilation(request: Request) -> Compilation:
     """The program of a request, as it is compiled, with all that its proof needs."""
     graph = request.graph()
-    made, report = rewrite(graph, request.rules, profitable(request.target, graph, request.rules))
-    moves = scheduled_by(request.rules)
-    planned = plan_graph(made, request.target, request.choices(), moves)
-    done = compiled(graph, made, planned, request.target, request.precision)
-    fired = tuple(r for r in request.rules if report.fired(r.name) or r.name in planned[1].fired)
+    wishes = Wishes(request.choices(), request.weight_budget)
+    made = planned(graph, request.target, request.rules, wishes)
+    both, moves = (made.parts, made.plan), made.plan.fired
+    done = compiled(graph, made.graph, both, request.target, request.precision)
+    fired = tuple(r for r in request.rules if made.report.fired(r.name) or r.name in moves)
     classes = list(Numerics)
     worst = max((classes.index(r.numerics) for r in fired), default=0)
     numerics = classes[max(worst, classes.index(Numerics.REASSOCIATED))]

@@ -120,14 +120,14 @@ class _Run:
         """Measures the groups of a program that have no record yet."""
         from sdlc.backends.tuner import Work, tune
         from sdlc.graph.hoist import hoist
-        from sdlc.graph.rules import rewrite
         from sdlc.program.records import append_record, device_text, read_records
+        from sdlc.schedule.budget import rewritten
         from sdlc.schedule.plan import plan
-        from sdlc.schedule.profit import profitable, scheduled_by
+        from sdlc.schedule.profit import scheduled_by
 
         target = request.target
-        written, rules = request.graph(), request.rules
-        graph = hoist(rewrite(written, rules, profitable(target, written, rules))[0]).run
+        written, budget = request.graph(), request.weight_budget
+        graph = hoist(rewritten(written, request.rules, target, budget)[0]).run
         work = Work(graph, plan(graph, target, enabled=scheduled_by(request.rules)), target)
         known = read_records(self._place, target.name, device_text(self._device.info)).by_group
         jobs = [job for job in work.jobs if job.digest not in known]

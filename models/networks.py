@@ -19,9 +19,10 @@ from types import MappingProxyType
 
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import failure
-from sdlc.language.elaborate import build
+from sdlc.language.elaborate import Size, build
 from sdlc.language.elaborate_rule import chosen_rules
-from sdlc.language.library import load
+from sdlc.language.library import Library, load
+from sdlc.language.precision import Scopes, check_met
 from sdlc.models.cache import Compiled, kept, key_of
 from sdlc.models.folder import SOURCES, Config, Model, default_folder, read_json
 from sdlc.models.prompts import chunk_count
@@ -31,7 +32,7 @@ from sdlc.models.tokenizer import ClipTokenizer, load_tokenizer
 from sdlc.models.weights import Weights, check_weights, load_weights
 from sdlc.program.device import Device
 from sdlc.program.load import fitting
-from sdlc.program.pipeline import compile_graph
+from sdlc.program.pipeline import Wishes, compile_graph
 from sdlc.program.program import Program
 from sdlc.program.records import choices_of, device_text, records_path
 from sdlc.schedule.point import NO_CHOICES, Choices
@@ -60,8 +61,8 @@ ROLES = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A file of `models/stable_diffusion`, the part whose weights it takes, its sizes, and the
-    rules that rewrite it (as in `GenerateSettings`)."""
+    """A file of `models/stable_diffusion`, the part whose weights it takes, its sizes, the rules
+    that rewrite it and the bytes that its weights may take (as in `GenerateSettings`)."""
 
     source: str
     part: str
@@ -69,6 +70,9 @@ class Network:
     sizes: Mapping[str, int]
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
+    weight_budget: int | None = None
+    f32: tuple[str, ...] = ()
+    """Scopes and operators in f32; `with_scopes` leaves those that the network has."""
 
     @property
     def role(self) -> str:
@@ -96,12 +100,35 @@ def chunks_of(settings: GenerateSettings, folder: Model) -> int:
 def networks(folder: Model, settings: GenerateSettings) -> tuple[Network, ...]:
     """The programs of a picture, with their configuration and sizes."""
     pictures = {"b": settings.batch, "c": folder.latent_channels, **_latent_size(settings, folder)}
-    return (
+    found = (
         *(_text_encoder(part, settings, folder) for part in encoder_parts(folder)),
         *((_picture_encoder(settings, folder),) if settings.init is not None else ()),
         _sampler(settings, folder, pictures),
         _decoder(settings, folder, pictures),
     )
+    return tuple(replace(network, f32=settings.f32) for network in found)
+
+
+def with_scopes(found: tuple[Network, ...]) -> tuple[Network, ...]:
+    """The networks, each with those scopes in f32 that it has. Raises SdlError (E049) for one that
+    none has."""
+    if not any(network.f32 for network in found):
+        return found
+    asked = (Scopes(n.f32, n.part, one_of_many=True) for n in found)
+    scopes = [
+        scopes_of(load(SOURCES / n.source), n.sizes, n.config, each)
+        for n, each in zip(found, asked, strict=True)
+    ]
+    check_met(scopes)
+    return tuple(replace(n, f32=s.here) for n, s in zip(found, scopes, strict=True))
+
+
+def scopes_of(
+    library: Library, sizes: Mapping[str, Size], config: Mapping[str, object], asked: Scopes
+) -> Scopes:
+    """`asked` with what is met in a network, and with all that there is."""
+    build(library, None, sizes, config, DType.F32, asked)
+    return asked
 
 
 def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
@@ -110,7 +137,7 @@ def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
         raise failure("G005", "this model's vae has no encoder that is described", help=help)
     width, height = size_of(settings, folder)
     sizes = {"b": 1, "c": 3, "h": height, "w": width}
-    return Network("vae_encoder.sdl", "vae", folder.vae, sizes, settings.without, settings.only)
+    return Network("vae_encoder.sdl", "vae", folder.vae, sizes, *settings.rewriting)
 
 
 def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, int]) -> Network:
@@ -121,7 +148,7 @@ def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, i
     if sizes != pictures:
         sizes["b"] = 1
     source = decoder_source(given)
-    return Network(source, "vae", given.vae, sizes, settings.without, settings.only)
+    return Network(source, "vae", given.vae, sizes, *settings.rewriting)
 
 
 def decoder_source(model: Model) -> str:
@@ -163,7 +190,7 @@ def _text_encoder(part: str, settings: GenerateSettings, folder: Model) -> Netwo
     large = bool(folder.text_encoder_2)
     sizes = {"b": len(settings.texts), "s": folder.tokens}
     skipped = {"skipped_layers": settings.clip_skip + large}
-    rules = settings.without, settings.only
+    rules = settings.rewriting
     if part == "text_encoder_2":
         config = {**folder.text_encoder_2, **skipped}
         return Network("text_encoder_pooled.sdl", part, config, sizes, *rules)
@@ -198,7 +225,7 @@ def _sampler(settings: GenerateSettings, folder: Model, pictures: Mapping[str, i
         sizes |= {"p": projected, "q": SIZE_NUMBERS}
         optional |= {"pooled": True, "sizes": True}
     config = {**folder.unet, **folder.scheduler, **optional, "sampler": plan.sampler}
-    return Network("sampler.sdl", "unet", config, sizes, settings.without, settings.only)
+    return Network("sampler.sdl", "unet", config, sizes, *settings.rewriting)
 
 
 def _width(encoder: Config) -> int:
@@ -217,11 +244,13 @@ def compile_network(
     """The program of one network for a target, its weights' names and shapes checked. `choices` are
     what tuning found for its kernels."""
     library = load(SOURCES / network.source)
-    graph = build(library, None, network.sizes, network.config, precision)
+    scopes = Scopes(network.f32, network.part)
+    graph = build(library, None, network.sizes, network.config, precision, scopes)
     place = str(folder.path / network.part)
     check_weights(graph, folder.weights(network.part), library.sources, place)
     rules = chosen_rules(library, network.without, network.only)
-    return compile_graph(graph, target, precision, rules, choices)
+    wishes = Wishes(choices, network.weight_budget)
+    return compile_graph(graph, target, precision, rules, wishes)
 
 
 def compiled(
@@ -230,7 +259,7 @@ def compiled(
     """The program of one network, kept from an earlier picture where nothing has changed since."""
     weights = folder.weights(network.part)
     choices = choices_of(records_path(folder.path), target.name, device_text(device.info))
-    rules = network.without, network.only
+    rules = network.without, network.only, network.weight_budget, network.f32
     described = (network.source, network.config, network.sizes, precision.value, dict(choices))
     return kept(
         key_of(target, device.info, *described, *rules),
@@ -248,6 +277,8 @@ def _about(
     sizes = " ".join(f"{name}={size}" for name, size in network.sizes.items())
     rules = [f"--without {','.join(network.without)}"] if network.without else []
     rules += [f"--only {','.join(network.only)}"] if network.only is not None else []
+    rules += [f"--f32 {','.join(network.f32)}"] if network.f32 else []
+    rules += [] if network.weight_budget is None else [f"--weight-budget {network.weight_budget}"]
     shipped = folder.path == default_folder()
     place = default_folder().parent.name if shipped else str(folder.path)
     settings = " ".join((target.name, precision.value, sizes, *rules))

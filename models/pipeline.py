@@ -20,7 +20,13 @@ from sdlc.models.fits import check_fits
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
-from sdlc.models.networks import compiled, decoding_model, networks, tokenizers_of
+from sdlc.models.networks import (
+    compiled,
+    decoding_model,
+    networks,
+    tokenizers_of,
+    with_scopes,
+)
 from sdlc.models.painter import Noise, Painter, Ready, check_finite
 from sdlc.models.replay import ENTRY, record_of
 from sdlc.models.samplers import SAMPLERS, make_schedule, sampler_of
@@ -93,13 +99,13 @@ def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: R
     schedule = make_schedule(folder.scheduler, plan_of(settings, folder))
     tokenizers_of(folder)  # what they lack is said first
     target = target_of(device.info)
-    parts = networks(folder, settings)
+    parts = with_scopes(networks(folder, settings))
     tell(Progress("compile", 0, len(parts), 0.0))
     ready: dict[str, Ready] = {}
     for done, network in enumerate(parts, 1):
         started = time.perf_counter()
         if network.role == "decoder":
-            ready[network.role] = _decoder(settings, folder, target, device)
+            ready[network.role] = _decoder(settings, folder, network.f32, (target, device))
         else:
             program = compiled(network, folder, target, settings.precision, device)
             sizes = {} if network.role == "encoder" else network.sizes  # its sizes are pixels
@@ -115,12 +121,16 @@ def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: R
     return painter
 
 
-def _decoder(settings: GenerateSettings, folder: Model, target: Target, device: Device) -> Ready:
-    """The decoder; of tiles, where the device has no memory for whole pictures."""
+def _decoder(
+    settings: GenerateSettings, folder: Model, f32: tuple[str, ...], place: tuple[Target, Device]
+) -> Ready:
+    """The decoder, with its own scopes in f32; of tiles, where the device has no memory for whole
+    pictures."""
+    target, device = place
     owner = decoding_model(settings, folder)
     sizes = (settings.tile,) if settings.tile else (0, *TILES)
     for tile in sizes:
-        network = networks(folder, replace(settings, tile=tile))[-1]
+        network = replace(networks(folder, replace(settings, tile=tile))[-1], f32=f32)
         made = compiled(network, owner, target, settings.precision, device)
         if _fits(made[0], device.info):
             break
@@ -191,6 +201,7 @@ def describe(settings: GenerateSettings, painter: Painter) -> dict[str, object]:
         "seed": settings.all_seeds[0],
         "size": f"{w * scale}x{h * scale}",
         "precision": settings.precision.value,
+        **({"f32": ", ".join(settings.f32)} if settings.f32 else {}),
         "sampler": f"{SAMPLERS[schedule.sampler].title}, {schedule.prediction}",
     }
 

@@ -154,10 +154,11 @@ READ: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {
         **dict.fromkeys(("prompt", "negative", "model", "device", "prediction", "sampler"), _text),
         **dict.fromkeys(("steps", "seed", "batch", "preview", "clip_skip", "tile"), _whole),
+        "weight_budget": _whole,
         **dict.fromkeys(("guidance", "rescale", "strength"), _number),
         **dict.fromkeys(("karras", "keep_loaded"), _exactly(bool)),
         **dict.fromkeys(("init", "mask", "vae"), _path),
-        **dict.fromkeys(("without", "only"), _list(_text)),
+        **dict.fromkeys(("without", "only", "f32"), _list(_text)),
         "seeds": _list(_whole),
         "loras": _list(_lora),
         "size": _size,

@@ -34,12 +34,14 @@ class GenerateSettings:
     says. `rescale` (0 … 1) brings guided predictions back to the spread of those with the text.
     `clip_skip` leaves out the last layers of the text encoder. `keep_loaded` keeps each network's
     weights on the device while others run. The networks are rewritten by the rules in `only`, None
-    for the default ones, less those in `without`. `model` is what `models.model.load_model` takes;
+    for the default ones, less those in `without`. Scopes and operators in `f32` are in f32 whatever
+    `precision` is (`unet.mid_block`). `model` is what `models.model.load_model` takes;
     `prediction` says what the network of a checkpoint predicts, where its file does not; `loras`
     change its weights. `init` is a picture to start from, of which `strength` (0 … 1, None for
     0.75, or 1 with a mask) is drawn anew; `mask` is white where it may change. `vae` is the folder
     of another decoder. Pictures are decoded in tiles of `tile` latents, 0 for whole ones where the
-    device has memory for them."""
+    device has memory for them. `weight_budget` is how many bytes the weights of one network may
+    take as they are stored on the device, None for as many as pay."""
 
     prompt: str
     negative: str = ""
@@ -51,6 +53,7 @@ class GenerateSettings:
     size: tuple[int, int] | None = None
     batch: int = 1
     precision: DType = DType.F32
+    f32: tuple[str, ...] = ()
     preview: int = 0
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
@@ -67,6 +70,7 @@ class GenerateSettings:
     mask: Path | None = None
     vae: Path | None = None
     tile: int = 0
+    weight_budget: int | None = None
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -77,6 +81,11 @@ class GenerateSettings:
     def guided(self) -> bool:
         """Whether the network also looks at the negative text."""
         return self.guidance > 1
+
+    @property
+    def rewriting(self) -> tuple[tuple[str, ...], tuple[str, ...] | None, int | None]:
+        """Rules that are off, the only ones that are on, and the budget of weights."""
+        return self.without, self.only, self.weight_budget
 
     @property
     def share(self) -> float:

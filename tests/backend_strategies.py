@@ -158,7 +158,7 @@ def closed(body: list[Stmt]) -> tuple[Stmt, ...]:
 
 def renamed(body: list[Stmt]) -> list[Stmt]:
     """The inner loops' variables numbered, so that names are unique."""
-    from sdlc.backends.rewrite import rebuild, with_expressions
+    from sdlc.kernel.rewrite import rebuild, with_expressions
 
     made: list[Stmt] = []
     for number, stmt in enumerate(body):

@@ -7,14 +7,17 @@ the same ones each time.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
+DOUBLE = "op double(x: T[n]) -> T[n] {\n  out[i] = 2 * x[i]\n}\n"
 ForAll = Callable[[SearchStrategy[Any], Callable[[Any], None], int, float], None]
 
 
@@ -70,3 +73,47 @@ def for_all(request: pytest.FixtureRequest) -> ForAll:
         configured(given(strategy)(test))()
 
     return run
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+
+class Result:
+    """What a command left behind."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    def run(*arguments: object, status: int = 0) -> Result:
+        capsys.readouterr()
+        from sdlc.cli import status_of
+
+        got = status_of([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        result = Result(got, captured.out, captured.err)
+        assert "Traceback" not in result.err
+        assert got == status, result.out + result.err
+        return result
+
+    yield run
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Path:
+    path = tmp_path / "double.sdl"
+    path.write_text(DOUBLE)
+    return path
+
+
+@pytest.fixture
+def x(tmp_path: Path) -> Path:
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(6, dtype=np.float32))
+    return path

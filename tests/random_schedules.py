@@ -1,10 +1,10 @@
 """Random schedules of random programs.
 
-In: a program's plan. Out: Hypothesis strategies of legal nests, and programs that are scheduled by
-them. Invariant: only steps that `apply` takes are taken, in the order in which they are recorded;
-nothing here knows which nests are good.
+In: a program's plan. Out: Hypothesis strategies of legal nests for its kernels. Invariant: only
+steps that `apply` takes are taken, in the order in which they are recorded; nothing here knows
+which nests are good.
 
-    draw(scheduled_cases(target))      a case, its graph and a program with a nest of its own
+    draw(random_plan(plan(graph, target), target))      the plan with nests of its own
 """
 
 from __future__ import annotations
@@ -15,10 +15,6 @@ from math import prod
 
 import hypothesis.strategies as st
 
-from sdlc.graph.node import Graph
-from sdlc.graph.types import DType
-from sdlc.program.pipeline import compile_plan
-from sdlc.program.program import Program
 from sdlc.schedule.fits import misfit
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import (
@@ -40,7 +36,7 @@ from sdlc.schedule.nest import (
     schedule,
     settled,
 )
-from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.schedule.plan import Plan, Scheduled
 from sdlc.target import Target
 
 MOST_STEPS, MOST_COPIES, MOST_LANES, MOST_ITERATIONS = 9, 32, 128, 64
@@ -175,17 +171,7 @@ def random_schedule(draw: st.DrawFn, item: Scheduled, made: Plan, target: Target
 
 
 @st.composite
-def random_plan(draw: st.DrawFn, graph: Graph, target: Target) -> Plan:
-    made = plan(graph, target)
+def random_plan(draw: st.DrawFn, made: Plan, target: Target) -> Plan:
+    """The plan with a schedule of their own for its kernels."""
     kernels = tuple(draw(random_schedule(item, made, target)) for item in made.kernels)
     return replace(made, kernels=kernels)
-
-
-def program_of(graph: Graph, made: Plan, target: Target, precision: DType) -> Program:
-    return compile_plan(graph, made, target, precision)
-
-
-def kinds_of(made: Plan) -> set[str]:
-    """The kinds of steps that a plan's kernels took."""
-    steps = (s for item in made.kernels for s in item.steps)
-    return {f"Bind {s.kind.value}" if isinstance(s, Bind) else type(s).__name__ for s in steps}

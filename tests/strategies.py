@@ -14,36 +14,30 @@ being written, and a failing case shrinks to a readable program.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from math import prod
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 from hypothesis import assume, reject
 
 from sdlc.graph.node import Graph, Input, Role, topological
-from sdlc.graph.types import LOWEST, Array, DType
+from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.language.elaborate import build
 from sdlc.language.library import load, load_prelude
 from sdlc.language.syntax import (
     Binary,
-    Call,
-    Conditional,
     Definition,
-    Expression,
     Name,
-    Number,
     Parameter,
     Spread,
     String,
     TensorType,
-    Unary,
 )
 from sdlc.proof.inputs import KINDS, values
+from solved import Unsolved, solve
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 33)
 LARGEST = 2048
@@ -56,10 +50,6 @@ FLOATS = ("f32", "f16")
 
 Shape = tuple[int, ...]
 Value = int | float | bool | str | None
-
-
-class Unsolved(Exception):
-    """These draws do not fit the definition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,64 +121,6 @@ def weights_of(graph: Graph) -> dict[str, Array]:
     return {n.name: values(n.dtype, n.shape, "ordinary", sum(n.name.encode())) for n in found}
 
 
-# ---- compile-time values -----------------------------------------------------------------------
-
-_INTEGER: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.floordiv,
-    "%": operator.mod,
-    "^": operator.pow,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
-_CONSTANTS = {"true": True, "false": False, "none": None, "pi": np.pi, "lowest": LOWEST}
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
-
-
-def solve(expression: Expression, names: Mapping[str, Any]) -> Any:
-    """The value of a dimension, default or guard. Raises Unsolved where it has none."""
-    match expression:
-        case Number():
-            return expression.value
-        case String():
-            return expression.value
-        case Name(id):
-            if id in names:
-                return names[id]
-            if id in _CONSTANTS:
-                return _CONSTANTS[id]
-        case Unary("-", operand):
-            return -solve(operand, names)
-        case Unary("not", operand):
-            return not solve(operand, names)
-        case Binary("and", left, right):
-            return solve(left, names) and solve(right, names)
-        case Binary("or", left, right):
-            return solve(left, names) or solve(right, names)
-        case Binary(op, left, right) if op in _INTEGER:
-            return _arithmetic(op, solve(left, names), solve(right, names))
-        case Conditional(condition, then, otherwise):
-            return solve(then if solve(condition, names) else otherwise, names)
-        case Call(function, arguments) if function in _FUNCTIONS:
-            return _FUNCTIONS[function](*(solve(a, names) for a in arguments))
-    raise Unsolved
-
-
-def _arithmetic(op: str, left: Any, right: Any) -> Any:
-    try:
-        if op == "/" and not (isinstance(left, int) and isinstance(right, int)):
-            return left / right
-        return _INTEGER[op](left, right)
-    except (ZeroDivisionError, TypeError) as error:
-        raise Unsolved from error
-
-
 # ---- one call ----------------------------------------------------------------------------------
 
 
@@ -253,6 +185,8 @@ class Sketch:
     inputs: list[Tensor] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    marked: dict[int, str] = field(default_factory=dict)
+    """The precision of lines that have another one."""
 
     def fresh(self, count: int = 1) -> list[str]:
         """Names for the results of one more line."""
@@ -458,11 +392,18 @@ def _has_lists(definition: Definition) -> bool:
 
 
 @st.composite
-def cases(draw: st.DrawFn, most_calls: int = 4, only: Sequence[str] = ()) -> Case:
-    """A program of one to `most_calls` calls (of definitions in `only`, if given) and inputs."""
+def cases(
+    draw: st.DrawFn,
+    most_calls: int = 4,
+    only: Sequence[str] = (),
+    floats: Sequence[str] = FLOATS,
+    marked: bool = False,
+) -> Case:
+    """A program of one to `most_calls` calls (of definitions in `only`, if given) and inputs, in
+    one of the precisions `floats`; `marked`: with `precision` around some of its lines."""
     library = drawable()
     names = list(only) or list(library)
-    precision = draw(st.sampled_from(FLOATS))
+    precision = draw(st.sampled_from(floats))
     sketch = Sketch(precision)
     for _ in range(draw(st.integers(1, most_calls))):
         if sketch.tensors and draw(st.integers(0, 5)) == 5:
@@ -470,6 +411,9 @@ def cases(draw: st.DrawFn, most_calls: int = 4, only: Sequence[str] = ()) -> Cas
         else:
             _call(draw, sketch, library[draw(st.sampled_from(names))])
     assume(sketch.lines)
+    if marked:
+        chosen = draw(st.sets(st.integers(0, len(sketch.lines) - 1), min_size=1))
+        sketch.marked = {n: draw(st.sampled_from(FLOATS)) for n in chosen}
     given = [
         Given(t, draw(st.sampled_from(KINDS)), draw(st.integers(0, 99))) for t in sketch.inputs
     ]
@@ -509,5 +453,9 @@ def program_text(sketch: Sketch) -> str:
         else f"({', '.join(f'r{i}: {t.type}' for i, t in enumerate(results))})"
     )
     parameters = ", ".join(f"{t.name}: {t.type}" for t in sketch.inputs)
-    body = "".join(f"  {line}\n" for line in (*sketch.lines, f"return {', '.join(last)}"))
+    lines = [
+        f"precision {sketch.marked[n]} {{ {line} }}" if n in sketch.marked else line
+        for n, line in enumerate(sketch.lines)
+    ]
+    body = "".join(f"  {line}\n" for line in (*lines, f"return {', '.join(last)}"))
     return f"model drawn({parameters}) -> {types} {{\n{body}}}\n"

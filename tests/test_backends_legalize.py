@@ -24,7 +24,7 @@ from conftest import ForAll
 from kernels import LX, Example, add, mul, numbers, read, staged_matmul, write
 from sdlc.backends.legalize import PASSES, legalize, within_language
 from sdlc.backends.printer import print_kernel
-from sdlc.backends.rewrite import accesses, divisible, expressions, plus
+from sdlc.backends.rewrite import accesses, divisible, plus
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import (
@@ -44,6 +44,7 @@ from sdlc.kernel.ir import (
     f32,
     i32,
 )
+from sdlc.kernel.rewrite import expressions
 from sdlc.language.diagnostics import SdlError
 from sdlc.target import Capabilities
 

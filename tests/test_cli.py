@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +14,16 @@ import pytest
 from click.testing import CliRunner
 
 import sdlc
-from sdlc.cli import commands, message_of, status_of
-from sdlc.cli_common import parse_sizes, size_text, write_whole
-from sdlc.language.diagnostics import SdlError
+from conftest import DOUBLE
+from sdlc.cli import commands
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "emoji_diffusion" / "pipeline"
-DOUBLE = "op double(x: T[n]) -> T[n] {\n  out[i] = 2 * x[i]\n}\n"
 NET = """model net(x: T[b, n]) -> T[b, m] {
   config m = 3
   return proj: linear(x, m)
 }
 """
-
-
-class Result:
-    """What a command left behind."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    def run(*arguments: object, status: int = 0) -> Result:
-        capsys.readouterr()
-        got = status_of([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        result = Result(got, captured.out, captured.err)
-        assert "Traceback" not in result.err
-        assert got == status, result.out + result.err
-        return result
-
-    yield run
-
-
-@pytest.fixture
-def double(tmp_path: Path) -> Path:
-    path = tmp_path / "double.sdl"
-    path.write_text(DOUBLE)
-    return path
-
-
-@pytest.fixture
-def x(tmp_path: Path) -> Path:
-    path = tmp_path / "x.npy"
-    np.save(path, np.arange(6, dtype=np.float32))
-    return path
 
 
 # ---- every command -------------------------------------------------------------------------------
@@ -292,115 +247,6 @@ def test_devices_and_doctor(call: Any) -> None:
     assert "numpy" in call("doctor").out
 
 
-# ---- generate ------------------------------------------------------------------------------------
-
-
-def draw(settings: Any, report: Any) -> Any:
-    """Grey pictures and reports, as `sdlc.models.pipeline.generate` gives them."""
-    from sdlc.models.pipeline import Pictures
-    from sdlc.models.replay import record_of
-    from sdlc.models.settings import Progress
-
-    pixels = np.full((settings.batch, 8, 16, 3), 128, np.uint8)
-    for step in range(1, settings.steps + 1):
-        shown = pixels if settings.preview and step % settings.preview == 0 else None
-        report(Progress("step", step, settings.steps, 0.01, preview=shown))
-    told = {"prompt": settings.prompt, "seed": settings.seed, "steps": settings.steps}
-    seeds = settings.all_seeds
-    records = tuple(record_of(settings, seed) for seed in seeds)
-    return Pictures(pixels, pixels, told, {"step": 0.03}, ("the text is long",), seeds, records)
-
-
-def test_generate(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-
-    monkeypatch.setattr("sdlc.models.pipeline.generate", draw)
-    out = tmp_path / "p.png"
-    common = ("generate", "a rocket", "-o", out, "--seed", 3, "--size", "16x8", "--steps", 4)
-    made = call(*common)
-    assert made.out == f"{out}\n" and "warning: the text is long" in made.err
-    with Image.open(out) as picture:
-        assert picture.size == (16, 8) and picture.info["prompt"] == "a rocket"
-    record = call(*common, "--batch", 2, "--preview", 2, "--json").json
-    assert record["files"] == [str(tmp_path / "p-1.png"), str(tmp_path / "p-2.png")]
-    with Image.open(tmp_path / "p-2.png") as picture:
-        assert picture.info["seed"] == "4"
-    names = {p.name for p in tmp_path.iterdir()}
-    assert {"p-1-step-02.png", "p-2-step-04.png"} <= names and len(names) == 7
-    again = call("generate", "--metadata", tmp_path / "p-2.png", "--steps", 2, "-o", out, "--json")
-    assert again.json["settings"] == {"prompt": "a rocket", "seed": 4, "steps": 2}
-    call("generate", "x", "--seed", "3,9", "-o", out)
-    with Image.open(tmp_path / "p-2.png") as picture:
-        assert picture.info["seed"] == "9"
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--model", "{dir}/none"), "none"),
-        (("--size", "250x256"), "250x256"),
-        (("-o", "{dir}/no/out.png"), "out.png"),
-        (("-o", "{dir}/out.jpg"), ".png"),
-        (("--model", "{dir}"), "is not a model folder"),
-        (("--batch", "1000"), "batch"),
-        (("--device", "voodoo"), "voodoo"),
-        (("--guidance", "nan"), "guidance"),
-        (("--sampler", "magic"), "samplers are ddim"),
-        (("--mask", "{dir}/m.png"), "--init"),
-        (("--init", "{dir}/m.png"), "cannot read the picture"),
-        (("--metadata", "{dir}/m.png"), "cannot read the picture"),
-        (("--strength", "2"), "strength"),
-        (("--seed", "1,2,3", "--batch", "2"), "3 seeds for 2 pictures"),
-        (("--vae", "{dir}/none"), "config.json"),
-    ],
-)
-def test_generate_refuses(options: tuple[str, str], words: str, tmp_path: Path, call: Any) -> None:
-    given = [o.format(dir=tmp_path) for o in options]
-    output = [] if "-o" in options else ["-o", tmp_path / "out.png"]
-    made = call("generate", "a rocket", *given, *output, status=1)
-    assert made.err.startswith("error[") and words in made.err
-    assert "help:" in made.err and "X000" not in made.err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture(scope="module")
-def text_weights() -> Any:
-    from safetensors.numpy import load_file
-
-    return dict(load_file(MODEL / "text_encoder" / "model.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("shape", "words"),
-    [
-        (None, ("W007", "is missing in")),
-        ((3, 5), ("W008", "has shape [3, 5] in", "not [192]")),
-    ],
-)
-def test_generate_names_a_weight_that_does_not_fit(
-    shape: tuple[int, ...] | None,
-    words: tuple[str, ...],
-    tmp_path: Path,
-    text_weights: Any,
-    call: Any,
-) -> None:
-    from safetensors.numpy import save_file
-
-    model, name = tmp_path / "model", "text_model.final_layer_norm.weight"
-    (model / "text_encoder").mkdir(parents=True)
-    for part in MODEL.iterdir():
-        if part.name != "text_encoder":
-            (model / part.name).symlink_to(part)
-    (model / "text_encoder" / "config.json").symlink_to(MODEL / "text_encoder" / "config.json")
-    kept = {n: w for n, w in text_weights.items() if n != name}
-    changed = kept if shape is None else {**kept, name: np.zeros(shape, np.float32)}
-    save_file(changed, model / "text_encoder" / "model.safetensors")
-    out = tmp_path / "out.png"
-    made = call("generate", "a cat", "--device", "cpu", "--model", model, "-o", out, status=1)
-    assert all(w in made.err for w in (*words, f"`{name}`", "norm.sdl:", "help:"))
-    assert not out.exists()
-
-
 # ---- bad input -----------------------------------------------------------------------------------
 
 
@@ -464,100 +310,3 @@ def test_bad_input_is_one_clear_error(
     assert "error[" in made.err and "help:" in made.err
     assert "X000" not in made.err and words.format(**names) in made.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["double.sdl", "x.npy"]
-
-
-def test_defects_are_called_defects() -> None:
-    text = message_of(KeyError("x"))
-    assert "error[X000]: defect in sdlc: KeyError" in text and "--debug" in text
-    assert "X002" in message_of(MemoryError())
-    assert "`f`: No space" in message_of(OSError(28, "No space left on device", "f"))
-
-
-def test_interruption_exits_with_130(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("sdlc.api.make_request", interrupt)
-    assert call("compile", "f.sdl", status=130).err.strip() == "interrupted"
-
-
-def test_a_real_interruption_leaves_nothing(tmp_path: Path) -> None:
-    """SIGINT while a command waits inside `write_whole`."""
-    code = (
-        "import sys, time; from pathlib import Path; import sdlc.cli as cli\n"
-        "from sdlc.cli_common import write_whole\n"
-        "import click\n"
-        "def slow(file):\n"
-        "    file.write(b'half'); print('ready', flush=True); time.sleep(30)\n"
-        "@cli.commands.command('slow')\n"
-        "def command(): write_whole(Path(sys.argv[1]), slow)\n"
-        "cli.main(['slow'])\n"
-    )
-    target = tmp_path / "out.bin"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(target)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert (process.returncode, err.strip()) == (130, "interrupted")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interruption_that_python_drops_comes_again() -> None:
-    """In a weak reference's callback exceptions are printed and forgotten, this one too."""
-    code = (
-        "import time, weakref, signal; import sdlc.cli as cli\n"
-        "class Thing: pass\n"
-        "@cli.commands.command('slow')\n"
-        "def command():\n"
-        "    thing = Thing()\n"
-        "    w = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))\n"
-        "    del thing\n"
-        "    for _ in range(200): time.sleep(0.05)\n"
-        "cli.main(['slow'])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
-    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
-
-
-def test_a_closed_pipe_is_no_error(double: Path) -> None:
-    command = f"{sys.executable} -m sdlc.cli targets --json | head -c 1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("[", "")
-
-
-# ---- helpers -------------------------------------------------------------------------------------
-
-
-def test_sizes() -> None:
-    assert parse_sizes(("n=3", "b=2x3", "s=")) == {"n": 3, "b": (2, 3), "s": ()}
-
-
-def test_byte_counts() -> None:
-    assert [size_text(n) for n in (0, 1023, 1536, 3 << 30)] == [
-        "0 bytes",
-        "1023 bytes",
-        "1.5 KiB",
-        "3.00 GiB",
-    ]
-
-
-def test_a_file_keeps_its_mode_and_survives_a_failure(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_text("old")
-    os.chmod(path, 0o640)
-
-    def fail(file: Any) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(SdlError, match="X003"):
-        write_whole(path, fail)
-    assert path.read_text() == "old"
-    write_whole(path, lambda file: file.write(b"new"))
-    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o640
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]

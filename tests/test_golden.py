@@ -27,6 +27,9 @@ CASES = {
     "layer_norm_cpu.cl": (
         "norm", "layer_normalize", {"b": (16,), "n": 96}, "f32", "cpu", "opencl"
     ),
+    "precision_mali.cl": (
+        "../tests/programs/mixed", "mixed", {"b": 2, "n": 8}, "f16", "mali", "opencl"
+    ),
     "conv2d_mali.cl": (
         "conv",
         "conv2d",
@@ -42,7 +45,8 @@ def printed(name: str) -> str:
     """All kernels of a case, as one text."""
     file, entry, sizes, precision, target, language = CASES[name]
     dtype = DType(precision)
-    graph = build(load(STDLIB / f"{file}.sdl"), entry, sizes, {}, dtype)  # type: ignore[arg-type]
+    path = (STDLIB / f"{file}.sdl").resolve()
+    graph = build(load(path), entry, sizes, {}, dtype)  # type: ignore[arg-type]
     wanted = load_target(target)
     program = compile_graph(graph, wanted, dtype)
     texts = [

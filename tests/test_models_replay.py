@@ -31,6 +31,7 @@ FULL = GenerateSettings(
     seed=4,
     size=(64, 96),
     precision=DType.F16,
+    f32=("unet.mid_block",),
     without=("winograd",),
     only=("flash",),
     prediction="v_prediction",
@@ -43,6 +44,7 @@ FULL = GenerateSettings(
     strength=0.6,
     vae=Path("/a/taesd"),
     tile=32,
+    weight_budget=3_000_000_000,
 )
 
 

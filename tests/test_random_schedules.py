@@ -1,88 +1,24 @@
 """Any legal schedule of any program computes what the program means.
 
-`python -m pytest tests/test_random_schedules.py --examples 10000` draws ten thousand, interpreted.
+A few hundred here; `python tests/run_random.py` draws ten thousand, on every target and device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
+import json
+from dataclasses import replace
+from pathlib import Path
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import reject
 
+import run_random
 from conftest import ForAll
-from random_schedules import kinds_of, program_of, random_plan
-from sdlc.backends.target import load_target
-from sdlc.graph.node import Graph
-from sdlc.graph.rules import Rule, always, rewrite
-from sdlc.graph.show import show_graph
+from random_cases import Drawn, Making, contractions, kept, kinds_of, prove, revived, scheduled
 from sdlc.graph.types import DType
-from sdlc.language.elaborate_rule import load_rules
-from sdlc.language.library import load
-from sdlc.proof.sample import work
-from sdlc.proof.stages import Arrays, Route, Stage, Subject, fault_of, interpreted, limits, on
+from sdlc.proof.stages import interpreted, on
 from sdlc.schedule.nest import Bind, Kind, schedule
-from sdlc.schedule.plan import Plan, plan
-from sdlc.target import Target
 from stages import device, legalised
-from strategies import Case, Given, Tensor, build_graph, cases, weights_of
-
-MOST_POINTS = 1 << 15
-"""Interpreting a schedule is slow: larger programs are not drawn."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A program with its schedule. `repr` is what a failure shows."""
-
-    case: Case
-    graph: Graph
-    plan: Plan
-    target: Target
-
-    def __repr__(self) -> str:
-        shown = (f"{k.group}\n{k.steps}\n{k.nest}" for k in self.plan.kernels)
-        return "\n\n".join([repr(self.case), show_graph(self.graph), *shown])
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What Hypothesis prints."""
-        printer.text(repr(self))
-
-
-@cache
-def every_rule() -> tuple[Rule, ...]:
-    return load_rules(load(None, "op none(x: T[n]) -> T[n] { out[i] = x[i] }"))
-
-
-@st.composite
-def scheduled(
-    draw: st.DrawFn, target: str, programs: st.SearchStrategy[Case], block: int | None = None
-) -> Drawn:
-    """A program, by the rules or without them, and a schedule of it. `block`: the profile's."""
-    case = draw(programs)
-    graph = build_graph(case)
-    if draw(st.booleans()):
-        graph = rewrite(graph, every_rule(), always)[0]
-    if work(graph) > MOST_POINTS:
-        reject()
-    loaded = load_target(target)
-    if block is not None:
-        loaded = replace(loaded, profile=replace(loaded.profile, block=block))
-    return Drawn(case, graph, draw(random_plan(graph, loaded)), loaded)
-
-
-def prove(drawn: Drawn, stages: tuple[Stage, ...], language: str = "numpy") -> None:
-    graph, precision = drawn.graph, drawn.case.precision
-    program = program_of(graph, drawn.plan, drawn.target, precision)
-    subject = Subject("drawn", graph, graph, program)
-    arrays = Arrays(drawn.case.inputs, weights_of(graph))
-    allowed = limits(subject, arrays, Route((*stages, interpreted()), language))
-    for stage in stages:
-        fault = fault_of(stage, subject, arrays, allowed)
-        assert fault is None, f"{stage.name}: {fault.problem}\n{drawn!r}"
+from strategies import Case, Given, Tensor, cases
 
 
 @pytest.mark.parametrize(("target", "share"), [("cpu", 0.4), ("adreno", 0.3), ("nvidia", 0.3)])
@@ -114,21 +50,6 @@ def test_blocks_interpreted(target: str, for_all: ForAll) -> None:
     programs = cases(1, only=["attention_online", "softmax", "logsumexp"])
     for_all(scheduled(target, programs, block=4), check, 20, 0.1)
     assert "Stage" in seen
-
-
-@st.composite
-def contractions(draw: st.DrawFn) -> Case:
-    """Products that are large enough for their factors to pass through local memory."""
-    m, n = draw(st.sampled_from((16, 17, 24))), draw(st.sampled_from((16, 20, 33)))
-    k = draw(st.sampled_from((4, 5, 8, 16)))
-    precision = draw(st.sampled_from(("f32", "f16")))
-    x, w, b = (Tensor("x", precision, (m, k)), Tensor("w", precision, (n, k)), (m, n))
-    result = Tensor("out", precision, b)
-    text = f"model drawn(x: {x.type}, w: {w.type}) -> {result.type} {{\n"
-    text += "  y0 = gelu(matmul_nt(x, w))\n  return y0\n}\n"
-    kinds, seeds = st.sampled_from(("ordinary", "large", "equal rows")), st.integers(0, 99)
-    given = tuple(Given(t, draw(kinds), draw(seeds)) for t in (x, w))
-    return Case(text, given, DType(precision))
 
 
 def test_slices_interpreted(for_all: ForAll) -> None:
@@ -165,11 +86,40 @@ def test_lanes_of_truth_values_are_stored_one_by_one(selector: str) -> None:
     """A vector across rows: its lanes lie apart in storage, and a mask's are 0 or -1."""
     text = "model drawn(x: bool[2, 3]) -> bool[2, 3] { out[i0, i1] = x[i0, i1] }"
     case = Case(text, (Given(Tensor("x", "bool", (2, 3)), "ordinary", 0),), DType.F32)
-    graph, target = build_graph(case), load_target("cpu")
-    made = plan(graph, target)
+    making = Making("cpu")
+    graph = making.graph(case)
+    made = making.plan(graph)
     steps = (Bind("i0", Kind.VECTOR),)
     kernels = tuple(
         replace(item, steps=steps, nest=schedule(item.group, steps)) for item in made.kernels
     )
-    drawn = Drawn(case, graph, replace(made, kernels=kernels), target)
+    drawn = Drawn(case, making, graph, replace(made, kernels=kernels))
     prove(drawn, (interpreted(), on(device(selector))), "opencl")
+
+
+def test_what_failed_can_be_run_again(for_all: ForAll) -> None:
+    """The record of a drawn program makes it anew, and survives JSON."""
+
+    def check(drawn: Drawn) -> None:
+        again = revived(json.loads(json.dumps(kept(drawn))))
+        assert [k.steps for k in again.plan.kernels] == [k.steps for k in drawn.plan.kernels]
+        assert again.case == drawn.case and again.plan.orders == drawn.plan.orders
+
+    for_all(scheduled("nvidia", cases(2)), check, 10, 0.01)
+
+
+def test_run_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run_random.py` counts what is right, and leaves a record of what is wrong."""
+    found = run_random.run_shard("schedules-mali", 0, 3, tmp_path)
+    assert (len(found.cases), found.failures) == (3, [])
+
+    def wrong(drawn: Drawn, stages: object, language: str) -> None:
+        raise AssertionError("it is wrong")
+
+    monkeypatch.setattr(run_random, "prove", wrong)
+    found = run_random.run_shard("schedules-mali", 0, 3, tmp_path)
+    assert (found.cases, len(found.failures)) == ([], 3)
+    with pytest.raises(AssertionError, match="it is wrong"):
+        run_random.replay(tmp_path / found.failures[-1])
+    monkeypatch.undo()
+    assert run_random.replay(tmp_path / found.failures[-1]) == 0

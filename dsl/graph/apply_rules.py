@@ -22,7 +22,8 @@ from sdlc.graph.types import DType, Origin
 def instantiate(right: Node, pattern_axes: tuple[Axis, ...], match: Match, stored: DType) -> Node:
     """`right`, whose axes correspond to `pattern_axes`, for the node of the match.
 
-    A metavariable that has to be a tensor is stored as `stored`.
+    A metavariable that has to be a tensor is stored as `stored`; where the match has something
+    wide, all is.
     """
     assert isinstance(right, Map | Reduce)
     root = match.root
@@ -31,11 +32,12 @@ def instantiate(right: Node, pattern_axes: tuple[Axis, ...], match: Match, store
     renamed: dict[Axis, Expr] = {a: Index(b) for a, b in zip(right.axes, images, strict=True)}
     origin = replace(lifting.origin(right), name=root.origin.name)
     if isinstance(right, Map):
-        return Map(root.axes, lifting.expr(right.body, renamed), root.dtypes[0], origin)
+        body = lifting.expr(right.body, renamed)
+        return Map(root.axes, body, root.dtypes[0], origin, match.wide)
     over = lifting.renamed(right.over, root.axes)
     renamed |= {a: Index(b) for a, b in zip(right.over, over, strict=True)}
     lift = tuple(lifting.expr(e, renamed) for e in right.lift)
-    return Reduce(root.axes, over, right.monoid, lift, root.dtypes, origin)
+    return Reduce(root.axes, over, right.monoid, lift, root.dtypes, origin, match.wide)
 
 
 class _Lifting:
@@ -86,13 +88,15 @@ class _Lifting:
         if isinstance(node, Map):
             body = self.expr(node.body, places)
             front = self.used(body)
-            return Map((*front, *own), body, node.dtype, self.origin(node)), front
+            made = Map((*front, *own), body, node.dtype, self.origin(node), self.match.wide)
+            return made, front
         over = self.renamed(node.over, (*self.ambient, *own))
         places |= {a: Index(b) for a, b in zip(node.over, over, strict=True)}
         lift = tuple(self.expr(e, places) for e in node.lift)
         front = self.used(*lift)
-        made = Reduce((*front, *own), over, node.monoid, lift, node.dtypes, self.origin(node))
-        return made, front
+        origin, wide = self.origin(node), self.match.wide
+        axes = (*front, *own)
+        return Reduce(axes, over, node.monoid, lift, node.dtypes, origin, wide), front
 
     def expr(self, expr: Expr, places: dict[Axis, Expr]) -> Expr:
         def change(e: Expr) -> Expr | None:
@@ -133,7 +137,7 @@ class _Lifting:
             at = self.match.root.origin
             origin = replace(at, name=name.partition("$")[0])
             dtype = self.stored if body.dtype.is_float else body.dtype
-            self.made[name] = Map((*front, *own), body, dtype, origin), front
+            self.made[name] = Map((*front, *own), body, dtype, origin, self.match.wide), front
         return self.made[name]
 
 

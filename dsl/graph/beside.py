@@ -186,7 +186,7 @@ def _like(node: Map | Reduce, position: int, exprs: tuple[Expr, ...]) -> tuple[o
     made = tuple(_without_weights(substitute(e, names)) for e in exprs)
     others = tuple(a.extent for n, a in enumerate(axes) if n != position)
     monoid = node.monoid if isinstance(node, Reduce) else None
-    return (position, others, monoid, node.dtypes, made)
+    return (position, others, monoid, node.dtypes, node.wide, made)
 
 
 def _without_weights(expr: Expr) -> Expr:
@@ -302,7 +302,8 @@ def _view(form: _Form, chunk: Sequence[_Form]) -> Map:
         before += other.node.shape[position]
     places: list[Expr] = [Index(a) for a in node.axes]
     places[position] = apply("add", places[position], i32(before)) if before else places[position]
-    return Map(node.axes, Read(_together(chunk), tuple(places)), node.dtypes[0], node.origin)
+    read = Read(_together(chunk), tuple(places))
+    return Map(node.axes, read, node.dtypes[0], node.origin, node.wide)
 
 
 def _together(chunk: Sequence[_Form]) -> Map | Reduce:

@@ -74,7 +74,7 @@ def attempt(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
         return Read(made.node, tuple(map(_moved, places, made.before)), 0, None)
 
     lift = tuple(rebuild(e, change) for e in node.lift)
-    return Reduce(node.axes, node.over, node.monoid, lift, node.dtypes, node.origin)
+    return replace(node, lift=lift)
 
 
 def _moved(index: Expr, by: int) -> Expr:
@@ -141,4 +141,4 @@ def _copy(source: Map, padding: Padding, fill: Literal) -> Map:
     )
     places = tuple(_moved(Index(a), -before) for a, (before, _) in zip(axes, padding, strict=True))
     named = replace(source.origin, name=f"{source.origin.name}_padded")
-    return Map(axes, Read(source, places, 0, fill), source.dtype, named)
+    return Map(axes, Read(source, places, 0, fill), source.dtype, named, source.wide)

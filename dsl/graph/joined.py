@@ -11,7 +11,7 @@ Invariant: an element is read from the part that holds it, and from no other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sdlc.graph.affine import affine, bare_axis, bounds, normal
 from sdlc.graph.expr import (
@@ -102,8 +102,8 @@ def read_parts(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     if exprs == expressions(node):
         return Refused(whys[0] if whys else "nothing is joined")
     if isinstance(node, Map):
-        return Map(node.axes, exprs[0], node.dtype, node.origin)
-    return Reduce(node.axes, node.over, node.monoid, exprs, node.dtypes, node.origin)
+        return replace(node, body=exprs[0])
+    return replace(node, lift=exprs)
 
 
 def _with_last_fill(part: Expr, fill: Expr) -> Expr:
@@ -164,7 +164,7 @@ def contract_parts(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     second = _part(node, cut, cut.at, cut.axis.extent)
     here = tuple(Index(a) for a in node.axes)
     body = apply("add", Read(first, here), Read(second, here))
-    return Map(node.axes, body, node.dtypes[0], node.origin)
+    return Map(node.axes, body, node.dtypes[0], node.origin, node.wide)
 
 
 def _cut(node: Reduce) -> _Cut | Refused:
@@ -186,7 +186,7 @@ def _part(node: Reduce, cut: _Cut, start: int, stop: int) -> Reduce:
     place: Expr = Index(axis) if start == 0 else apply("add", Index(axis), i32(start))
     over = tuple(axis if a == cut.axis else a for a in node.over)
     lift = tuple(_settled(substitute(e, {cut.axis: place})) for e in node.lift)
-    return Reduce(node.axes, over, node.monoid, lift, (DType.F32,), node.origin)
+    return replace(node, over=over, lift=lift, dtypes=(DType.F32,))
 
 
 def _settled(expr: Expr) -> Expr:

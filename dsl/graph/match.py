@@ -62,6 +62,11 @@ class Match:
     bound: Mapping[str, Bound]
     inside: frozenset[Node]
 
+    @property
+    def wide(self) -> bool:
+        """Whether something that it covers must not be rounded to half precision."""
+        return any(isinstance(n, Map | Reduce) and n.wide for n in (self.root, *self.inside))
+
 
 @dataclass(slots=True)
 class Trace:

@@ -127,12 +127,14 @@ class Const(metaclass=Interned):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Map(metaclass=Interned):
-    """`out[axes] = body`, stored as `dtype`."""
+    """`out[axes] = body`, stored as `dtype`. What is `wide` is nowhere rounded to half precision in
+    the kernel that computes it: not in its sums, and not as a factor of them."""
 
     axes: tuple[Axis, ...]
     body: Expr
     dtype: DType
     origin: Origin = field(default=NO_ORIGIN)
+    wide: bool = False
     _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
 
     @property
@@ -149,7 +151,7 @@ class Reduce(metaclass=Interned):
     """`out.f[axes] = fold of monoid over `over` of lift`, one output tensor a monoid field.
 
     The fold is in unspecified order, from the identity, in the fields' types; `dtypes` are the
-    types in which the results are stored.
+    types in which the results are stored; `wide` is as for a `Map`.
     """
 
     axes: tuple[Axis, ...]
@@ -158,6 +160,7 @@ class Reduce(metaclass=Interned):
     lift: tuple[Expr, ...]
     dtypes: tuple[DType, ...]
     origin: Origin = field(default=NO_ORIGIN)
+    wide: bool = False
     _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
 
     @property

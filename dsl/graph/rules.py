@@ -30,6 +30,8 @@ Sizes = Mapping[str, int]
 Profitable = Callable[["Rule", Sizes], str]
 """Why a match with these sizes does not pay, '' where it does."""
 NO_SIZES: Sizes = MappingProxyType({})
+Admitting = Callable[["Rule", Node, Sizes], str]
+"""Why this match may not be, though it would hold and pay, '' where it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Asked:
 
     around: Surroundings
     profitable: Profitable
+    admits: Admitting
 
     @property
     def any_pays(self) -> bool:
@@ -152,14 +155,23 @@ def always(rule: Rule, sizes: Sizes) -> str:
     return ""
 
 
+def admit_all(rule: Rule, node: Node, sizes: Sizes) -> str:
+    """Every match may be."""
+    return ""
+
+
 # ---- applying ----------------------------------------------------------------------------------
 
 
 def rewrite(
-    graph: Graph, rules: Iterable[Rule], profitable: Profitable = by_its_own_word
+    graph: Graph,
+    rules: Iterable[Rule],
+    profitable: Profitable = by_its_own_word,
+    admits: Admitting = admit_all,
 ) -> tuple[Graph, RewriteReport]:
-    """The graph with the rules applied in their order, until none fires."""
-    run = _Run(graph, profitable)
+    """The graph with the rules applied in their order, until none fires. An equation that holds at
+    a node, and pays, is asked for last whether it is admitted there."""
+    run = _Run(graph, profitable, admits)
     chosen = tuple(r for r in rules if r.attempt is not None)
     for count in range(ROUNDS):
         fired = [_apply(run, rule, count > 0) for rule in chosen]
@@ -173,8 +185,8 @@ class _Run:
     made it; `attempts` has the last one for each rule and root; `seen` is what rules have looked
     at, `fired` what they made, which they do not look at again."""
 
-    def __init__(self, graph: Graph, profitable: Profitable) -> None:
-        self.graph, self.profitable = graph, profitable
+    def __init__(self, graph: Graph, profitable: Profitable, admits: Admitting) -> None:
+        self.graph, self.profitable, self.admits = graph, profitable, admits
         self.around = surroundings(graph)
         self.first = frozenset(self.around.order)
         self.roots: dict[Node, Node] = {}
@@ -225,7 +237,7 @@ def _apply(run: _Run, rule: Rule, again: bool) -> bool:
     refused: set[Node] = set()
     fired = False
     for _ in range(ROUNDS):
-        asked = Asked(run.around, run.profitable)
+        asked = Asked(run.around, run.profitable, run.admits)
         made: dict[Node, Node] = {}
         where = run.near_new() if again else None
         for node in run.around.order:
@@ -303,6 +315,6 @@ def _with_sources(node: Node, done: Mapping[Node, Node]) -> Node:
 
     exprs = tuple(rebuild(e, change) for e in expressions(node))
     if isinstance(node, Map):
-        return Map(node.axes, exprs[0], node.dtype, node.origin)
+        return replace(node, body=exprs[0])
     assert isinstance(node, Reduce)
-    return Reduce(node.axes, node.over, node.monoid, exprs, node.dtypes, node.origin)
+    return replace(node, lift=exprs)

@@ -39,6 +39,7 @@ from sdlc.kernel.ir import (
     walk,
     with_factors,
 )
+from sdlc.kernel.rewrite import Fresh, map_loops
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.vectorize import replaced
 
@@ -53,30 +54,17 @@ Values = dict[Expr, Expr]
 def cut_loops(kernel: Kernel) -> Kernel:
     """`kernel` with its loops cut, simplified."""
     cutting = _Cutting(kernel)
-    body = cutting.body(kernel.body)
+    body = map_loops(kernel.body, cutting.loop)
     return simplify_kernel(replace(kernel, body=body)) if cutting.count else kernel
 
 
 class _Cutting:
     def __init__(self, kernel: Kernel) -> None:
-        named = (s for s in statements(kernel.body) if isinstance(s, (Let, For, Declare)))
-        self.names = {b.name for b in (*kernel.buffers, *kernel.arrays)}
-        self.names |= {s.var.name for s in named}
+        self.names = Fresh(kernel)
         self.count = 0
 
-    def body(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-        made: list[Stmt] = []
-        for stmt in body:
-            if isinstance(stmt, For):
-                made += self._loop(stmt)
-            elif isinstance(stmt, If):
-                made.append(replace(stmt, body=self.body(stmt.body)))
-            else:
-                made.append(stmt)
-        return tuple(made)
-
-    def _loop(self, loop: For) -> list[Stmt]:
-        loop = replace(loop, body=self.body(loop.body))
+    def loop(self, loop: For) -> list[Stmt]:
+        loop = replace(loop, body=map_loops(loop.body, self.loop))
         starts = [0] if _stores(loop) else [0, *_changes(loop)]
         size = sum(1 for _ in statements(loop.body)) * len(starts)
         if len(starts) == 1 or len(starts) > MOST_PIECES or size > MOST_STATEMENTS:
@@ -129,11 +117,7 @@ class _Cutting:
         return found
 
     def _fresh(self, var: Var) -> Var:
-        count = 2
-        while (name := f"{var.name}_{count}") in self.names:
-            count += 1
-        self.names.add(name)
-        return Var(name, var.type)
+        return Var(self.names.name(var.name), var.type)
 
 
 def _stores(loop: For) -> bool:

@@ -16,14 +16,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from sdlc.kernel.intervals import Bounds, Interval
+from sdlc.kernel.intervals import Bounds
 from sdlc.kernel.ir import (
     I32,
     Access,
-    Assign,
     Barrier,
     Buffer,
-    Declare,
     Expr,
     Extract,
     For,
@@ -32,21 +30,19 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
-    MatrixMultiply,
     Space,
     Stmt,
     Store,
     Var,
-    WorkId,
     call,
     i32,
     operands,
     statement_expressions,
     statements,
     walk,
-    with_factors,
     with_operands,
 )
+from sdlc.kernel.rewrite import Fresh, with_expressions, work_ranges
 from sdlc.kernel.simplify import Simplifier, simplify_kernel
 
 Place = tuple[Buffer, Expr]
@@ -57,17 +53,14 @@ def gather_loads(kernel: Kernel, lanes: int) -> Kernel:
     """`kernel` with neighbouring scalar loads of one body as loads of `lanes` lanes, simplified."""
     if lanes < 2:
         return kernel
-    gathering = _Gathering(lanes, _simplifier(kernel), _names(kernel))
+    gathering = _Gathering(lanes, _simplifier(kernel), Fresh(kernel))
     body = gathering.body(kernel.body)
     return simplify_kernel(replace(kernel, body=body)) if gathering.found else kernel
 
 
 def _simplifier(kernel: Kernel) -> Simplifier:
     """Knows the ranges of work ids and loops; locals of integers are what they stand for."""
-    ranges: dict[Expr, Interval] = {}
-    for dim in range(3):
-        ranges[WorkId("group", dim)] = (0, kernel.grid[dim] - 1)
-        ranges[WorkId("lane", dim)] = (0, kernel.group[dim] - 1)
+    ranges = work_ranges(kernel)
     simplifier = Simplifier(Bounds(ranges))
     for stmt in statements(kernel.body):
         if isinstance(stmt, For):
@@ -77,16 +70,11 @@ def _simplifier(kernel: Kernel) -> Simplifier:
     return simplifier
 
 
-def _names(kernel: Kernel) -> set[str]:
-    names = {b.name for b in (*kernel.buffers, *kernel.arrays)}
-    return names | {s.var.name for s in statements(kernel.body) if isinstance(s, (Let, For))}
-
-
 @dataclass(slots=True)
 class _Gathering:
     lanes: int
     simplifier: Simplifier
-    names: set[str]
+    names: Fresh
     places: dict[Load, tuple[Place, int]] = field(default_factory=dict)
     vectors: dict[Place, Var] = field(default_factory=dict)
     made: dict[Expr, Expr] = field(default_factory=dict)
@@ -107,7 +95,7 @@ class _Gathering:
             for load in _loads(stmt, still):
                 if load in whole and self.places[load][0] not in self.vectors:
                     made.append(self._vector(load))
-            made.append(self._changed(stmt))
+            made.append(with_expressions(stmt, self._visit))
         self.vectors.clear()
         self.made.clear()
         return tuple(made)
@@ -135,26 +123,10 @@ class _Gathering:
     def _vector(self, load: Load) -> Stmt:
         """The vector that holds the load's element."""
         place, lane = self.places[load]
-        count, name = 1, f"{load.buffer.name}_wide"
-        while name in self.names:
-            count, name = count + 1, f"{load.buffer.name}_wide{count}"
-        self.names.add(name)
         index = load.index if lane == 0 else call("sub", load.index, i32(lane))
         vector = Load(load.buffer, index, self.lanes)
-        self.vectors[place] = Var(name, vector.type)
+        self.vectors[place] = Var(self.names.name(f"{load.buffer.name}_wide"), vector.type)
         return Let(self.vectors[place], vector)
-
-    def _changed(self, stmt: Stmt) -> Stmt:
-        match stmt:
-            case Store():
-                guard = None if stmt.guard is None else self._visit(stmt.guard)
-                index, value = self._visit(stmt.index), self._visit(stmt.value)
-                return Store(stmt.buffer, index, value, guard)
-            case Let() | Declare() | Assign():
-                return replace(stmt, value=self._visit(stmt.value))
-            case MatrixMultiply():
-                return with_factors(stmt, self._visit)
-        return stmt
 
     def _visit(self, e: Expr) -> Expr:
         if e not in self.made:

@@ -45,6 +45,7 @@ from sdlc.kernel.ir import (
     walk,
     with_operands,
 )
+from sdlc.kernel.rewrite import Fresh, map_statements
 from sdlc.kernel.simplify import simplify_kernel
 
 
@@ -53,26 +54,10 @@ def partial_sums(kernel: Kernel, steps: int) -> Kernel:
     changes, nor where no factor is an f16 in memory."""
     if steps < 2 or all(b.dtype is not DType.F16 for b in kernel.buffers):
         return kernel
-    names = _Fresh(kernel)
+    names = Fresh(kernel)
     halves = _Halves({s.var: s.value for s in statements(kernel.body) if isinstance(s, Let)}, names)
     body = _Partial(steps, halves, names).body(kernel.body)
     return simplify_kernel(replace(kernel, body=halves.with_twins(body)))
-
-
-class _Fresh:
-    """Names that the kernel does not use yet."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        named = (s.var.name for s in statements(kernel.body) if isinstance(s, (Let, Declare, For)))
-        self._taken = {*named, *(b.name for b in (*kernel.buffers, *kernel.arrays))}
-
-    def name(self, stem: str) -> str:
-        made, count = stem, 1
-        while made in self._taken:
-            count += 1
-            made = f"{stem}{count}"
-        self._taken.add(made)
-        return made
 
 
 @dataclass(slots=True)
@@ -80,7 +65,7 @@ class _Halves:
     """Which f32 values are f16 values widened; `twins` are f16 locals beside f32 ones."""
 
     values: dict[Var, Expr]
-    names: _Fresh
+    names: Fresh
     twins: dict[Var, Var] = field(default_factory=dict)
     known: dict[Expr, Expr | None] = field(default_factory=dict)
 
@@ -119,17 +104,15 @@ class _Halves:
 
     def with_twins(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         """The body with the twins' definitions before those of the locals that they stand for."""
-        made: list[Stmt] = []
-        for stmt in body:
-            if isinstance(stmt, (For, If)):
-                stmt = replace(stmt, body=self.with_twins(stmt.body))
-            if isinstance(stmt, Let) and stmt.var in self.twins:
-                twin, value = self.twins[stmt.var], self.of(stmt.value)
-                assert value is not None
-                made.append(Let(twin, value))
-                stmt = Let(stmt.var, Cast(twin, DType.F32))
-            made.append(stmt)
-        return tuple(made)
+
+        def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+            if not (isinstance(stmt, Let) and stmt.var in self.twins):
+                return (stmt,)
+            twin, value = self.twins[stmt.var], self.of(stmt.value)
+            assert value is not None
+            return Let(twin, value), Let(stmt.var, Cast(twin, DType.F32))
+
+        return map_statements(body, visit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +128,7 @@ class _Product:
 class _Partial:
     steps: int
     halves: _Halves
-    names: _Fresh
+    names: Fresh
 
     def body(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         """Innermost loops first; then the runs of this body's own statements."""
@@ -153,10 +136,10 @@ class _Partial:
         for stmt in body:
             if isinstance(stmt, For):
                 made += self._loop(stmt)
-            elif isinstance(stmt, If):
-                made.append(replace(stmt, body=self.body(stmt.body)))
             else:
-                made.append(stmt)
+                made.append(
+                    replace(stmt, body=self.body(stmt.body)) if isinstance(stmt, If) else stmt
+                )
         return tuple(self._runs(made))
 
     # ---- sums over several iterations of a loop

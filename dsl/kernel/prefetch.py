@@ -21,7 +21,6 @@ from sdlc.kernel.ir import (
     Declare,
     Expr,
     For,
-    If,
     Kernel,
     Let,
     Load,
@@ -29,13 +28,13 @@ from sdlc.kernel.ir import (
     Stmt,
     Store,
     Var,
-    WorkId,
     call,
     i32,
     statement_expressions,
     statements,
     walk,
 )
+from sdlc.kernel.rewrite import Fresh, map_loops, work_ranges
 from sdlc.kernel.simplify import Simplifier, simplify_kernel
 from sdlc.kernel.vectorize import replaced
 
@@ -50,41 +49,25 @@ def prefetch_slices(kernel: Kernel, depth: int) -> Kernel:
     if depth < 2:
         return kernel
     work = _Prefetching(kernel)
-    body = work.body(kernel.body, {})
+    body = map_loops(kernel.body, work.loop)
     return simplify_kernel(replace(kernel, body=body)) if work.count else kernel
 
 
 class _Prefetching:
     def __init__(self, kernel: Kernel) -> None:
-        ranges: dict[Expr, tuple[int, int]] = {}
-        for dim in range(3):
-            ranges[WorkId("group", dim)] = (0, kernel.grid[dim] - 1)
-            ranges[WorkId("lane", dim)] = (0, kernel.group[dim] - 1)
+        ranges = work_ranges(kernel)
         for stmt in statements(kernel.body):
             if isinstance(stmt, For):
                 ranges[stmt.var] = (0, stmt.extent - 1)
         self.simplifier = Simplifier(Bounds(ranges))
-        self.names = {b.name for b in (*kernel.buffers, *kernel.arrays)}
-        self.names |= {s.var.name for s in statements(kernel.body) if isinstance(s, (Let, For))}
-        self.names |= {s.var.name for s in statements(kernel.body) if isinstance(s, Declare)}
+        self.names = Fresh(kernel)
         self.count = 0
 
-    def body(self, body: tuple[Stmt, ...], outer: Values) -> tuple[Stmt, ...]:
-        """The statements of a scope; `outer` are the values of the names in it."""
-        made: list[Stmt] = []
-        for stmt in body:
-            if isinstance(stmt, For):
-                made += self._loop(stmt)
-            elif isinstance(stmt, If):
-                made.append(replace(stmt, body=self.body(stmt.body, outer)))
-            else:
-                made.append(stmt)
-        return tuple(made)
-
-    def _loop(self, loop: For) -> list[Stmt]:
+    def loop(self, loop: For) -> list[Stmt]:
+        """A loop that fetches, a pass ahead; another, with those inside of it."""
         parts = _parts(loop)
         if parts is None:
-            return [replace(loop, body=self.body(loop.body, {}))]
+            return [replace(loop, body=map_loops(loop.body, self.loop))]
         before, fill, after = parts
         lets: Values = {}
         for stmt in (*before, *fill):
@@ -99,7 +82,7 @@ class _Prefetching:
         next_: list[Stmt] = []
         values: Values = {}
         for load in loads:
-            values[load] = var = Var(self._fresh(load), load.type)
+            values[load] = var = Var(self.names.name(f"{load.buffer.name}_next"), load.type)
             whole = replaced(load, lets)
             ahead.append(Declare(var, self._at(whole, loop.var, i32(0))))
             next_.append(Assign(var, self._at(whole, loop.var, following)))
@@ -109,13 +92,6 @@ class _Prefetching:
 
     def _at(self, value: Expr, var: Var, place: Expr) -> Expr:
         return self.simplifier.visit(replaced(value, {var: place}))
-
-    def _fresh(self, load: Load) -> str:
-        count, name = 1, f"{load.buffer.name}_next"
-        while name in self.names:
-            count, name = count + 1, f"{load.buffer.name}_next{count}"
-        self.names.add(name)
-        return name
 
 
 def _parts(loop: For) -> tuple[list[Stmt], list[Stmt], list[Stmt]] | None:

@@ -30,6 +30,7 @@ from sdlc.language.elaborate_types import (
     value_names,
 )
 from sdlc.language.library import Library
+from sdlc.language.precision import Scopes, check_met
 from sdlc.language.scope import (
     MAX_ERRORS,
     Env,
@@ -54,15 +55,18 @@ def build(
     sizes: Mapping[str, Size],
     config: Mapping[str, object],
     precision: DType,
+    scopes: Scopes | None = None,
 ) -> Graph:
     """The graph of an op, block or model with these sizes (`{"b": (2, 3), "n": 5}`).
 
     `entry` None is the file's only model, else its only op or block. `config` overrides the
-    model's `config` values and gives attributes of the entry. Raises SdlError.
+    model's `config` values and gives attributes of the entry. What `scopes` cover is in f32,
+    whatever `precision` is. Raises SdlError, also (E049) where one of them covers nothing.
     """
-    session = Session(library, precision, evaluate, invoke)
+    session = Session(library, precision, evaluate, invoke, scopes=scopes or Scopes(()))
     definition = find_entry(library, entry)
     frame = Frame(session, definition, overrides=config)
+    frame.cover()
     graph: Graph | None = None
     try:
         graph = _build_entry(frame, definition, sizes)
@@ -78,6 +82,8 @@ def build(
         found = tuple(session.diagnostics.values())[:MAX_ERRORS]
         raise SdlError(found, library.sources)
     assert graph is not None
+    if not session.scopes.one_of_many:
+        check_met([session.scopes])
     return graph
 
 
@@ -237,9 +243,10 @@ def _give_tensors(binding: Binding, given: dict[str, Operand]) -> Iterator[Input
             continue
         shape = shape_of_type(env, kind)
         origin = Origin(parameter.name, binding.definition.name, parameter.span)
-        made = Input(parameter.name, shape, element_type(env, kind), origin=origin)
+        dtype = element_type(env, kind)
+        made = Input(parameter.name, shape, frame.stored(dtype, kind.element), origin=origin)
         frame.session.axis_names[made] = dimension_names(kind.dimensions)
-        given[parameter.name] = Operand(Tensor(made), parameter.span)
+        given[parameter.name] = Operand(Tensor(made, 0, dtype), parameter.span)
         yield made
 
 
@@ -249,7 +256,8 @@ def _output(env: Env, name: str, tensor: Tensor, span: Span) -> tuple[Node, int]
         return tensor.node, tensor.field
     axes = axes_of(env, tensor)
     origin = env.frame.origin(name, span)
-    return Map(axes, tensor.at(indices(axes)), tensor.dtype, origin), 0
+    stored = tensor.node.dtypes[tensor.field]
+    return Map(axes, tensor.at(indices(axes)), stored, origin), 0
 
 
 # ---- sizes from arrays -------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from sdlc.language.elaborate_operators import Operand, as_whole, node_of
 from sdlc.language.elaborate_scalar import literal
 from sdlc.language.elaborate_suggest import for_name, for_shapes, for_value_type, listed
 from sdlc.language.elaborate_types import (
-    FIXED_TYPES,
     check_element,
     config_value,
     configs,
@@ -26,7 +25,7 @@ from sdlc.language.elaborate_types import (
     tensor_parameters,
     value_names,
 )
-from sdlc.language.scope import Env, Frame, plural, size_text
+from sdlc.language.scope import FIXED_TYPES, Declared, Env, Frame, plural, size_text
 from sdlc.language.syntax import (
     Call,
     Definition,
@@ -169,7 +168,8 @@ def bind(binding: Binding) -> Frame:
     _check_guards(binding)
     for result in definition.results:
         dtype = element_type(binding.inside, result.type)
-        binding.frame.results[result.name] = (dtype, shape_of_type(binding.inside, result.type))
+        shape = shape_of_type(binding.inside, result.type)
+        binding.frame.results[result.name] = Declared(dtype, shape, result.type.element)
     return binding.frame
 
 

@@ -48,7 +48,10 @@ def invoke(env: Env, call: Call, definition: Definition) -> Value:
         site=call.span,
         depth=env.frame.depth + 1,
         overrides=_overrides(env, call.label),
+        precision=env.frame.precision,
+        covered=env.frame.covered,
     )
+    frame.cover()
     bind(Binding(env, Env(frame), definition, given, call.span))
     results = run(frame)
     return results[0] if len(results) == 1 else tuple(results)
@@ -110,7 +113,7 @@ def _return_span(body: Sequence[Statement], position: int) -> Span | None:
 
 def _result(frame: Frame, name: str, value: Value, span: Span) -> Tensor:
     """A result as its declared type; where it is wrong, an error and a stand-in."""
-    dtype, shape = frame.results[name]
+    dtype, shape, element = frame.results[name]
     env = Env(frame)
     try:
         if isinstance(value, Poison):
@@ -127,7 +130,7 @@ def _result(frame: Frame, name: str, value: Value, span: Span) -> Tensor:
                 help="correct the type after `->`, or the expression",
             )
         check_stored(env, whole.dtype, dtype, span)
-        return node_of(env, whole, name, span, dtype)
+        return node_of(env, whole, name, span, (dtype, element))
     except Fail as error:
         frame.session.report(error.diagnostic)
     except Poisoned:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sdlc.graph.expr import Axis, Expr, Literal, Read, substitute
 from sdlc.graph.node import Input, Map, Reduce
 from sdlc.graph.scalar import SCALARS
-from sdlc.graph.types import DType, Span
+from sdlc.graph.types import DType, Origin, Span
 from sdlc.language.elaborate_scalar import (
     Number,
     common,
@@ -25,7 +25,7 @@ from sdlc.language.elaborate_scalar import (
     make,
 )
 from sdlc.language.ranges import ANYTHING, decide
-from sdlc.language.scope import Env, fresh_axis, indices
+from sdlc.language.scope import FIXED_TYPES, Env, fresh_axis, indices
 from sdlc.language.values import (
     Elementwise,
     RecordField,
@@ -298,20 +298,39 @@ def storage(body: Expr, tensors: Sequence[WholeTensor]) -> DType:
 
 
 def node_of(
-    env: Env, value: WholeTensor, name: str, span: Span, dtype: DType | None = None
+    env: Env,
+    value: WholeTensor,
+    name: str,
+    span: Span,
+    declared: tuple[DType, str] | None = None,
 ) -> Tensor:
-    """A whole tensor as a node's output, stored as `dtype` if given: itself, or a new `Map`."""
-    wanted = value.dtype if dtype is None else dtype
+    """A whole tensor as a node's output: itself, or a new `Map`. `declared` is its type, and that
+    as it is written, if it is not its own."""
+    wanted, element = declared or (value.dtype, "")
     if isinstance(value, Tensor):
         if value.dtype is wanted:
             return value
         axes = axes_of(env, value)
         value = Elementwise(axes, value.at(indices(axes)), wanted)
+    stored = env.frame.stored(wanted, element)
+    if _moves_wide(value.body) and wanted.is_float and element not in FIXED_TYPES:
+        stored = DType.F32
     same = _identity(value)
-    if same is not None and same.dtype is wanted:
-        return same
-    body = convert(value.body, wanted)
-    return Tensor(Map(value.axes, body, wanted, env.frame.origin(name, span)))
+    if same is not None and same.dtype is stored:
+        return replace(same, element=wanted)
+    return map_of(env, value, stored, env.frame.origin(name, span))
+
+
+def map_of(env: Env, value: Elementwise, stored: DType, origin: Origin) -> Tensor:
+    """A new `Map` of an elementwise tensor, stored so."""
+    wide = stored is DType.F32 and (env.frame.wide or _moves_wide(value.body))
+    made = Map(value.axes, convert(value.body, value.dtype), stored, origin, wide)
+    return Tensor(made, 0, value.dtype)
+
+
+def _moves_wide(body: Expr) -> bool:
+    """Whether an element is merely one of a tensor that is not to be rounded."""
+    return isinstance(body, Read) and isinstance(body.source, Map | Reduce) and body.source.wide
 
 
 def _identity(value: Elementwise) -> Tensor | None:

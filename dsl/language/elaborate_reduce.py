@@ -44,7 +44,8 @@ def reduction(env: Env, node: Reduction) -> Value:
     used = {e.axis for e in walk(*fold.lift) if isinstance(e, Index)}
     axes = tuple(a for a in env.enclosing if a in used)
     name = f"{env.statement[0]}_{node.monoid}" if env.statement else node.monoid
-    made = fold.over_axes(axes, fold.dtypes, env.frame.origin(name, node.span))
+    origin = env.frame.origin(name, node.span)
+    made = fold.over_axes(axes, fold.dtypes, origin, env.frame.wide)
     if is_record(fold.definition):
         record = Record(made, fold.definition)
         return record.at(indices(axes)) if env.scalar else record
@@ -66,9 +67,9 @@ class Fold:
         return tuple(f.dtype for f in self.monoid.fields)
 
     def over_axes(
-        self, axes: tuple[Axis, ...], dtypes: tuple[DType, ...], origin: Origin
+        self, axes: tuple[Axis, ...], dtypes: tuple[DType, ...], origin: Origin, wide: bool
     ) -> Reduce:
-        return Reduce(axes, self.over, self.monoid, self.lift, dtypes, origin)
+        return Reduce(axes, self.over, self.monoid, self.lift, dtypes, origin, wide)
 
 
 def fold_of(env: Env, node: Reduction) -> Fold:

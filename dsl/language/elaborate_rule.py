@@ -180,7 +180,11 @@ class Equation:
             why = trace.why if found is None else self._guarded(found, asked)
             if found is None or why:
                 return Refused(why)
+            precision = DType.F32 if found.wide else precision
             right = self._right(sizes, precision)
+            why = asked.admits(rule, node, sizes)
+            if why:
+                return Refused(why)
         except SdlError as error:
             if all(d.code == WHERE for d in error.diagnostics):
                 return Refused(error.diagnostics[0].message)

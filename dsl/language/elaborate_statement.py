@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import assert_never
 
 from sdlc.graph.expr import Axis, Expr
-from sdlc.graph.node import Input, Map, Role
+from sdlc.graph.node import Input, Role
 from sdlc.graph.types import DType, Span
 from sdlc.language.diagnostics import Diagnostic
 from sdlc.language.elaborate_axes import enter_axes
-from sdlc.language.elaborate_operators import Operand, as_whole, node_of, scalar
+from sdlc.language.elaborate_operators import Operand, as_whole, map_of, node_of, scalar
 from sdlc.language.elaborate_reduce import fold_of, is_record
 from sdlc.language.elaborate_scalar import convert
 from sdlc.language.elaborate_suggest import for_conversion
@@ -26,7 +26,16 @@ from sdlc.language.elaborate_types import (
     element_type,
     shape_of_type,
 )
-from sdlc.language.scope import Env, Fail, Frame, Poisoned, indices, plural, signature
+from sdlc.language.scope import (
+    Env,
+    Fail,
+    Frame,
+    Poisoned,
+    did_you_mean,
+    indices,
+    plural,
+    signature,
+)
 from sdlc.language.syntax import (
     Bind,
     Config,
@@ -36,6 +45,7 @@ from sdlc.language.syntax import (
     ForLoop,
     IfBranch,
     Param,
+    Precision,
     Reduction,
     Require,
     Return,
@@ -45,6 +55,7 @@ from sdlc.language.traverse import names_in
 from sdlc.language.values import (
     POISON,
     Elementwise,
+    Poison,
     Record,
     RecordField,
     RecordPoint,
@@ -58,6 +69,7 @@ from sdlc.language.values import (
 )
 
 Returned = tuple[Value, ...] | None
+PRECISIONS = ("f32", "f16")
 
 
 # ---- bodies ------------------------------------------------------------------------------------
@@ -91,6 +103,9 @@ def assigned(statement: Statement) -> Iterator[str]:
             yield from names
             for inner in body:
                 yield from assigned(inner)
+        case Precision(body=body):
+            for inner in body:
+                yield from assigned(inner)
         case IfBranch(body=body, otherwise=otherwise):
             for inner in (*body, *otherwise):
                 yield from assigned(inner)
@@ -100,7 +115,7 @@ def _returns(statement: Statement) -> Iterator[bool]:
     match statement:
         case Return():
             yield True
-        case ForLoop(body=body):
+        case ForLoop(body=body) | Precision(body=body):
             for inner in body:
                 yield from _returns(inner)
         case IfBranch(body=body, otherwise=otherwise):
@@ -129,6 +144,8 @@ def _execute_one(frame: Frame, statement: Statement) -> Returned:
         case IfBranch():
             holds = _known_condition(env, statement.condition, "`if`")
             return execute(frame, statement.body if holds else statement.otherwise)
+        case Precision():
+            return _with_precision(env, statement)
         case _:
             assert_never(statement)
     return None
@@ -141,12 +158,12 @@ def _define(env: Env, statement: Define) -> Value:
     """`name[axes] = value`: a `Reduce` if the value is one reduction, else a `Map`."""
     frame, name = env.frame, statement.name
     declared = frame.results.get(name)
-    shape = (name, declared[1]) if declared is not None else None
+    shape = (name, declared.shape) if declared is not None else None
     env = replace(env, statement=(name, statement.span))
     inner, axes = enter_axes(env, statement.axes, [statement.value], shape)
-    dtype = declared[0] if declared is not None else None
     if isinstance(statement.value, Reduction):
-        return _define_reduction(inner, statement, statement.value, axes, dtype)
+        return _define_reduction(inner, statement, statement.value, axes)
+    dtype = declared.dtype if declared is not None else None
     value = inner.evaluate(statement.value)
     if isinstance(value, RecordPoint):
         raise env.fail(
@@ -160,25 +177,31 @@ def _define(env: Env, statement: Define) -> Value:
     if dtype is None:
         dtype = _local_type(frame, body)
     check_stored(env, body.dtype, dtype, statement.value.span)
+    element = declared.element if declared is not None else ""
     elementwise = Elementwise(axes, convert(body, dtype), dtype)
-    return node_of(env, elementwise, name, statement.span)
+    return node_of(env, elementwise, name, statement.span, (dtype, element))
 
 
 def _define_reduction(
-    env: Env, statement: Define, value: Reduction, axes: tuple[Axis, ...], dtype: DType | None
+    env: Env, statement: Define, value: Reduction, axes: tuple[Axis, ...]
 ) -> Value:
     """The reduction is the node itself, stored as declared where that is a float like its field."""
     fold = fold_of(env, value)
-    origin = env.frame.origin(statement.name, statement.span)
+    frame, wide = env.frame, env.frame.wide
+    origin = frame.origin(statement.name, statement.span)
+    whole = fold.over_axes(axes, fold.dtypes, origin, wide)
     if is_record(fold.definition):
-        return Record(fold.over_axes(axes, fold.dtypes, origin), fold.definition)
-    own = fold.dtypes[0]
-    wanted = own if dtype is None else dtype
+        return Record(whole, fold.definition)
+    declared, own = frame.results.get(statement.name), fold.dtypes[0]
+    wanted = own if declared is None else declared.dtype
     check_stored(env, own, wanted, value.span)
-    if wanted is own or own.is_float:
-        return Tensor(fold.over_axes(axes, (wanted,), origin))
-    tensor = Tensor(fold.over_axes(axes, fold.dtypes, origin))
-    return Tensor(Map(axes, convert(tensor.at(indices(axes)), wanted), wanted, origin))
+    if declared is None or (wanted is own and not own.is_float):
+        return Tensor(whole)
+    stored = frame.stored(wanted, declared.element)
+    if own.is_float:
+        return Tensor(fold.over_axes(axes, (stored,), origin, wide), 0, wanted)
+    elements = Elementwise(axes, Tensor(whole).at(indices(axes)), wanted)
+    return map_of(env, elements, stored, origin)
 
 
 def _local_type(frame: Frame, body: Expr) -> DType:
@@ -268,17 +291,19 @@ def _param(env: Env, statement: Param) -> Tensor:
     known = session.weights.get(path)
     if known is None:
         origin = frame.origin(statement.name, statement.span)
-        known = session.weights[path] = Input(path, shape, dtype, Role.WEIGHT, origin)
-        session.axis_names[known] = dimension_names(statement.type.dimensions)
-    elif (known.extents, known.dtype) != (shape, dtype):
+        stored = frame.stored(dtype, statement.type.element)
+        made = Input(path, shape, stored, Role.WEIGHT, origin)
+        known = session.weights[path] = Tensor(made, 0, dtype)
+        session.axis_names[made] = dimension_names(statement.type.dimensions)
+    elif (known.shape, known.dtype) != (shape, dtype):
         raise env.fail(
             "E040",
             f"the weight `{path}` is declared twice, with different types",
             frame.user_site() or statement.span,
-            f"{type_text(dtype, shape)} here, {type_text(known.dtype, known.extents)} before",
+            f"{type_text(dtype, shape)} here, {type_text(known.dtype, known.shape)} before",
             help="give the calls different labels: `conv1: conv(x, 8)`, `conv2: conv(x, 16)`",
         )
-    return Tensor(known)
+    return known
 
 
 def _check_config(env: Env, statement: Config) -> None:
@@ -337,6 +362,33 @@ def _known_names(frame: Frame, condition: Expression) -> dict[str, Value]:
         attributes = (p.name for p in frame.definition.parameters if p.attribute)
         names = {name: frame.names[name] for name in attributes}
     return {name: value for name, value in names.items() if is_static(value)}
+
+
+def _with_precision(env: Env, statement: Precision) -> Returned:
+    """The statements inside, floats of no fixed type stored as it says."""
+    frame, before = env.frame, env.frame.precision
+    asked = _precision_named(env, statement)
+    if not frame.covered and asked is not None:
+        frame.precision = asked
+    try:
+        return execute(frame, statement.body)
+    finally:
+        frame.precision = before
+
+
+def _precision_named(env: Env, statement: Precision) -> DType | None:
+    """The precision of a statement's name, or of the compile-time value of that name."""
+    name = statement.name
+    value = env.frame.names.get(name, name)
+    if value is None or isinstance(value, Poison):
+        return None
+    if value not in PRECISIONS:
+        known = [*PRECISIONS, *(n for n, v in env.frame.names.items() if v in (None, *PRECISIONS))]
+        advice = did_you_mean(name, known) or "it is f32, f16, or a value that is one of them"
+        label = "" if value is name else f"`{name}` is {describe(value)}"
+        message = f"there is no precision `{name}`"
+        raise env.fail("E050", message, statement.name_span, label, help=advice)
+    return DType(value)
 
 
 def _loop(env: Env, statement: ForLoop) -> Returned:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sdlc.graph.types import DType
-from sdlc.language.scope import Env, did_you_mean
+from sdlc.language.scope import FIXED_TYPES, Env, did_you_mean
 from sdlc.language.syntax import (
     Config,
     Definition,
@@ -21,8 +21,6 @@ from sdlc.language.syntax import (
     ValueType,
 )
 from sdlc.language.values import Value, describe, is_integer
-
-FIXED_TYPES = ("f32", "f16", "i32", "bool")
 
 
 def tensor_parameters(definition: Definition) -> Iterator[tuple[Parameter, TensorType]]:

@@ -283,6 +283,10 @@ class Builder(Transformer_NonRecursive[Token, Any]):
                 rest, end = statements, last
         return syntax.IfBranch(condition, body, rest, self.span(first, end))
 
+    def precision(self, c: Children) -> syntax.Precision:
+        first, name, (_, body, end) = c
+        return syntax.Precision(str(name), body, self.span(first, end), self.span(name, name))
+
     def axes(self, c: Children) -> tuple[syntax.AxisRange, ...]:
         return tuple(c[::2])
 

@@ -100,6 +100,7 @@ _FORMS = MappingProxyType(
         "REQUIRE": 'require condition "message"',
         "FOR": "for x in list { … }` or `for i < n { … }",
         "IF": "if condition { … } else { … }",
+        "PRECISION": "precision f32 { … }",
     }
 )
 _STATEMENTS = "`name = …`, `name[i] = …`, `return …`, `param`, `config`, `require`, `for` or `if`"

@@ -195,7 +195,7 @@ _SPELLING = MappingProxyType(
         "KIND": "`op`, `block` or `model`",
     }
 )
-_UNSAID = frozenset({"DOT", "GUARD", "QUESTION", "LABEL", "OVER"})
+_UNSAID = frozenset({"DOT", "GUARD", "QUESTION", "LABEL", "OVER", "PRECISION"})
 
 
 def expected_words(accepted: frozenset[str]) -> str:

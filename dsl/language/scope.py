@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from sdlc.graph.expr import Axis, Expr, Index
 from sdlc.graph.node import Input, Monoid
 from sdlc.graph.types import DType, Origin, Span
 from sdlc.language.diagnostics import Diagnostic
 from sdlc.language.library import Library
+from sdlc.language.precision import Scopes
 from sdlc.language.ranges import FULL, Ranges
 from sdlc.language.syntax import (
     Call,
@@ -26,7 +28,7 @@ from sdlc.language.syntax import (
     ValueType,
 )
 from sdlc.language.traverse import names_in
-from sdlc.language.values import Poison, Value, describe, is_integer, show
+from sdlc.language.values import Poison, Tensor, Value, describe, is_integer, show
 
 AnyDefinition = Definition | Function | MonoidDefinition
 
@@ -35,6 +37,7 @@ MAX_DEPTH = 48
 """Calls within calls; more is a definition that calls itself without end."""
 MAX_FUNCTIONS = 16
 """Functions within functions."""
+FIXED_TYPES = ("f32", "f16", "i32", "bool")
 REDUCTIONS = ("sum", "max", "min", "prod", "any", "all")
 """The monoids that need no `reduce` in front of them."""
 
@@ -61,14 +64,23 @@ class Session:
     evaluate: Callable[[Env, Expression], Value]
     invoke: Callable[[Env, Call, Definition], Value]
     diagnostics: dict[tuple[str, Span | str], Diagnostic] = field(default_factory=dict)
-    weights: dict[str, Input] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     monoids: dict[Span, Monoid] = field(default_factory=dict)
     axis_names: dict[Input, tuple[str, ...]] = field(default_factory=dict)
+    scopes: Scopes = field(default_factory=lambda: Scopes(()))
 
     def report(self, diagnostic: Diagnostic) -> None:
         """Keep the first error of a kind at a place; a line may fail in many instances."""
         place = diagnostic.span or diagnostic.message
         self.diagnostics.setdefault((diagnostic.code, place), diagnostic)
+
+
+class Declared(NamedTuple):
+    """A result's type in a bound frame; `element` is its element type as it is written."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    element: str
 
 
 @dataclass(slots=True)
@@ -85,7 +97,27 @@ class Frame:
     site: Span | None = None
     depth: int = 0
     overrides: Mapping[str, object] = field(default_factory=dict)
-    results: dict[str, tuple[DType, tuple[int, ...]]] = field(default_factory=dict)
+    results: dict[str, Declared] = field(default_factory=dict)
+    precision: DType | None = None
+    """How floats of no fixed type are stored; None: as their types say."""
+    covered: bool = False
+    """Whether the user asked for f32 here (`--f32`), whatever the source says."""
+
+    def stored(self, dtype: DType, element: str = "") -> DType:
+        """How a tensor of this type is stored here; `element` is its type as it is written."""
+        if self.precision is None or element in FIXED_TYPES or not dtype.is_float:
+            return dtype
+        return self.precision
+
+    @property
+    def wide(self) -> bool:
+        return self.precision is DType.F32
+
+    def cover(self) -> None:
+        """Asks for f32 where a pattern of the session fits this call, or one around it."""
+        fits = self.session.scopes.cover(self.scope, self.definition.name)
+        if fits or self.covered:
+            self.precision, self.covered = DType.F32, True
 
     def path(self, name: str) -> str:
         return f"{self.scope}.{name}" if self.scope else name

@@ -297,7 +297,17 @@ class IfBranch:
     span: Span
 
 
-Statement = Define | Bind | Return | Param | Config | Require | ForLoop | IfBranch
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """`precision name {}`: `name` is `f32`, `f16` or a compile-time value that is one of them."""
+
+    name: str
+    body: tuple[Statement, ...]
+    span: Span
+    name_span: Span
+
+
+Statement = Define | Bind | Return | Param | Config | Require | ForLoop | IfBranch | Precision
 
 # ---- definitions -------------------------------------------------------------------------------
 

@@ -24,8 +24,11 @@ from sdlc.language.syntax import MonoidDefinition
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
+    """`element` is its type for the language where it is stored as another one (`precision`)."""
+
     node: Node
     field: int = 0
+    element: DType | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -33,7 +36,7 @@ class Tensor:
 
     @property
     def dtype(self) -> DType:
-        return self.node.dtypes[self.field]
+        return self.element or self.node.dtypes[self.field]
 
     def at(self, indices: tuple[Expr, ...], guarded: bool = False) -> Expr:
         """One element; `guarded`: 0 where the indices are out of range."""

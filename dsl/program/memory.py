@@ -228,7 +228,9 @@ def joined(lifetimes: Sequence[Lifetime], tensors: Mapping[str, Tensor]) -> dict
 
 RUN: Set[TensorRole] = frozenset({TensorRole.TEMPORARY})
 """What lives in the arena of a program."""
-LOAD: Set[TensorRole] = RUN | {TensorRole.WEIGHT, TensorRole.CONSTANT}
+STATIC: Set[TensorRole] = frozenset({TensorRole.WEIGHT, TensorRole.CONSTANT})
+"""What is there before the first run and stays."""
+LOAD: Set[TensorRole] = RUN | STATIC
 """What lives in the arena of a load program: also what it reads, from the first reader on."""
 
 
@@ -270,8 +272,7 @@ def allocate(
         for name, life in shared.items()
     }
     tensors = {**program.tensors, **moved}
-    static = (TensorRole.WEIGHT, TensorRole.CONSTANT)
-    weights = sum(align(t.nbytes, 4) for t in tensors.values() if t.role in static)
+    weights = sum(align(t.nbytes, 4) for t in tensors.values() if t.role in STATIC)
     return replace(program, tensors=tensors, memory=plan.report(weights))
 
 

@@ -11,12 +11,13 @@ Every pass is a named pure function with a verifier behind it; the passes over o
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sdlc.graph.expr import Apply, Expr, Read, children, walk
 from sdlc.graph.hoist import Hoisted, hoist
 from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
-from sdlc.graph.rules import Rule, rewrite
+from sdlc.graph.numerics import Numerics
+from sdlc.graph.rules import RewriteReport, Rule
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.cut import cut_loops
 from sdlc.kernel.gather import gather_loads
@@ -24,19 +25,22 @@ from sdlc.kernel.ir import Access, Buffer, Kernel
 from sdlc.kernel.lower import loop_names, lower
 from sdlc.kernel.partial import partial_sums
 from sdlc.kernel.prefetch import prefetch_slices
+from sdlc.kernel.promote import promote_arrays
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
+from sdlc.language.diagnostics import SdlError, failure
 from sdlc.program.execute import check_sizes
 from sdlc.program.inplace import in_place
-from sdlc.program.memory import LOAD, allocate
+from sdlc.program.memory import LOAD, STATIC, align, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.program.refusal import refusals_located
+from sdlc.schedule.budget import rewritten, weight_bytes
 from sdlc.schedule.draft import EVERY
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.point import NO_CHOICES, Choices
-from sdlc.schedule.profit import profitable, scheduled_by
+from sdlc.schedule.profit import scheduled_by
 from sdlc.schedule.storage import stored_count
 from sdlc.target import Profile, Target
 
@@ -44,6 +48,7 @@ Value = tuple[Node, int]
 
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
     ("simplify", lambda kernel, profile: simplify_kernel(kernel)),
+    ("promote", lambda kernel, profile: promote_arrays(kernel)),
     ("cut", lambda kernel, profile: cut_loops(kernel)),
     ("gather", lambda kernel, profile: gather_loads(kernel, profile.gather)),
     ("prefetch", lambda kernel, profile: prefetch_slices(kernel, profile.depth)),
@@ -51,25 +56,80 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Points of groups' schedule spaces that a tuner has found best, and the bytes that weights may
+    take as they are stored (None: as many as pay)."""
+
+    choices: Choices
+    weight_budget: int | None = None
+
+
+NO_WISHES = Wishes(NO_CHOICES)
+
+
 def compile_graph(
     graph: Graph,
     target: Target,
     precision: DType = DType.F32,
     rules: Sequence[Rule] | None = None,
-    choices: Choices = NO_CHOICES,
+    wishes: Wishes = NO_WISHES,
 ) -> Program:
     """The program of a graph, rewritten by these rules, for a target; verified at every level.
     Without rules nothing is rewritten, and the schedule uses every mechanism.
 
-    `precision` is recorded in the program; the graph has its types already. `choices` are points of
-    groups' schedule spaces that a tuner has found best. Raises SdlError (P007) for tensors that the
-    target cannot bind.
+    `precision` is recorded in the program; the graph has its types already. Raises SdlError (P007)
+    for tensors that the target cannot bind, (P011) for a budget that no weights fit.
     """
+    made = planned(graph, target, rules, wishes)
+    return compile_hoisted(made.parts, made.plan, target, precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A rewritten graph, what rules said of it, its two parts, and the plan of what runs do."""
+
+    graph: Graph
+    report: RewriteReport
+    parts: Hoisted
+    plan: Plan
+
+
+def planned(
+    graph: Graph,
+    target: Target,
+    rules: Sequence[Rule] | None = None,
+    wishes: Wishes = NO_WISHES,
+) -> Planned:
+    """The graph rewritten and planned, within the budget of its weights.
+
+    Raises SdlError (P011) where weights take more than that without any rule that makes them
+    larger, and N001 for a schedule that cannot be applied."""
     enabled = EVERY if rules is None else scheduled_by(rules)
     chosen = tuple(rules or ())
-    graph = rewrite(graph, chosen, profitable(target, graph, chosen))[0]
-    parts, scheduled = plan_graph(graph, target, choices, enabled)
-    return compile_hoisted(parts, scheduled, target, precision)
+    budget = room = wishes.weight_budget
+    while True:
+        made, report = rewritten(graph, chosen, target, room)
+        parts, scheduled = plan_graph(made, target, wishes.choices, enabled)
+        taken = 0 if budget is None else stored_weights(parts.run, scheduled)
+        if budget is None or room is None or taken <= budget:
+            return Planned(made, report, parts, scheduled)
+        if not any(report.fired(r.name) for r in chosen if r.numerics is Numerics.BILINEAR):
+            raise _over_budget(graph.name, taken, budget)
+        # Blocks of weights are padded: as much less is left for what makes weights larger.
+        room = min(room, weight_bytes(parts.run)) - (taken - budget)
+
+
+def stored_weights(graph: Graph, scheduled: Plan) -> int:
+    """Bytes of weights and constants as they are stored."""
+    tensors = tensors_of(graph, scheduled)[1].values()
+    return sum(align(t.nbytes, 4) for t in tensors if t.role in STATIC)
+
+
+def _over_budget(name: str, least: int, budget: int) -> SdlError:
+    message = f"the weights of `{name}` take {least:,} bytes, more than the budget of {budget:,}"
+    help = f"give --weight-budget {-(-least // 2**20)}MiB or more, or --precision f16"
+    return failure("P011", message, help)
 
 
 def plan_graph(
@@ -234,6 +294,8 @@ def kernels_of(
     for item in scheduled.kernels:
         storage = storage_of(item, names, tensors)
         profile = item.profile or target.profile
+        if item.group.wide:
+            profile = replace(profile, partial_sums=0)
         meaning = (signature(item, storage), profile)
         if meaning not in known:
             name = _kernel_name(item.group, kernels)

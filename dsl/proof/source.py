@@ -127,9 +127,10 @@ def _statement(
         return show_expr(substitute(expr, {a: Index(b) for a, b in renamed.items()}), called)
 
     left = f"{called[node]}[{', '.join(str(renamed[a]) for a in node.axes)}]"
+    wrapped = "precision f32 {{ {} }}" if node.wide else "{}"
     match node:
         case Map():
-            return [f"{left} = {text(node.body)}"]
+            return [wrapped.format(f"{left} = {text(node.body)}")]
         case Reduce():
             pairs = zip(node.monoid.fields, node.lift, strict=True)
             lifts = [(f.name, text(e)) for f, e in pairs]
@@ -138,7 +139,7 @@ def _statement(
             inside = ", ".join(str(renamed[a]) for a in over)
             fold = monoids[node.monoid]
             verb = fold if fold == SUM else f"reduce {fold}"
-            return [f"{left} = {verb} over {inside} of {lift}"]
+            return [wrapped.format(f"{left} = {verb} over {inside} of {lift}")]
 
 
 def _monoid(monoid: Monoid, name: str) -> str:

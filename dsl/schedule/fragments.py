@@ -63,6 +63,8 @@ def with_fragments(group: Group, setting: Setting) -> Group | str:
     form = contraction(group)
     if of is None or form is None:
         return "the profile names no matrix instruction"
+    if group.wide:
+        return "its factors are not to be rounded"
     if not setting.profile.slice or len(group.inner) > 1:
         return "its factors do not pass through local memory"
     column = column_of(form, of)
@@ -88,7 +90,7 @@ def with_fragments(group: Group, setting: Setting) -> Group | str:
 def deep_axis(group: Group, of: MatrixInstruction | None) -> Axis | None:
     """The axis of K that a group wants innermost in its factors, if an instruction suits it."""
     form = contraction(group) if of is not None and not group.inner else None
-    if of is None or form is None or column_of(form, of) is None:
+    if of is None or form is None or column_of(form, of) is None or group.wide:
         return None
     suits = all(is_rounded(e, of) for e in (form.left, *form.rights))
     enough = prod(a.extent for a in form.m) >= of.m

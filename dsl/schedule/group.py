@@ -74,6 +74,13 @@ class Group:
         return prod(a.extent for a in self.axes)
 
     @property
+    def wide(self) -> bool:
+        """Whether nothing in the kernel may be rounded to half precision on its way: what it
+        computes, or what it reads, is wide."""
+        read = (node for node, _ in self.operands)
+        return any(isinstance(n, Map | Reduce) and n.wide for n in (*read, *nodes_of(self)))
+
+    @property
     def flop(self) -> int:
         """Floating-point operations of one execution, by the scalar table's costs."""
         combine = () if self.monoid is None else self.monoid.combine

@@ -10,14 +10,14 @@ at the target's table, never at names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
 from math import prod
 
 from sdlc.graph.hoist import hoist
 from sdlc.graph.mechanisms import MECHANISMS
 from sdlc.graph.node import Graph, Map, Reduce, topological
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.rules import Profitable, Rule, Sizes, by_its_own_word, rewrite
+from sdlc.graph.rules import Rule, Sizes, by_its_own_word, rewrite
 from sdlc.graph.types import DType
 from sdlc.schedule.draft import EVERY
 from sdlc.schedule.plan import groups_of
@@ -29,20 +29,25 @@ ROOM = 1 << 23
 """Elements that a bilinear algorithm may always store on its way: less is not worth saving."""
 
 
-def profitable(
-    target: Target, graph: Graph | None = None, rules: Sequence[Rule] = ()
-) -> Profitable:
-    """Why a match does not pay on the target, '' where it does. Bilinear algorithms trade products
-    for sums, memory and launches: the cost model says whether that pays; and what they store may be
-    no larger than what `graph`, rewritten by the others of `rules`, stores without them."""
-    borders = tuple(r for r in MECHANISMS if r.borders and not target.profile.slice)
-    estimates, profile = Estimates(target, borders), target.profile
+@dataclass(slots=True)
+class Profit:
+    """Whether a match pays on a target. What bilinear algorithms store on their way may be no
+    larger than what `graph`, rewritten by the others of `rules`, stores without them."""
 
-    def why(rule: Rule, sizes: Sizes) -> str:
+    target: Target
+    graph: Graph | None
+    rules: Sequence[Rule]
+    estimates: Estimates
+    _room: int | None = None
+
+    def __call__(self, rule: Rule, sizes: Sizes) -> str:
+        """Why a match with these sizes does not pay, '' where it does. Bilinear algorithms trade
+        products for sums, memory and launches: the cost model says whether that pays."""
+        profile, name = self.target.profile, self.target.name
         if rule.numerics is Numerics.RESCALED and not profile.block:
-            return f"{target.name} folds no states in blocks (profile.block is 0)"
+            return f"{name} folds no states in blocks (profile.block is 0)"
         if rule.borders and profile.slice:
-            return f"{target.name} tests borders where it fetches operands (profile.slice)"
+            return f"{name} tests borders where it fetches operands (profile.slice)"
         if rule.numerics is Numerics.RESCALED and profile.fold_bytes:
             stored = largest_inside(rule, sizes)
             if stored < profile.fold_bytes:
@@ -50,20 +55,31 @@ def profitable(
         own = by_its_own_word(rule, sizes)
         if own or rule.numerics is not Numerics.BILINEAR:
             return own
-        dearer = estimates.dearer(rule, sizes)
-        stored = 0 if dearer or graph is None else estimates.between(rule, sizes)
-        if stored > ROOM and stored > room():
-            return f"it would store {stored} elements at once, the rest of the program {room()}"
+        dearer = self.estimates.dearer(rule, sizes)
+        stored = 0 if dearer or self.graph is None else self.estimates.between(rule, sizes)
+        if stored > ROOM and stored > self.room:
+            return f"it would store {stored} elements at once, the rest of the program {self.room}"
         return dearer
 
-    @cache
-    def room() -> int:
-        assert graph is not None
-        exact = [r for r in rules if r.equation and r.numerics is not Numerics.BILINEAR]
-        run = hoist(rewrite(graph, exact, profitable(target))[0]).run
-        return largest_stored(groups_of(run, target, EVERY, Journal()))
+    def saved(self, rule: Rule, sizes: Sizes) -> float:
+        """Seconds that a run is estimated to save by a match."""
+        return self.estimates.saved(rule, sizes)
 
-    return why
+    @property
+    def room(self) -> int:
+        """Elements of the largest value that the program stores without bilinear algorithms."""
+        if self._room is None:
+            assert self.graph is not None
+            exact = [r for r in self.rules if r.equation and r.numerics is not Numerics.BILINEAR]
+            run = hoist(rewrite(self.graph, exact, profitable(self.target))[0]).run
+            self._room = largest_stored(groups_of(run, self.target, EVERY, Journal()))
+        return self._room
+
+
+def profitable(target: Target, graph: Graph | None = None, rules: Sequence[Rule] = ()) -> Profit:
+    """What says of every match whether it pays on the target, in `graph` rewritten by `rules`."""
+    borders = tuple(r for r in MECHANISMS if r.borders and not target.profile.slice)
+    return Profit(target, graph, rules, Estimates(target, borders))
 
 
 def largest_inside(rule: Rule, sizes: Sizes) -> int:

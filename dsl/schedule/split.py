@@ -94,7 +94,8 @@ def _parts(group: Group, axis: Axis, ways: int, size: int) -> Group:
     over = tuple(blocks.inner if a == axis else a for a in group.over)
     fields = group.monoid.fields
     origin = replace(group.origins[0], name=f"{group.name}_parts")
-    node = Reduce(axes, over, group.monoid, lift, tuple(f.dtype for f in fields), origin)
+    dtypes = tuple(f.dtype for f in fields)
+    node = Reduce(axes, over, group.monoid, lift, dtypes, origin, group.wide)
     here = tuple(Index(a) for a in axes)
     stores = tuple(Output(node, f, here, slot(group.monoid, f)) for f in range(len(fields)))
     return replace(group, name=origin.name, axes=axes, over=over, lift=lift, stores=stores)

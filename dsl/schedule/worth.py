@@ -34,6 +34,16 @@ WORTH = 0.8
 and what is rounded more must be clearly quicker."""
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Why the right side does not pay, elements of the largest value that it stores on its way, and
+    the seconds that it saves."""
+
+    why: str
+    stored: int
+    saved: float
+
+
 @dataclass(slots=True)
 class Estimates:
     """Predicted seconds of both sides of rules, each instance once. `along` are rules that both
@@ -42,33 +52,35 @@ class Estimates:
     target: Target
     along: Sequence[Rule] = ()
     precision: DType = DType.F32
-    _known: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[str, int]] = field(
-        default_factory=dict
-    )
+    _known: dict[tuple[str, tuple[tuple[str, int], ...]], Compared] = field(default_factory=dict)
 
     def dearer(self, rule: Rule, sizes: Sizes) -> str:
         """Why the rule does not pay at these sizes, '' where it does or cannot be told."""
-        return self._compared(rule, sizes)[0]
+        return self._compared(rule, sizes).why
 
     def between(self, rule: Rule, sizes: Sizes) -> int:
         """Elements of the largest value that the right side stores on the way to its result."""
-        return self._compared(rule, sizes)[1]
+        return self._compared(rule, sizes).stored
 
-    def _compared(self, rule: Rule, sizes: Sizes) -> tuple[str, int]:
+    def saved(self, rule: Rule, sizes: Sizes) -> float:
+        """Seconds by which the right side is quicker."""
+        return self._compared(rule, sizes).saved
+
+    def _compared(self, rule: Rule, sizes: Sizes) -> Compared:
         key = (rule.name, tuple(sorted(sizes.items())))
         if key not in self._known:
-            self._known[key] = ("", 0) if rule.sides is None else self._of_sides(rule.sides, sizes)
+            unknown = Compared("", 0, 0.0)
+            self._known[key] = unknown if rule.sides is None else self._of_sides(rule.sides, sizes)
         return self._known[key]
 
-    def _of_sides(self, sides: Sides, sizes: Sizes) -> tuple[str, int]:
+    def _of_sides(self, sides: Sides, sizes: Sizes) -> Compared:
         left, right = sides(sizes, self.precision)
         known = weights_of(left)
         before, after = (self._planned(with_weights(g, known)) for g in (left, right))
         stored = largest_stored((k.group for k in after.kernels), {n for _, n, _ in right.outputs})
         was, would = (seconds_of(p.kernels, self.target, p.orders) for p in (before, after))
-        if would < WORTH * was:
-            return "", stored
-        return f"estimated at {1e3 * would:.3g} ms instead of {1e3 * was:.3g}", stored
+        dearer = f"estimated at {1e3 * would:.3g} ms instead of {1e3 * was:.3g}"
+        return Compared("" if would < WORTH * was else dearer, stored, was - would)
 
     def _planned(self, graph: Graph) -> Plan:
         return plan(hoist(rewrite(graph, self.along)[0]).run, self.target)

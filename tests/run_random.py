@@ -1,0 +1,304 @@
+"""Tens of thousands of random programs and schedules, on every target and device, in one command.
+
+    python tests/run_random.py --cases 10000 -o FOLDER [--only schedules-nvidia] [--jobs 2]
+    python tests/run_random.py --replay FOLDER/failures/schedules-nvidia-3-17.json
+
+Cases are drawn in shards, each by a process of its own and with a seed of its own, so a run that
+was stopped goes on where it was: what a shard found is a line of `done.jsonl`. A case that is wrong
+does not end the run: its record is left in `failures` and can be replayed. The exit status is 1 if
+there are any, or if a shard did not end. Not part of the suite, which draws a few hundred.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+
+from random_cases import (
+    Drawn,
+    Record,
+    contractions,
+    kept,
+    kept_case,
+    prove,
+    revived,
+    revived_case,
+    scheduled,
+)
+from sdlc.backends.target import load_target
+from sdlc.proof.stages import Stage, interpreted, on
+from stages import Way, compare, device, device_route, interpreted_route, legalised, legalised_route
+from strategies import FLOATS, Case, cases
+
+SHARD = 100
+"""Cases of a shard."""
+MOST_SECONDS = 300
+"""A case that takes longer is given up and reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of case: its strategy, what must hold, its record and how that is read; `share` of the
+    cases that a run is asked for."""
+
+    draw: Callable[[], SearchStrategy[Any]]
+    check: Callable[[Any], None]
+    keep: Callable[[Any], Record]
+    revive: Callable[[Record], Any]
+    share: float
+
+
+def floats(target: str) -> tuple[str, ...]:
+    """The precisions that a target has."""
+    return FLOATS if load_target(target).caps.f16_storage else FLOATS[:1]
+
+
+def _schedules(
+    target: str,
+    share: float,
+    stage: Callable[[], Stage] = interpreted,
+    language: str = "numpy",
+    programs: Callable[[], SearchStrategy[Case]] | None = None,
+    block: int | None = None,
+) -> Kind:
+    def draw() -> SearchStrategy[Drawn]:
+        drawn = programs() if programs else cases(2, floats=floats(target))
+        return scheduled(target, drawn, block)
+
+    def check(drawn: Drawn) -> None:
+        prove(drawn, (stage(),), language)
+
+    return Kind(draw, check, kept, revived, share)
+
+
+def _programs(target: str, way: Way, share: float) -> Kind:
+    def draw() -> SearchStrategy[Case]:
+        return cases(floats=floats(target))
+
+    return Kind(draw, lambda case: compare(case, way), kept_case, revived_case, share)
+
+
+FOLDS = partial(cases, 1, only=["attention_online", "softmax", "logsumexp"])
+TARGETS = ("cpu", "cpu-avx2", "nvidia", "adreno", "mali", "apple", "llvmpipe", "swiftshader")
+LANGUAGES = {"adreno": ("opencl", "wgsl"), "mali": ("opencl", "wgsl"), "nvidia": ("opencl", "wgsl")}
+LANGUAGES |= {"cpu": ("opencl",), "apple": ("wgsl",), "swiftshader": ("wgsl",)}
+DEVICES = (("intel", "opencl", "cpu"), ("pocl", "opencl", "pocl"), ("llvmpipe", "wgsl", "llvmpipe"))
+
+
+def kinds() -> dict[str, Kind]:
+    """Every kind of case by name. Interpreted schedules, blocks and slices are the whole of
+    `--cases`; the others come on top."""
+    made = {f"schedules-{t}": _schedules(t, 0.1) for t in TARGETS}
+    made |= {f"blocks-{t}": _schedules(t, 0.03, programs=FOLDS, block=4) for t in ("cpu", "nvidia")}
+    made |= {
+        f"slices-{t}": _schedules(t, 0.07, programs=contractions) for t in ("nvidia", "adreno")
+    }
+    for target, languages in LANGUAGES.items():
+        for language in languages:
+            stage = partial(legalised, target, language)
+            name = f"{target}-{language}"
+            made[f"legalised-{name}"] = _schedules(target, 0.02, stage, language)
+            made[f"programs-{name}"] = _programs(target, legalised_route(target, language), 0.05)
+    for name, language, selector in DEVICES:
+        for target in ("cpu", "adreno", "llvmpipe") if language == "opencl" else ("apple",):
+            stage = partial(_device_stage, selector)
+            made[f"device-{name}-{target}"] = _schedules(target, 0.015, stage, language)
+        own = name if name == "llvmpipe" else "cpu"
+        made[f"device-{name}-programs"] = _programs(
+            own, device_route(own, language, selector), 0.03
+        )
+    made |= {f"programs-{t}": _programs(t, interpreted_route(t), 0.05) for t in TARGETS}
+    return made
+
+
+def _device_stage(selector: str) -> Stage:
+    return on(device(selector))
+
+
+# ---- a shard -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Found:
+    """What a shard found; `cases` are digests of those that ran and were right."""
+
+    kind: str
+    shard: int
+    cases: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    slow: int = 0
+    seconds: float = 0.0
+
+
+class _Late(BaseException):
+    """A case has taken too long."""
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    def late(number: int, frame: Any) -> None:
+        raise _Late
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def run_shard(name: str, number: int, count: int, folder: Path) -> Found:
+    """`count` cases of a kind, the same ones each time; records of failures go to `folder`."""
+    kind, found, started = kinds()[name], Found(name, number), time.monotonic()
+
+    def leave(record: Record, problem: str) -> None:
+        made = f"{name}-{number}-{len(found.failures)}.json"
+        text = json.dumps({"kind": name, **record, "problem": problem}, indent=1)
+        (folder / made).write_text(text)
+        found.failures.append(made)
+
+    def test(case: Any) -> None:
+        record = kind.keep(case)
+        try:
+            with _limited(MOST_SECONDS):
+                kind.check(case)
+        except _Late:
+            found.slow += 1
+        except Exception as problem:
+            if type(problem).__module__.startswith("hypothesis"):
+                raise
+            leave(record, f"{type(problem).__name__}: {problem}")
+        else:
+            text = json.dumps(record, sort_keys=True)
+            found.cases.append(hashlib.sha256(text.encode()).hexdigest()[:12])
+
+    configured = settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate,),
+    )
+    try:
+        configured(seed(f"{name} {number}")(given(kind.draw())(test)))()
+    except Exception:
+        # What is raised while a case is drawn: a plan that cannot be made, say.
+        leave({"shard": number, "count": count}, traceback.format_exc())
+    found.seconds = time.monotonic() - started
+    return found
+
+
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+def shards(asked: int, only: list[str]) -> Iterator[tuple[str, int, int]]:
+    """Kind, number and size of each shard, kinds by turns."""
+    chosen = {n: k for n, k in kinds().items() if not only or any(o in n for o in only)}
+    left = {name: max(1, round(asked * kind.share)) for name, kind in chosen.items()}
+    number = 0
+    while any(left.values()):
+        for name in left:
+            size = min(SHARD, left[name])
+            left[name] -= size
+            if size:
+                yield name, number, size
+        number += 1
+
+
+def in_process(shard: tuple[str, int, int], failures: Path) -> Found | str:
+    """A shard by a process of its own, which a driver may end; what it said last where it did."""
+    words = [sys.executable, __file__, "--shard", json.dumps(shard), "-o", str(failures)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        return f"exit status {done.returncode}: {done.stderr[-2000:]}"
+    return Found(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def known(log: Path) -> list[Found]:
+    """What earlier runs into this folder found."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [Found(**json.loads(line)) for line in lines]
+
+
+def run(options: argparse.Namespace) -> int:
+    failures, log = options.output / "failures", options.output / "done.jsonl"
+    failures.mkdir(parents=True, exist_ok=True)
+    done = known(log)
+    ended = {(f.kind, f.shard) for f in done}
+    left = [s for s in shards(options.cases, options.only) if s[:2] not in ended]
+    total, broken = len(left) + len(done), 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {pool.submit(in_process, s, failures): s for s in left}
+        for task in as_completed(waiting):
+            found = task.result()
+            if isinstance(found, str):
+                broken += 1
+                print(f"{waiting[task]} did not end: {found}", flush=True)
+                continue
+            done.append(found)
+            with log.open("a") as file:
+                file.write(json.dumps(asdict(found)) + "\n")
+            wrong = f", {len(found.failures)} WRONG" if found.failures else ""
+            right = f"{found.kind} {found.shard}: {len(found.cases)} right{wrong}"
+            print(f"{len(done)}/{total}  {right}, {found.seconds:.0f} s", flush=True)
+    summarise(done)
+    return int(bool(broken) or any(f.failures for f in done))
+
+
+def summarise(done: list[Found]) -> None:
+    """A line a kind: cases that ran and were right, different ones among them, wrong, given up."""
+    print(f"{'kind':28} {'right':>6} {'distinct':>8} {'wrong':>6} {'slow':>5} {'seconds':>8}")
+    rows = {f.kind: [o for o in done if o.kind == f.kind] for f in done}
+    for name, of in [*rows.items(), ("all", done)]:
+        digests = [d for f in of for d in f.cases]
+        wrong, slow = sum(len(f.failures) for f in of), sum(f.slow for f in of)
+        seconds = sum(f.seconds for f in of)
+        counts = f"{len(digests):6} {len(set(digests)):8} {wrong:6} {slow:5} {seconds:8.0f}"
+        print(f"{name:28} {counts}")
+
+
+def replay(file: Path) -> int:
+    record = json.loads(file.read_text())
+    kind = kinds()[record["kind"]]
+    if "text" not in record:
+        found = run_shard(record["kind"], record["shard"], record["count"], file.parent)
+        return int(bool(found.failures))
+    kind.check(kind.revive(record))
+    print("it is right now")
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", type=int, default=10000, help="interpreted random schedules")
+    parser.add_argument("--only", nargs="*", default=[], help="kinds whose name has one of these")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/random"))
+    parser.add_argument("--replay", type=Path, help="a record that a failure has left")
+    parser.add_argument("--shard", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.shard is not None:
+        print(json.dumps(asdict(run_shard(*options.shard, options.output))))
+        return
+    sys.exit(run(options) if options.replay is None else replay(options.replay))
+
+
+if __name__ == "__main__":
+    main()

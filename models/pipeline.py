@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import SdlError
+from sdlc.models.check import FiniteCheck
 from sdlc.models.fits import check_fits
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
@@ -66,8 +67,12 @@ class Pictures:
         return {**self.settings, **own}
 
 
-def generate(settings: GenerateSettings, report: Report | None = None) -> Pictures:
+def generate(
+    settings: GenerateSettings, report: Report | None = None, check_finite: bool = False
+) -> Pictures:
     """Draws the pictures that the settings ask for; `report` is called after each piece of work.
+    `check_finite` looks at every value that is stored, for the operator that makes the first which
+    is no number (F001): that takes several times as long.
 
     Raises SdlError for settings, models and devices that do not fit, and for pixels that are not
     finite, naming the network that produced them first.
@@ -79,7 +84,19 @@ def generate(settings: GenerateSettings, report: Report | None = None) -> Pictur
     check_settings(settings, folder)
     painter = _compiled(settings, folder, open_device(settings.device), tell)
     painter.keep = settings.keep_loaded
+    if check_finite:
+        _check(painter, settings, tell)
     return draw(painter, settings, tell)
+
+
+def _check(painter: Painter, settings: GenerateSettings, tell: Report) -> None:
+    """Has every value looked at."""
+    from sdlc.backends.devices import target_of
+
+    info = painter.device.info
+    for ready in painter.ready.values():
+        place = target_of(info), info
+        ready.check = FiniteCheck(ready.network, ready.folder, place, settings.precision, tell)
 
 
 def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Report) -> Painter:
@@ -161,7 +178,7 @@ def draw(painter: Painter, settings: GenerateSettings, tell: Report) -> Pictures
     painter.start(context, latents, settings.guidance, {**conditions, **extra})
     count = len(painter.schedule.times)
     for done in range(1, count + 1):
-        painter.step(noise)
+        painter.step(noise, done)
         shown = settings.preview and done % settings.preview == 0 and done < count
         preview = to_pixels(painter.decode(painter.latents())) if shown else None
         clock.tick("step", done, count, preview)

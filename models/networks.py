@@ -137,7 +137,7 @@ def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
         raise failure("G005", "this model's vae has no encoder that is described", help=help)
     width, height = size_of(settings, folder)
     sizes = {"b": 1, "c": 3, "h": height, "w": width}
-    return Network("vae_encoder.sdl", "vae", folder.vae, sizes, *settings.rewriting)
+    return Network("vae_encoder.sdl", "vae", _vae_config(folder), sizes, *settings.rewriting)
 
 
 def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, int]) -> Network:
@@ -148,7 +148,14 @@ def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, i
     if sizes != pictures:
         sizes["b"] = 1
     source = decoder_source(given)
-    return Network(source, "vae", given.vae, sizes, *settings.rewriting)
+    return Network(source, "vae", _vae_config(given), sizes, *settings.rewriting)
+
+
+def _vae_config(model: Model) -> Mapping[str, object]:
+    """Its pictures' encoder and decoder are partly in f32 where it is of a family that needs this:
+    diffusers writes `force_upcast` into every model's configuration, and heeds it in SDXL's."""
+    wide = model.vae.get("force_upcast") in (True, 1) and bool(model.text_encoder_2)
+    return {**model.vae, "force_upcast": wide}
 
 
 def decoder_source(model: Model) -> str:

@@ -1,69 +1,42 @@
-"""Pipelines of every family, scaled down, in folders of the diffusers layout.
+"""Pipelines of every family, scaled down, some of whose weights are too large.
 
 In: a case of `write_pipelines`. Out: a folder that `load_folder` takes, with seeded weights.
 
-    model = load_folder(write_folder("xl", tmp_path))
+    model = load_folder(small_model("xl", tmp_path / "model", factors={"conv_in.weight": 1e4}))
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from sdlc.graph.node import Input, Role, topological
-from sdlc.graph.types import DType
-from sdlc.language.elaborate import build
-from sdlc.language.library import load
-from sdlc.models.folder import SOURCES, Model, load_folder
-from sdlc.models.networks import networks
-from sdlc.models.settings import GenerateSettings
-from seeded_weights import drawn
-from write_pipelines import CASES, SIZE, TOKENIZER, parts_of
+from folders import write_folder
+from write_pipelines import CASES, TOKENIZER, parts_of
 
 Factors = Mapping[str, float]
 AS_DRAWN: Factors = MappingProxyType({})
 
 
-def write_folder(
+def small_model(
     name: str, place: Path, vae: Mapping[str, Any] = AS_DRAWN, factors: Factors = AS_DRAWN
 ) -> Path:
-    """A pipeline's folder in the diffusers layout, its weights drawn by their names, those that
-    `factors` name multiplied; `vae` is more of the vae's configuration."""
-    index: dict[str, Any] = {"_class_name": CASES[name][0]}
-    for part, (kind, config) in parts_of(name).items():
-        index[part] = ["", kind]
-        (place / part).mkdir(parents=True)
-        file = "scheduler_config.json" if part == "scheduler" else "config.json"
-        more = vae if part == "vae" else {}
-        (place / part / file).write_text(json.dumps({"_class_name": kind, **config, **more}))
-        if part.startswith("text_encoder"):
-            tokenizer = part.replace("text_encoder", "tokenizer")
-            index[tokenizer] = ["", "CLIPTokenizer"]
-            (place / tokenizer).symlink_to(TOKENIZER)
-    (place / "model_index.json").write_text(json.dumps(index))
-    for part, shapes in declared(load_folder(place)).items():
-        weights = {n: drawn(n, s) * np.float32(factors.get(n, 1)) for n, s in shapes.items()}
-        save_file(weights, place / part / "model.safetensors")
+    """A pipeline's folder, its weights drawn by their names, those that `factors` name multiplied;
+    `vae` is more of the vae's configuration."""
+    kind, parts = CASES[name][0], parts_of(name)
+    encoders = [part for part in parts if part.startswith("text_encoder")]
+    tokenizers = {part.replace("text_encoder", "tokenizer"): TOKENIZER for part in encoders}
+    write_folder(place, kind, parts, tokenizers)
+    config = place / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **vae}))
+    for file in place.glob("*/model.safetensors"):
+        weights = load_file(file)
+        if factors.keys() & weights.keys():
+            scaled = {n: w * np.float32(factors.get(n, 1)) for n, w in weights.items()}
+            save_file(scaled, file)
     return place
-
-
-def declared(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The weights of a model's networks and of its picture encoder."""
-    sizes = {"b": 1, "c": 3, "h": 8, "w": 8}
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    parts = networks(model, GenerateSettings("", size=SIZE))
-    encoder = replace(parts[-1], source="vae_encoder.sdl", sizes=sizes)
-    for part in (*parts, encoder):
-        library = load(SOURCES / part.source)
-        graph = build(library, None, part.sizes, part.config, DType.F32)
-        for node in topological(graph):
-            if isinstance(node, Input) and node.role is Role.WEIGHT:
-                found.setdefault(part.part, {})[node.name] = node.shape
-    return found

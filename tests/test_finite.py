@@ -19,7 +19,7 @@ from sdlc.language.diagnostics import SdlError
 from sdlc.models.painter import check_finite
 from sdlc.models.pipeline import generate
 from sdlc.models.settings import GenerateSettings, Progress
-from small_models import write_folder
+from small_models import small_model
 
 NET = """op gate(x: T[b, n]) -> T[b, n] { out[b, i] = x[b, i] * x[b, i] }
 block layer(x: T[b, n]) -> T[b, n] {
@@ -166,7 +166,7 @@ def test_a_file_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_step_of_a_picture_is_told(tmp_path: Path) -> None:
     """The weight is as large as f16 holds, what it multiplies is larger."""
     large = {"down_blocks.0.resnets.0.conv1.weight": 1e5}
-    folder = write_folder("image", tmp_path / "model", factors=large)
+    folder = small_model("image", tmp_path / "model", factors=large)
     settings = GenerateSettings("a cat", model=folder, device="cpu", steps=2, size=(16, 16))
     seen: list[Progress] = []
     with pytest.raises(SdlError) as error:

@@ -18,13 +18,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from backend_run import device
+from folders import write_folder
 from sdlc.language.diagnostics import SdlError
 from sdlc.models import pipeline
 from sdlc.models.folder import load_folder
 from sdlc.models.painter import Noise
 from sdlc.models.pipeline import draw, prepare
 from sdlc.models.settings import GenerateSettings, check_settings
-from small_models import write_folder
 from write_pipelines import (
     CASES,
     FILE,
@@ -32,12 +32,22 @@ from write_pipelines import (
     PROMPT,
     SIZE,
     STEPS,
+    TOKENIZER,
+    parts_of,
     pictures,
 )
 
 TENSORS = load_file(FILE)
 LIMIT = 2e-4
 """Relative error of the last latents, in f32."""
+
+
+def folder_of(name: str, place: Path) -> Path:
+    """A pipeline's folder, its weights drawn by their names."""
+    kind, parts = CASES[name][0], parts_of(name)
+    encoders = [part for part in parts if part.startswith("text_encoder")]
+    tokenizers = {part.replace("text_encoder", "tokenizer"): TOKENIZER for part in encoders}
+    return write_folder(place, kind, parts, tokenizers)
 
 
 def settings_of(name: str, place: Path) -> GenerateSettings:
@@ -60,7 +70,7 @@ def settings_of(name: str, place: Path) -> GenerateSettings:
 def test_a_pipeline_is_that_of_diffusers(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_folder(write_folder(name, tmp_path / "model"))
+    model = load_folder(folder_of(name, tmp_path / "model"))
     settings = settings_of(name, tmp_path)
     check_settings(settings, model)
     painter = prepare(settings, model, device("cpu"), lambda _: None)
@@ -103,6 +113,6 @@ def test_settings_that_do_not_fit(change: dict[str, Any], message: str) -> None:
 
 
 def test_a_model_that_paints_into_pictures_needs_one(tmp_path: Path) -> None:
-    model = load_folder(write_folder("inpaint", tmp_path))
+    model = load_folder(folder_of("inpaint", tmp_path))
     with pytest.raises(SdlError, match="--init FILE --mask FILE"):
         check_settings(GenerateSettings("x", size=SIZE), model)

@@ -22,7 +22,7 @@ from sdlc.models.networks import Network, compile_network, networks
 from sdlc.models.settings import GenerateSettings
 from sdlc.program.execute import Executable
 from sdlc.program.program import Program
-from small_models import write_folder
+from small_models import small_model
 
 LARGE = {"decoder.up_blocks.0.resnets.0.conv2.weight": 2e5}
 """Sums behind it are too large for half precision; a norm makes them small again."""
@@ -32,7 +32,7 @@ SIZE = (32, 32)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = write_folder("xl", tmp_path_factory.mktemp("xl") / "model", UPCAST, LARGE)
+    folder = small_model("xl", tmp_path_factory.mktemp("xl") / "model", UPCAST, LARGE)
     return load_folder(folder)
 
 
@@ -109,5 +109,5 @@ def test_the_encoder_of_sdxl_is_in_f32(model: Model) -> None:
 
 def test_other_families_do_not_heed_the_flag(tmp_path: Path) -> None:
     """diffusers writes it into every model's configuration."""
-    model = load_folder(write_folder("2", tmp_path / "model", UPCAST))
+    model = load_folder(small_model("2", tmp_path / "model", UPCAST))
     assert decoder_of(model).config["force_upcast"] is False

@@ -8,12 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sdlc.graph.expr import apply, f32
+from conftest import ForAll
+from sdlc.graph.expr import Index, apply, f32
 from sdlc.graph.node import Graph, Input, Map, Reduce
 from sdlc.graph.numerics import Numerics
+from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.types import Array, DType
-from sdlc.proof.tolerance import check, tolerance
+from sdlc.proof.roundings import repeated
+from sdlc.proof.tolerance import ACCURACY, RandomOrder, RandomRounding, check, tolerance
 from small_graphs import at, axes, drawn, graph_of, softmax, sum_monoid
+from strategies import Case, build_graph, cases, weights_of
 
 Floats = npt.NDArray[np.float32]
 Program = Callable[[Floats], npt.ArrayLike]
@@ -116,3 +120,35 @@ def test_half_precision_is_judged_as_half_precision() -> None:
     judge(total(100, DType.F16), x, right, Numerics.EXACT)
     with pytest.raises(AssertionError, match="wrong"):
         judge(total(100, DType.F16), x, right + np.float16(0.5), Numerics.EXACT)
+
+
+def test_evaluations_at_once_are_each_the_graph(for_all: ForAll) -> None:
+    """Where nothing is rounded, all of them have its values."""
+
+    def check_all(case: Case) -> None:
+        graph = build_graph(case)
+        arrays = case.inputs, weights_of(graph)
+        once = evaluate(graph, *arrays, Mode.F64, Options(contractions=False))
+        for name, several in evaluate(repeated(graph, 3), *arrays, Mode.F64).items():
+            expected = np.broadcast_to(once[name], several.shape)
+            scale = np.abs(once[name].astype(np.float64)).max(initial=1e-300)
+            np.testing.assert_allclose(several, expected, rtol=1e-9, atol=1e-9 * scale)
+
+    for_all(cases(2), check_all, 20, 0.02)
+
+
+def test_evaluations_at_once_are_rounded_each_anew() -> None:
+    """Also what depends on no input, or on no index; and sums have orders of their own."""
+    (i,) = axes(i=16)
+    third = apply("div", apply("exp", f32(1)), f32(3))
+    own = Map((i,), apply("mul", third, apply("exp", apply("f32", Index(i)))), DType.F32)
+    seen = Reduce((), (i,), sum_monoid(), (at(own, i),), (DType.F32,))
+    generator = np.random.default_rng(0)
+    rounding = RandomRounding(generator, ACCURACY["wgsl"])
+    options = Options(rounding=rounding, order=RandomOrder(generator, True))
+    for node in (own, seen):
+        made = evaluate(repeated(graph_of(node), 8), {}, {}, Mode.F32, options)["out"]
+        assert len(np.unique(made.reshape(8, -1)[:, -1])) == 8
+    places = RandomOrder(generator, True)((4, 3, 16))
+    assert places.shape == (4, 1, 16)
+    assert [(p == np.arange(16)).all() for p in places[:, 0]] == [True, False, True, False]

@@ -28,8 +28,9 @@ Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 Rounding = Callable[[str, Array], Array]
 """What a float operator, by its name, makes of its result; `f16` for a store to half precision."""
-Order = Callable[[int], Indices]
-"""In which order so many states are folded."""
+Order = Callable[[tuple[int, ...]], Indices]
+"""In which order states along the last axis of an array of this shape are folded: the places of the
+states, an array that broadcasts to the shape."""
 
 I32_RANGE = (-(2**31), 2**31 - 1)
 

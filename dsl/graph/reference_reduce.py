@@ -68,8 +68,8 @@ def _fold_box(node: Reduce, scope: Scope, shape: tuple[int, ...]) -> list[Array]
         value = scope.arithmetic.hold(scope.evaluate(lift), field.dtype)
         lifted.append(np.broadcast_to(value, scope.box.shape).reshape(shape))
     if scope.arithmetic.order is not None:
-        places = scope.arithmetic.order(shape[-1])
-        lifted = [value[..., places] for value in lifted]
+        places = scope.arithmetic.order(shape)
+        lifted = [np.take_along_axis(value, places, axis=-1) for value in lifted]
     if scope.arithmetic.rounding is not None:
         return _in_order(node.monoid, lifted, scope.arithmetic)
     return halve(node.monoid, lifted, scope.arithmetic)

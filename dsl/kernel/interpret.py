@@ -24,7 +24,7 @@ import numpy as np
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret_matrix import multiplied
-from sdlc.kernel.interpret_memory import Cells, Fail, Lanes, Mask, Trap, Values, cleared
+from sdlc.kernel.interpret_memory import Cells, Fail, Indices, Lanes, Mask, Trap, Values, cleared
 from sdlc.kernel.ir import (
     Access,
     Assign,
@@ -86,11 +86,12 @@ def interpret(kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """
     machine = Compiler(kernel)
     lanes = prod(kernel.group)
-    memory = {b.name: Cells(b, _lanes(0, 1, lanes), _initial(b, arrays)) for b in kernel.buffers}
+    none = Lanes.of(np.arange(0), lanes)
+    memory = {b.name: Cells(b, none, _initial(b, arrays)) for b in kernel.buffers}
     total, step = prod(kernel.grid), _chunk(kernel)
     with np.errstate(all="ignore"):
         for first in range(0, total, step):
-            machine.run(first, min(step, total - first), memory)
+            machine.run(np.arange(first, min(first + step, total)), memory)
     return {b.name: memory[b.name].data for b in kernel.buffers if b.access is not Access.READ}
 
 
@@ -108,10 +109,6 @@ def _initial(buffer: Any, arrays: Mapping[str, Array]) -> Array | None:
     if buffer.access is Access.WRITE:
         return cleared(given, buffer.dtype)
     return given if buffer.access is Access.READ else given.copy()
-
-
-def _lanes(first: int, groups: int, width: int) -> Lanes:
-    return Lanes(np.arange(first * width, (first + groups) * width).reshape(groups, width))
 
 
 def _chunk(kernel: Kernel) -> int:
@@ -136,9 +133,9 @@ class Compiler:
         self._body(kernel.body)
         self.code = self._scopes[0].code
 
-    def run(self, first: int, groups: int, memory: Mapping[str, Cells]) -> None:
-        """Run `groups` work-groups from number `first` on."""
-        lanes = _lanes(first, groups, self.kernel.work_items)
+    def run(self, groups: Indices, memory: Mapping[str, Cells]) -> None:
+        """Run the work-groups of these numbers side by side."""
+        lanes = Lanes.of(groups, self.kernel.work_items)
         for cells in memory.values():
             cells.move_to(lanes)
         local = {a.name: Cells(a, lanes) for a in self.kernel.arrays}
@@ -146,14 +143,14 @@ class Compiler:
         for slot, value in self._constants:
             state.values[slot] = value
         for slot, expr in self._ids:
-            state.values[slot] = self._work_id(expr, first, groups)
+            state.values[slot] = self._work_id(expr, groups)
         for op in self.code:
             op(state)
 
-    def _work_id(self, expr: WorkId, first: int, groups: int) -> Values:
+    def _work_id(self, expr: WorkId, groups: Indices) -> Values:
         """Work-groups and lanes are numbered with dimension 0 fastest."""
         if expr.kind == "group":
-            numbers = np.arange(first, first + groups)[:, None]
+            numbers = groups[:, None]
             size = self.kernel.grid
         else:
             numbers = np.arange(self.kernel.work_items)[None, :]

@@ -21,6 +21,7 @@ from sdlc.graph.types import Array, DType
 from sdlc.kernel.ir import Access, Buffer, Space
 
 Values = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_] | None
 Fail = Callable[[str], Exception]
 
@@ -35,7 +36,12 @@ class Trap(Exception):
 class Lanes:
     """The lanes that run together: `ids` [groups, lanes] counts them over the whole launch."""
 
-    ids: npt.NDArray[np.int64]
+    ids: Indices
+
+    @classmethod
+    def of(cls, groups: Indices, width: int) -> Lanes:
+        """The lanes of the work-groups of these numbers, `width` of each."""
+        return cls(groups[:, None] * width + np.arange(width))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -104,8 +110,8 @@ class Cells:
             span = f"{bad}" if count == 1 else f"{bad} … {bad + count - 1}"
             raise fail(f"out of bounds: {self.buffer.name}[{span}] of {self.buffer.size}")
         width = self.buffer.lanes
-        if width > 1 and (count != width or (index % width).any()):
-            raise fail(f"not a whole vector of {width}: {count} lanes of {self.buffer.name}")
+        if width > 1 and (width % count or (index % count).any()):
+            raise fail(f"no part of a vector of {width}: {count} lanes of {self.buffer.name}")
         return index
 
     def _active(self, values: Values, mask: Mask) -> Values:

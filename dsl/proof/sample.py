@@ -180,23 +180,18 @@ def _interpreted(
     bound = dict(dispatch.bindings)
     given = {**inputs, **program.constants}
     machine = Compiler(kernel)
-    width = prod(kernel.group)
+    none = Lanes.of(np.arange(0), prod(kernel.group))
     memory = {}
     for buffer in kernel.buffers:
         data = None
         if buffer.access is Access.READ:
             tensor = program.tensors[bound[buffer.name]]
             data = stored(given[tensor.name].reshape(tensor.shape), tensor).reshape(-1)
-        memory[buffer.name] = Cells(buffer, _lanes(0, width), data)
+        memory[buffer.name] = Cells(buffer, none, data)
     with np.errstate(all="ignore"):
-        for group in groups:
-            machine.run(group, 1, memory)
+        machine.run(np.asarray(groups), memory)
     cells = {bound[name]: c for name, c in memory.items() if c.written is not None}
     return {name: (c.data, _written(c)) for name, c in cells.items()}
-
-
-def _lanes(first: int, width: int) -> Lanes:
-    return Lanes(np.arange(first * width, (first + 1) * width).reshape(1, width))
 
 
 def _written(cells: Cells) -> npt.NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -30,9 +31,12 @@ from sdlc.graph.node import Graph, topological
 from sdlc.graph.numerics import Numerics as Numerics
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.types import Array, DType
+from sdlc.proof.roundings import repeated
 
 Reals = npt.NDArray[np.float64]
 SAMPLES = 8
+POINTS = 1 << 16
+"""The most elements of a tensor with which evaluations are made at once."""
 
 
 FACTORS: Mapping[Numerics, float] = MappingProxyType(
@@ -126,6 +130,22 @@ class RandomRounding:
 
 
 @dataclass(frozen=True, slots=True)
+class RandomOrder:
+    """Orders of folds for evaluations along a first axis: by turns as they come and at random."""
+
+    generator: np.random.Generator
+    kept: bool
+    """Whether the first is as it comes."""
+
+    def __call__(self, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        times, count = shape[0], shape[-1]
+        places = np.tile(np.arange(count), (times, 1))
+        mixed = slice(1 if self.kept else 0, None, 2)
+        places[mixed] = self.generator.permuted(places[mixed], axis=1)
+        return places.reshape(times, *(1,) * (len(shape) - 2), count)
+
+
+@dataclass(frozen=True, slots=True)
 class Allowed:
     """For one output: `exact` (r64), `error` (the bracket, before `k`), and where it is `defined`:
     some correct evaluation overflows elsewhere, so that any value is right there."""
@@ -153,19 +173,33 @@ def tolerance(
     the reference's own error, for a test of the reference."""
     mode = mode_of(graph)
     exact = evaluate(graph, inputs, weights, Mode.F64)
-    others = [evaluate(graph, inputs, weights, mode)] if measured else []
-    for seed in range(SAMPLES):
+    samples = _samples(graph, inputs, weights, language)
+    if measured:
+        own = evaluate(graph, inputs, weights, mode)
+        samples = {n: np.concatenate([own[n][None], s]) for n, s in samples.items()}
+    types = {name: node.dtypes[field] for name, node, field in graph.outputs}
+    return {n: _allowed(exact[n], samples[n], types[n]) for n in exact}
+
+
+def _samples(
+    graph: Graph, inputs: Mapping[str, Array], weights: Mapping[str, Array], language: str
+) -> dict[str, Array]:
+    """The outputs of `SAMPLES` evaluations that round at random, along a first axis. Small graphs
+    are evaluated several times at once."""
+    points = max(1, max((prod(n.shape) for n in topological(graph)), default=1))
+    together = max(n for n in (1, 2, 4, SAMPLES) if n * points <= max(POINTS, points))
+    several = repeated(graph, together)
+    made = []
+    for seed in range(SAMPLES // together):
         generator = np.random.default_rng(seed)
         rounding = RandomRounding(generator, ACCURACY[language])
-        options = Options(rounding=rounding, order=generator.permutation if seed % 2 else None)
-        others.append(evaluate(graph, inputs, weights, mode, options))
-    types = {name: node.dtypes[field] for name, node, field in graph.outputs}
-    return {n: _allowed(exact[n], [o[n] for o in others], types[n]) for n in exact}
+        options = Options(rounding=rounding, order=RandomOrder(generator, seed % 2 == 0))
+        made.append(evaluate(several, inputs, weights, mode_of(graph), options))
+    return {name: np.concatenate([m[name] for m in made]) for name in made[0]}
 
 
-def _allowed(exact: Array, others: list[Array], dtype: DType) -> Allowed:
-    r64 = exact.astype(np.float64)
-    samples = np.stack([o.astype(np.float64) for o in others])
+def _allowed(exact: Array, others: Array, dtype: DType) -> Allowed:
+    r64, samples = exact.astype(np.float64), others.astype(np.float64)
     if not dtype.is_float:
         error = np.abs(samples - r64).max(axis=0)
         return Allowed(r64, error, np.ones(r64.shape, np.bool_), dtype)

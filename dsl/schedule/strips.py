@@ -55,7 +55,7 @@ def in_strips(
 
 def _chains(groups: Sequence[Group], kept: frozenset[Node]) -> Iterator[tuple[int, ...]]:
     """The numbers of groups that store one value each, which only the next one reads: transforms,
-    a product, and what reads that."""
+    a product, and what reads that; no group is of two chains."""
     readers = readers_of(tuple(groups))
     begun: set[int] = set()
     for number, group in enumerate(groups):
@@ -67,6 +67,8 @@ def _chains(groups: Sequence[Group], kept: frozenset[Node]) -> Iterator[tuple[in
             if shared_value(value, kept, readers):
                 break
             (reader,) = readers[value]
+            if reader in begun:
+                break
             chain.append(reader)
             ends += ends > 0 or constant_factor(groups[reader]) is None
         begun |= set(chain)

@@ -18,7 +18,7 @@ from sdlc.graph.types import DType
 from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
-from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
+from sdlc.schedule.draft import Draft, Setting, copies, divisor, flat_strides, share, vector_width
 from sdlc.schedule.factor import factor_rows, most_tiles, private_factor, written_in
 from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
@@ -269,7 +269,7 @@ def _reduced_loops(
         if 1 < axis.extent <= setting.profile.unroll and _slides(axis, tiled, form):
             yield Bind(axis.name, Kind.UNROLL)
             return
-    size = divisor(order[-1].extent, setting.profile.unroll) if order else 1
+    size = copies(order[-1].extent, setting.profile) if order else 1
     if size > 1:
         inner = f"{order[-1].name}.unroll"
         yield Tile(order[-1].name, size, inner)

@@ -85,7 +85,7 @@ def divisor(extent: int, limit: int) -> int:
     return next(d for d in range(min(extent, max(limit, 1)), 0, -1) if extent % d == 0)
 
 
-def copies(extent: int, profile: Profile) -> int:
+def written_out(extent: int, profile: Profile) -> int:
     """How many steps of a reduced loop are written out: a divisor of its extent, of whole gathered
     loads where those divide it."""
     lanes, most = profile.gather, profile.unroll

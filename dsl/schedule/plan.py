@@ -193,7 +193,8 @@ def groups_of(
         groups = nest_rows(groups, results, profile, journal)
         groups = continue_rows(groups, results, buffers, journal)
     if "nest_factors" in enabled:
-        groups = nest_factors(groups, results, target, journal)
+        outruns = partial(deep_axis, of=target.instruction)
+        groups = nest_factors(groups, results, target, journal, outruns)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, profile, journal)
     return groups

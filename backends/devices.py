@@ -56,18 +56,19 @@ def drivers() -> tuple[Driver, ...]:
 
 def target_of(info: DeviceInfo) -> Target:
     """The target whose programs suit a device: the first of drivers.toml that fits its name, and
-    the width of its registers where the entry has one."""
+    the width of its registers where the entry has one, and whose matrix instruction it has."""
     text = files("sdlc.backends").joinpath("drivers.toml").read_text("utf-8")
     names = f"{info.name} {info.vendor}".lower()
     entries = tomllib.loads(text)["target"]
+    own = {"", *(of.name for of in info.caps.matrix)}
     fits = (
-        e
+        load_target(e["target"])
         for e in entries
         if e["kind"] in ("", info.kind)
         and e["reports"] in names
         and e.get("vector", info.vector) == info.vector
     )
-    return load_target(next(fits)["target"])
+    return next(target for target in fits if target.profile.matrix in own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,10 +173,11 @@ class OpenCLPrinter(Printer):
         for line in PACKED.format(n=width, wide=wide, narrow=narrow).splitlines():
             self.line(line)
 
-    def _element(self, buffer: Buffer) -> str:
-        if self.packed and buffer.dtype is DType.F16:
-            return "ushort" + (str(buffer.lanes) if buffer.lanes > 1 else "")
-        return STORED[buffer.dtype] + (str(buffer.lanes) if buffer.lanes > 1 else "")
+    def _element(self, buffer: Buffer, lanes: int = 0) -> str:
+        """The type of so many elements (0: as many as the buffer's vectors have)."""
+        packed = self.packed and buffer.dtype is DType.F16
+        lanes = lanes or buffer.lanes
+        return ("ushort" if packed else STORED[buffer.dtype]) + (str(lanes) if lanes > 1 else "")
 
     def _parameter(self, buffer: Buffer) -> str:
         const = "const " if buffer.access is Access.READ else ""
@@ -307,16 +308,19 @@ class OpenCLPrinter(Printer):
     def _address(self, buffer: Buffer, index: Expr) -> str:
         return f"{self._pointer(buffer)} + {self.text(index, ADD)}"
 
-    def _element_at(self, buffer: Buffer, index: Expr) -> str:
-        """An element of an array of vectors or scalars."""
-        lanes, name = buffer.lanes, self.buffer(buffer)
-        if buffer.space is not Space.GLOBAL or not self._splits_offsets():
+    def _element_at(self, buffer: Buffer, index: Expr, lanes: int) -> str:
+        """An element of an array of vectors or scalars, or a part of it."""
+        name, split = self.buffer(buffer), buffer.space is Space.GLOBAL and self._splits_offsets()
+        const = "const " if buffer.access is Access.READ and buffer.space is Space.GLOBAL else ""
+        kind = const + self._element(buffer, lanes)
+        if not split and lanes != buffer.lanes:
+            name = f"(({SPACES[buffer.space]} {kind} *){name})"
+        if not split:
             return f"{name}[{self.quotient(index, lanes)}]"
         base, more = constant_apart(index if lanes == 1 else divided(index, lanes))
-        if base is None:
+        if base is None and lanes == buffer.lanes:
             return f"{name}[{more}]"
-        const = "const " if buffer.access is Access.READ else ""
-        return f"AT({const}{self._element(buffer)}, {name}, {self.text(base)})[{more}]"
+        return f"AT({kind}, {name}, {self.text(base) if base is not None else 0})[{more}]"
 
     def _splits_offsets(self) -> bool:
         return self.caps.integer_bits < ADDRESS_BITS
@@ -327,8 +331,8 @@ class OpenCLPrinter(Printer):
         memory_only = half and not self.caps.f16_arithmetic and not self.packed
         if memory_only and lanes == 1:
             return f"vload_half({self.text(load.index)}, {self._pointer(buffer)})", ATOM
-        if lanes == buffer.lanes and not memory_only:
-            made = self._element_at(buffer, load.index)
+        if (lanes == buffer.lanes or buffer.lanes > 1) and not memory_only:
+            made = self._element_at(buffer, load.index, lanes)
         else:
             function = f"vload_half{lanes}" if memory_only else f"vload{lanes}"
             made = f"{function}(0, {self._address(buffer, load.index)})"
@@ -342,8 +346,8 @@ class OpenCLPrinter(Printer):
         text = self.text(value)
         if buffer.dtype is DType.BOOL and lanes > 1:
             text = f"-{self.text(value, ATOM)}"
-        if lanes == buffer.lanes and not memory_only:
-            return [f"{self._element_at(buffer, index)} = {text};"]
+        if (lanes == buffer.lanes or buffer.lanes > 1) and not memory_only:
+            return [f"{self._element_at(buffer, index, lanes)} = {text};"]
         if memory_only and lanes == 1:
             return [f"vstore_half({text}, {self.text(index)}, {self._pointer(buffer)});"]
         function = f"vstore_half{lanes}" if memory_only else f"vstore{lanes}"

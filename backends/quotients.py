@@ -44,12 +44,12 @@ def vector_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
 
     def change(e: Expr) -> Expr:
         if isinstance(e, Load) and e.buffer.lanes > 1:
-            return Load(e.buffer, quotients.scaled(e.index, e.buffer.lanes), e.lanes)
+            return Load(e.buffer, quotients.scaled(e.index, e.lanes), e.lanes)
         return e
 
     def visit(stmt: Stmt) -> tuple[Stmt, ...]:
         if isinstance(stmt, Store) and stmt.buffer.lanes > 1:
-            return (replace(stmt, index=quotients.scaled(stmt.index, stmt.buffer.lanes)),)
+            return (replace(stmt, index=quotients.scaled(stmt.index, stmt.value.type.lanes)),)
         return (stmt,)
 
     kernel = map_expressions(kernel, change)

@@ -152,8 +152,11 @@ def _vector(lanes: list[Expr]) -> Expr:
 
 
 def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
-    """A buffer whose every access has the same lanes at a multiple of them → `Buffer.lanes`, which
-    the text declares as an array of vectors: one aligned access instead of several."""
+    """A buffer whose every access starts at a multiple of its lanes → `Buffer.lanes`, the most of
+    them: the text declares an array of vectors, so that an access is one and aligned. Where a
+    language cannot read a part of a vector, stores are first cut to the lanes of loads."""
+    parts = language == "opencl"
+    kernel = kernel if parts else _cut_stores(kernel)
     values = definitions(kernel)
     found: dict[str, set[int]] = defaultdict(set)
     for buffer, index, lanes in accesses(kernel):
@@ -161,7 +164,7 @@ def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     made = {
         b.name: replace(b, lanes=lanes)
         for b in (*kernel.buffers, *kernel.arrays)
-        if (lanes := _common(found[b.name])) in caps.vector_widths
+        if (lanes := _common(found[b.name], parts)) in caps.vector_widths
         and lanes > 1
         and b.size % lanes == 0
         and (b.dtype is not DType.F16 or caps.f16_arithmetic or caps.packed_halves)
@@ -169,8 +172,35 @@ def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     return with_buffers(kernel, made) if made else kernel
 
 
-def _common(found: set[int]) -> int:
-    return next(iter(found)) if len(found) == 1 else 0
+def _common(found: set[int], parts: bool) -> int:
+    """The most lanes of an access, if an array of so many serves every access."""
+    several = len(found) > 1 and (not parts or 1 in found)
+    return 0 if several or 0 in found else max(found, default=0)
+
+
+def _cut_stores(kernel: Kernel) -> Kernel:
+    """Stores to arrays with more lanes than all loads of the array have → several of so many."""
+    loaded: dict[str, set[int]] = defaultdict(set)
+    for e in expressions(kernel):
+        if isinstance(e, Load):
+            loaded[e.buffer.name].add(e.lanes)
+    widths = {a.name: next(iter(w)) for a in kernel.arrays if len(w := loaded[a.name]) == 1}
+    fresh = Fresh(kernel)
+
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        width = widths.get(stmt.buffer.name, 1) if isinstance(stmt, Store) else 1
+        if not isinstance(stmt, Store) or not 1 < width < stmt.value.type.lanes:
+            return (stmt,)
+        here = Here(fresh, {})
+        value = here.bind(stmt.value, "slice")
+        numbers = range(0, value.type.lanes, width)
+        cut = (
+            replace(stmt, index=plus(stmt.index, n), value=Extract(value, n, width))
+            for n in numbers
+        )
+        return (*here.before, *cut)
+
+    return replace(kernel, body=map_statements(kernel.body, visit))
 
 
 def bind_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:

@@ -30,14 +30,19 @@ from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import (
     F32,
     I32,
+    Access,
     Assign,
+    Barrier,
+    Buffer,
     Call,
     Cast,
     Declare,
     For,
+    If,
     Kernel,
     Let,
     Load,
+    Space,
     Store,
     Var,
     call,
@@ -45,6 +50,7 @@ from sdlc.kernel.ir import (
     i32,
 )
 from sdlc.kernel.rewrite import expressions
+from sdlc.kernel.verify import verify
 from sdlc.language.diagnostics import SdlError
 from sdlc.target import Capabilities
 
@@ -167,6 +173,31 @@ def test_grids_fold_exactly_where_they_can() -> None:
 def test_vector_buffers() -> None:
     made = legalize(wide_vectors().kernel, LIMITS["opencl"], "opencl")
     assert {b.name: b.lanes for b in made.buffers} == {"x": 16, "out": 16, "top": 8}
+
+
+@pytest.mark.parametrize("language", ["opencl", "wgsl"])
+def test_a_part_of_a_local_vector_is_read(language: str) -> None:
+    """OpenCL C reads parts of whole vectors; WGSL stores the parts that it reads."""
+    x, out = read("x", 64), write("out", 64)
+    kept = Buffer("kept", DType.F32, 64, Space.LOCAL, Access.READ_WRITE)
+    later = call("min", add(mul(LX, 2), 10), i32(62))
+    body = (
+        If(call("lt", LX, i32(16)), (Store(kept, mul(LX, 4), Load(x, mul(LX, 4), 4)),)),
+        Barrier(),
+        Store(out, mul(LX, 2), Load(kept, later, 2)),
+    )
+    kernel = replace(one_dimensional("k", (x, out), body, 32), arrays=(kept,))
+    verify(kernel)
+    made = legalize(kernel, LIMITS[language], language)
+    verify(made)
+    assert [a.lanes for a in made.arrays] == [4 if language == "opencl" else 2]
+    text = print_kernel(made, language, LIMITS[language]).text
+    part, whole = "((__local float2 *)kept)[min(lane_x + 5, 31)]", "kept[lane_x] = x[lane_x]"
+    assert (part in text and whole in text) is (language == "opencl"), text
+    data, first = {"x": numbers(64)}, np.minimum(2 * np.arange(32) + 10, 62)
+    want = numbers(64)[np.stack([first, first + 1], axis=1).reshape(-1)]
+    for each in (kernel, made):
+        np.testing.assert_array_equal(interpret(each, data)["out"], want)
 
 
 def test_indices_of_vectors_are_counted_in_vectors() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -35,12 +35,12 @@ def text(name: str) -> str:
 
 
 def test_the_targets() -> None:
-    expected = ("adreno", "apple", "cpu", "cpu-avx2", "llvmpipe", "mali", "nvidia", "swiftshader")
-    assert target_names() == expected
-    languages = {name: load_target(name).caps.languages for name in expected}
+    expected = ("adreno", "apple", "cpu", "cpu-avx2", "llvmpipe", "mali", "nvidia")
+    assert target_names() == (*expected, "nvidia-matrix", "swiftshader")
+    languages = {name: load_target(name).caps.languages for name in target_names()}
     assert languages["adreno"] == languages["mali"] == languages["nvidia"] == ("opencl", "wgsl")
     assert languages["apple"] == languages["llvmpipe"] == languages["swiftshader"] == ("wgsl",)
-    assert languages["cpu"] == ("opencl",)
+    assert languages["cpu"] == languages["nvidia-matrix"] == ("opencl",)
     assert not load_target("swiftshader").caps.f16_storage
 
 
@@ -102,6 +102,19 @@ def test_the_width_of_registers_chooses_the_target(lanes: int, target: str) -> N
     caps = load_target("cpu").caps
     info = DeviceInfo("cpu", "opencl", "A CPU", "Maker", "driver", 1 << 30, caps, lanes)
     assert target_of(info).name == target
+
+
+def test_the_matrix_instruction_that_a_device_has_chooses_the_target() -> None:
+    """A driver whose compiler refuses it, and WGSL, get the target without."""
+    caps = load_target("nvidia").caps
+    for kind, matrix, name in (
+        ("opencl", caps.matrix, "nvidia-matrix"),
+        ("opencl", (), "nvidia"),
+        ("webgpu", (), "nvidia"),
+    ):
+        own = replace(caps, matrix=matrix)
+        info = DeviceInfo("gpu", kind, "NVIDIA H100", "NVIDIA", "driver", 1 << 30, own)
+        assert target_of(info).name == name
 
 
 def test_an_unknown_target_is_refused() -> None:

@@ -83,6 +83,25 @@ def test_scores_are_stored_where_they_are_small(keys: int, stored: bool) -> None
     assert (len(found) > 1) is stored
 
 
+def parts(target: Target, n: int) -> int:
+    """Elements of a row of n that one work-item folds for its statistics."""
+    made = compiled("norm", "layer_normalize", target, b=(8,), n=n)
+    assert made.planned is not None
+    (nest,) = [s.nest for k in made.planned[1].kernels for s in k.nest.stages]
+    lanes = prod(lp.extent for lp in nest.loops if lp.kind is Kind.LANE)
+    return -(-n // lanes)
+
+
+def test_parts_of_rows_fit_where_they_are_short_enough_to_be_written_out() -> None:
+    """A compiler keeps what it read for the statistics until it normalises it."""
+    target = load_target("mali")
+    most = target.profile.registers // 4
+    free = replace(target, profile=replace(target.profile, registers=0))
+    assert [parts(target, n) for n in (160, 384, 768)] == [10, 12, 12] and most == 16
+    assert [parts(free, n) for n in (160, 384, 768)] == [10, 24, 48]
+    assert parts(target, 4096) == parts(free, 4096) == 256
+
+
 def sums(file: str, entry: str, **sizes: int | tuple[int, ...]) -> int:
     """Scalars of the register tile of a program's only contraction, for Mali."""
     made = compiled(file, entry, load_target("mali"), **sizes)

@@ -81,16 +81,31 @@ SCHEDULED: tuple[Rule, ...] = (
         "A reduction with too few results to keep a device busy is folded in parts, then combined.",
         Numerics.REASSOCIATED,
     ),
+    Rule(
+        "compute_again",
+        "What a run's inputs cheaply give is computed again for late readers rather than kept.",
+        Numerics.EXACT,
+    ),
 )
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""
+
+PLACED: tuple[Rule, ...] = (
+    Rule(
+        "in_place",
+        "A result is written over a temporary that its kernel is the last to read.",
+        Numerics.EXACT,
+    ),
+)
+"""What `program/` applies when tensors get their places, likewise."""
 
 DEFAULT = (
     "concat_read",
     "join_weights",
     "halo",
     "flash_attention",
+    "compose_products",
     "winograd_4",
-    *(r.name for r in SCHEDULED),
+    *(r.name for r in (*SCHEDULED, *PLACED)),
 )
 """The rules that a program is compiled with where none are named."""
 
@@ -126,4 +141,5 @@ MECHANISMS: tuple[Rule, ...] = (
         borders=True,
     ),
     *SCHEDULED,
+    *PLACED,
 )

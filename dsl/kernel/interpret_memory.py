@@ -110,8 +110,8 @@ class Cells:
             span = f"{bad}" if count == 1 else f"{bad} … {bad + count - 1}"
             raise fail(f"out of bounds: {self.buffer.name}[{span}] of {self.buffer.size}")
         width = self.buffer.lanes
-        if width > 1 and (count != width or (index % width).any()):
-            raise fail(f"not a whole vector of {width}: {count} lanes of {self.buffer.name}")
+        if width > 1 and (width % count or (index % count).any()):
+            raise fail(f"no part of a vector of {width}: {count} lanes of {self.buffer.name}")
         return index
 
     def _active(self, values: Values, mask: Mask) -> Values:

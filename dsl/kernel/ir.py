@@ -74,9 +74,9 @@ class Access(Enum):
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Buffer(metaclass=Interned):
     """An array of `size` scalars of `dtype`. Global buffers are the kernel's parameters. With
-    `lanes` above 1, every access has that many lanes, at a multiple of them: the text may declare
-    an array of vectors. Indices and `size` count scalars all the same. One that `overlaps` may be
-    bound to the bytes of another one of the kernel."""
+    `lanes` above 1, every access has that many lanes, or a part of them, at a multiple of its own:
+    the text may declare an array of vectors. Indices and `size` count scalars all the same. One
+    that `overlaps` may be bound to the bytes of another one of the kernel."""
 
     name: str
     dtype: DType

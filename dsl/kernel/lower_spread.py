@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from math import prod
 
-from sdlc.graph.types import DType
 from sdlc.kernel import ir as k
 from sdlc.kernel.linear import linear
 from sdlc.kernel.lower_names import LANE, Names, clamped, mixed
@@ -20,9 +19,6 @@ from sdlc.kernel.translate import Scope, translate
 from sdlc.kernel.vectorize import replaced, vectorize
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Staged
-
-PAIR = 2
-"""Halves of a register."""
 
 UNROLLED = 16
 """At most this many chunks of a work-item are written out; more become a loop."""
@@ -75,8 +71,7 @@ def _chunk(work: Work, stage: Staged, group: Group, names: Names, number: k.Expr
         held = work.held[(output.node, output.field)]
         flat = visit(held.flat(tuple(raw[a] for a in group.axes)))
         index = visit(replaced(flat, {LANE: k.i32(0)}))
-        job = stored(held.buffer, index, value, kept)
-        jobs += _in_registers(work, job) if held.buffer.dtype is DType.F16 else [job]
+        jobs.append(stored(held.buffer, index, value, kept))
     Part(work, group, stage.nest, names, f"{stage.value}/").emit_stores(jobs)
 
 
@@ -84,23 +79,6 @@ def _at_multiple(start: k.Expr, width: int) -> bool:
     """Whether an index is a multiple of the width, as far as its linear form tells."""
     terms, constant = linear(start)
     return all(c % width == 0 for c in (*terms.values(), constant))
-
-
-def _in_registers(work: Work, job: k.Store) -> list[k.Store]:
-    """A store of halves, in the pairs in which it will be read."""
-    lanes = job.value.type.lanes
-    if lanes <= PAIR:
-        return [job]
-    whole = work.emit.bind(work.emit.fresh("slice", job.value.type), job.value)
-    return [
-        k.Store(
-            job.buffer,
-            work.simplifier.visit(k.call("add", job.index, k.i32(n))),
-            k.Extract(whole, n, PAIR),
-            job.guard,
-        )
-        for n in range(0, lanes, PAIR)
-    ]
 
 
 def _digits(number: k.Expr, extents: tuple[int, ...], width: int) -> list[k.Expr]:

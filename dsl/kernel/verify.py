@@ -115,8 +115,8 @@ def bounds_problems(collector: Collector, access: Access) -> Iterator[str]:
         span = "unknown" if (low, high) == INT32 else f"{low} … {high + access.lanes - 1}"
         name = f"{access.buffer.name}[{show_expression(access.index)}]"
         yield f"cannot prove {name} in bounds: {span} of 0 … {size - 1}"
-    width = access.buffer.lanes
-    if width > 1:
+    width = access.lanes
+    if access.buffer.lanes > 1:
         rest = collector.simplifier.visit(call("mod", access.index, i32(width)))
         if not (isinstance(rest, Literal) and rest.value == 0):
             yield f"cannot prove that an access of {access.buffer.name} starts a vector of {width}"

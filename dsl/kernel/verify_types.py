@@ -203,7 +203,7 @@ class Typing:
             yield f"{buffer.name} is not a buffer of this kernel"
         if index.type != I32:
             yield f"the index of {buffer.name} is {index.type}, not i32"
-        if buffer.lanes > 1 and lanes != buffer.lanes:
+        if buffer.lanes % lanes and buffer.lanes > 1:
             yield f"{buffer.name} is an array of vectors of {buffer.lanes}, accessed with {lanes}"
 
     def expression(self, expr: Expr, stored: bool = False) -> list[str]:

@@ -25,6 +25,7 @@ from sdlc.kernel.ir import Access, Buffer, Kernel
 from sdlc.kernel.lower import loop_names, lower
 from sdlc.kernel.partial import partial_sums
 from sdlc.kernel.prefetch import prefetch_slices
+from sdlc.kernel.promote import promote_arrays
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
@@ -47,6 +48,7 @@ Value = tuple[Node, int]
 
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
     ("simplify", lambda kernel, profile: simplify_kernel(kernel)),
+    ("promote", lambda kernel, profile: promote_arrays(kernel)),
     ("cut", lambda kernel, profile: cut_loops(kernel)),
     ("gather", lambda kernel, profile: gather_loads(kernel, profile.gather)),
     ("prefetch", lambda kernel, profile: prefetch_slices(kernel, profile.depth)),
@@ -186,7 +188,7 @@ def compile_plan(
         constants=_constants(graph, names),
         flop=sum(k.group.flop for k in scheduled.kernels),
     )
-    if target.caps.overlapping_bindings:
+    if target.caps.overlapping_bindings and "in_place" in scheduled.enabled:
         program = in_place(program, scheduled, names)
     overlapping = target.caps.overlapping_bindings
     return allocate(program, target.caps.offset_alignment, overlapping=overlapping)

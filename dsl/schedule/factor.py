@@ -11,6 +11,7 @@ it multiplies; they are computed once a work-group, before its passes over K.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
@@ -37,9 +38,14 @@ ROWS = 8
 
 
 def nest_factors(
-    groups: tuple[Group, ...], kept: frozenset[Node], target: Target, journal: Journal
+    groups: tuple[Group, ...],
+    kept: frozenset[Node],
+    target: Target,
+    journal: Journal,
+    outruns: Callable[[Group], object],
 ) -> tuple[Group, ...]:
-    """The groups with every map of rows that one contraction multiplies inside it."""
+    """The groups with every map of rows that one contraction multiplies inside it, but for those
+    contractions whose products `outruns` says to take less time than a group's statistics."""
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
     for number, producer in enumerate(groups):
@@ -47,7 +53,7 @@ def nest_factors(
             continue
         node = producer.stores[0].node
         found = shared_value(node, kept, readers) or _nested(
-            made[next(iter(readers[node]))], producer, target
+            made[next(iter(readers[node]))], producer, target, outruns
         )
         journal.tell("nest_factors", producer, found if isinstance(found, str) else "")
         if isinstance(found, Group):
@@ -67,12 +73,16 @@ def _is_rows(group: Group) -> bool:
     )
 
 
-def _nested(reader: Group | None, rows: Group, target: Target) -> Group | str:
+def _nested(
+    reader: Group | None, rows: Group, target: Target, outruns: Callable[[Group], object]
+) -> Group | str:
     """The reader with the rows inside, or why it stays without them."""
     form = contraction(reader) if reader is not None else None
     if reader is None or form is None or reader.inner:
         return "its reader is no contraction on its own"
     why = _not_multiplied(reader, form, rows) or _does_not_pay(form, target)
+    if outruns(reader):
+        why = "every work-group would need longer for its statistics than for its products"
     if why:
         return why
     whole = absorbed_into(reader, rows)

@@ -18,7 +18,6 @@ from sdlc.graph.expr import Axis, Expr, apply, reads_of
 from sdlc.graph.types import DType
 from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.draft import Setting, bind_groups, flat_strides, vector_width
-from sdlc.schedule.factor import local_statistics
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import (
     Bind,
@@ -53,7 +52,13 @@ class Tiles:
     across: int
 
 
-SHAPES = (Tiles(4, 4, 2, 2), Tiles(2, 4, 2, 2), Tiles(2, 2, 2, 2), Tiles(1, 2, 2, 2))
+SHAPES = (
+    Tiles(4, 8, 2, 2),
+    Tiles(4, 4, 2, 2),
+    Tiles(2, 4, 2, 2),
+    Tiles(2, 2, 2, 2),
+    Tiles(1, 2, 2, 2),
+)
 """From the largest: it reads its factors the least often."""
 
 
@@ -65,7 +70,7 @@ def with_fragments(group: Group, setting: Setting) -> Group | str:
         return "the profile names no matrix instruction"
     if group.wide:
         return "its factors are not to be rounded"
-    if not setting.profile.slice or len(group.inner) > 1:
+    if not setting.profile.slice or group.inner:
         return "its factors do not pass through local memory"
     column = column_of(form, of)
     if column is None or prod(a.extent for a in form.m) < of.m:
@@ -84,7 +89,7 @@ def with_fragments(group: Group, setting: Setting) -> Group | str:
         for n, e in enumerate(form.rights)
     ]
     lift = tuple(apply("mul", read_operand(left), read_operand(right)) for right in rights)
-    return replace(group, lift=lift, inner=(*group.inner, left, *rights))
+    return replace(group, lift=lift, inner=(left, *rights))
 
 
 def deep_axis(group: Group, of: MatrixInstruction | None) -> Axis | None:
@@ -114,13 +119,14 @@ def column_of(form: Contraction, of: MatrixInstruction) -> Axis | None:
 
 def depth_of(form: Contraction, of: MatrixInstruction, setting: Setting) -> tuple[Axis | None, int]:
     """The axis of K that slices are taken along, the innermost of the left factor's storage, and
-    how long they are."""
+    how long they are: a slice takes as many bytes as one of f32."""
     strides = flat_strides(form.left, setting.orders)
     long = [a for a in form.k if a.extent >= of.k]
     axis = min(long, key=lambda a: (strides.get(a, 1 << 40), -a.extent), default=None)
     if axis is None:
         return None, 0
-    most = max(of.k, setting.profile.slice // of.k * of.k)
+    size = DType(of.inputs).itemsize
+    most = max(of.k, setting.profile.slice * DType.F32.itemsize // size // of.k * of.k)
     exact = [d for d in range(of.k, most + 1, of.k) if axis.extent % d == 0]
     return axis, max(exact, default=of.k)
 
@@ -148,9 +154,6 @@ def fragment_steps(group: Group, form: Contraction, setting: Setting) -> tuple[S
     draft.take(Reorder(tuple(a.name for a in (*(k for k in form.k if k != axis), axis))))
     size = DType(of.inputs).itemsize
     for part in reversed(group.inner):
-        if part.monoid is not None:
-            local_statistics(draft, part, setting)
-            continue
         draft.take(Stage(part.name, axis.name, Place.LOCAL, PAD // size))
         stage = next(s for s in draft.nest.stages if s.value == part.name)
         draft.take(Spread(part.name, vector_width(stage.region.extents[-1], ACCESS // size)))
@@ -158,10 +161,11 @@ def fragment_steps(group: Group, form: Contraction, setting: Setting) -> tuple[S
 
 
 def _tiles(form: Contraction, of: MatrixInstruction, setting: Setting) -> Tiles:
-    """The largest shape that gives every core a work-group, or the smallest."""
+    """The largest shape that fits local memory and gives every core a work-group, or the
+    smallest."""
     column = column_of(form, of)
     assert column is not None
-    m = prod(a.extent for a in form.m)
+    m, pitch = prod(a.extent for a in form.m), _pitch(form, of, setting)
     others = prod(a.extent for a in (*form.batch, *(x for x in form.n if x != column)))
     found = SHAPES[-1]
     for shape in SHAPES:
@@ -169,9 +173,16 @@ def _tiles(form: Contraction, of: MatrixInstruction, setting: Setting) -> Tiles:
         found = replace(shape, columns=columns)
         height = of.m * shape.rows * shape.down
         width = of.n * columns * shape.across
+        if (height + form.fields * width) * pitch > setting.local_bytes:
+            continue
         if others * -(-m // height) * -(-column.extent // width) >= setting.profile.groups:
             break
     return found
+
+
+def _pitch(form: Contraction, of: MatrixInstruction, setting: Setting) -> int:
+    """Bytes of a slice of one row in local memory."""
+    return depth_of(form, of, setting)[1] * DType(of.inputs).itemsize + PAD
 
 
 def _rows(

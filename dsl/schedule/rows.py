@@ -32,6 +32,10 @@ ALONE = 16
 """Every work-item folds statistics over so few elements for itself; then a row may have several
 work-groups."""
 
+WRITTEN = 4
+"""Registers for each element of a part of a row that a compiler writes out and keeps from the first
+pass to the second: a part that is short enough to be written out has to fit."""
+
 BESIDE = 4
 """Work-groups for each of those that keep a device busy, where rows have several."""
 
@@ -229,9 +233,13 @@ def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> t
 def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
     """How many work-items share the reduction along its longest axes: powers of two, `MANY` at
     least with `LEAST` elements each."""
+    points = prod(a.extent for a in part.over)
     left = setting.profile.reduction_lanes
     if left > MANY:
-        left = min(left, max(prod(a.extent for a in part.over) // LEAST, MANY))
+        left = min(left, max(points // LEAST, MANY))
+    most = setting.profile.registers // WRITTEN
+    if left > 1 and most < points // left <= setting.profile.registers:
+        left = min(1 << (-(-points // most) - 1).bit_length(), setting.profile.lanes)
     found: list[tuple[Axis, int]] = []
     strides = _strides(part, setting)
     for axis in sorted(part.over, key=lambda a: (-a.extent, strides.get(a, 1 << 40)))[:3]:

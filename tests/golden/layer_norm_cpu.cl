@@ -12,8 +12,6 @@
 #pragma OPENCL FP_CONTRACT OFF
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void layer_normalize_out(__global const float16 *restrict x, __global const float16 *restrict scale, __global const float16 *restrict shift, __global float16 *restrict out) {
-  float stats_kept[1];
-  float stats_kept1[1];
   const int group_x = (int)get_group_id(0);
   const int at_by16 = group_x * 6;
   float16 total_n = (float16)(0.0f);
@@ -49,10 +47,10 @@ void layer_normalize_out(__global const float16 *restrict x, __global const floa
   const float value14 = value9.s1 / max(value12, 1.0f);
   const float total10 = fma(value13, value14, total7.s0);
   const float total11 = fma(value13 * value13 * value9.s0, value14, total8.s0 + total8.s1);
-  stats_kept[0] = total10;
-  stats_kept1[0] = total11;
+  const float stats_kept = total10;
+  const float stats_kept1 = total11;
   for (int i = 0; i < 6; ++i) {
     const int at2_by16 = at_by16 + i;
-    out[at2_by16] = (x[at2_by16] - stats_kept[0]) * rsqrt(stats_kept1[0] / 96.0f + 1e-05f) * scale[i] + shift[i];
+    out[at2_by16] = (x[at2_by16] - stats_kept) * rsqrt(stats_kept1 / 96.0f + 1e-05f) * scale[i] + shift[i];
   }
 }

@@ -69,8 +69,6 @@ void matmul_nt_mixed_y(__global const half4 *restrict x, __global const float4 *
 #define AT(type, base, offset) ((__global type *)((__global const char *)(base) + (uint)(offset) * (uint)sizeof(type)))
 __kernel __attribute__((reqd_work_group_size(2, 1, 1)))
 void layer_normalize_out(__global const float4 *restrict y, __global const half4 *restrict weight, __global const half4 *restrict bias, __global half4 *restrict out) {
-  float stats_kept[1];
-  float stats_kept1[1];
   const int group_x = (int)get_group_id(0);
   const int lane_x = (int)get_local_id(0);
   const int at_by4 = group_x * 2;
@@ -97,8 +95,8 @@ void layer_normalize_out(__global const float4 *restrict y, __global const half4
   const float value8 = value3.s1 / max(value6, 1.0f);
   const float total4 = fma(value7, value8, total1.s0);
   const float total5 = fma(value7 * value7 * value3.s0, value8, total2.s0 + total2.s1);
-  stats_kept[0] = total4;
-  stats_kept1[0] = total5;
+  const float stats_kept = total4;
+  const float stats_kept1 = total5;
   const int at2_by4 = at_by4 + lane_x;
-  AT(half4, out, at2_by4)[0] = convert_half4((AT(const float4, y, at2_by4)[0] - stats_kept[0]) * native_rsqrt(stats_kept1[0] / 8.0f + 1e-05f) * convert_float4(AT(const half4, weight, lane_x)[0]) + convert_float4(AT(const half4, bias, lane_x)[0]));
+  AT(half4, out, at2_by4)[0] = convert_half4((AT(const float4, y, at2_by4)[0] - stats_kept) * native_rsqrt(stats_kept1 / 8.0f + 1e-05f) * convert_float4(AT(const half4, weight, lane_x)[0]) + convert_float4(AT(const half4, bias, lane_x)[0]));
 }

@@ -14,8 +14,6 @@
 #define AT(type, base, offset) ((__global type *)((__global const char *)(base) + (uint)(offset) * (uint)sizeof(type)))
 __kernel __attribute__((reqd_work_group_size(64, 1, 1)))
 void softmax_out(__global const half *restrict x, __global half *restrict out) {
-  float s_kept[1];
-  float s_kept1[1];
   __local float shared_m[64];
   __local float shared_l[64];
   const int group_x = (int)get_group_id(0);
@@ -86,12 +84,12 @@ void softmax_out(__global const half *restrict x, __global half *restrict out) {
   barrier(CLK_LOCAL_MEM_FENCE);
   const float total12 = shared_m[0];
   const float total13 = shared_l[0];
-  s_kept[0] = total12;
-  s_kept1[0] = total13;
+  const float s_kept = total12;
+  const float s_kept1 = total13;
   const int at8 = lane_x + at1;
   for (int i = 0; i < 2; ++i) {
     const int at9 = i * 64;
     const int at10 = lane_x + at9;
-    if (at10 < 77) { AT(half, out, at8 + at9)[0] = (half)(native_exp((float)AT(const half, x, at1 + min(at10, 76))[0] - s_kept[0]) / s_kept1[0]); }
+    if (at10 < 77) { AT(half, out, at8 + at9)[0] = (half)(native_exp((float)AT(const half, x, at1 + min(at10, 76))[0] - s_kept) / s_kept1); }
   }
 }

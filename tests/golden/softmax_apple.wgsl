@@ -17,8 +17,6 @@ var<workgroup> shared_l: array<f32, 64>;
 
 @compute @workgroup_size(64, 1, 1)
 fn softmax_out(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
-  var s_kept: array<f32, 1>;
-  var s_kept1: array<f32, 1>;
   let group_x = i32(group.x);
   let lane_x = i32(lane.x);
   let at1 = group_x * 77;
@@ -87,12 +85,12 @@ fn softmax_out(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
   workgroupBarrier();
   let total12 = shared_m[0];
   let total13 = shared_l[0];
-  s_kept[0] = total12;
-  s_kept1[0] = total13;
+  let s_kept = total12;
+  let s_kept1 = total13;
   let at8 = lane_x + at1;
   for (var i = 0; i < 2; i++) {
     let at9 = i * 64;
     let at10 = lane_x + at9;
-    if (at10 < 77) { out[at8 + at9] = f16(exp(f32(x[at1 + min(at10, 76)]) - s_kept[0]) / s_kept1[0]); }
+    if (at10 < 77) { out[at8 + at9] = f16(exp(f32(x[at1 + min(at10, 76)]) - s_kept) / s_kept1); }
   }
 }

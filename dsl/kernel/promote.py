@@ -1,0 +1,183 @@
+"""Private arrays whose cells are all known become locals.
+
+In: a kernel. Out: the kernel without private arrays that are only accessed at constant indices,
+each cell a local. Invariant: every read gives the value that the cell would hold; a cell that is
+written once, where all who read it see it, is a name, any other a variable.
+
+    float mean_kept[1];  mean_kept[0] = mean;  … x - mean_kept[0]
+    const float mean_kept = mean;              … x - mean_kept
+
+A stage that computes one value for a work-item, as the statistics of a row, is such an array.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import (
+    Assign,
+    Barrier,
+    Buffer,
+    Declare,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    MatrixMultiply,
+    Space,
+    Stmt,
+    Store,
+    Type,
+    Var,
+    statement_expressions,
+    statements,
+    walk,
+    with_factors,
+)
+from sdlc.kernel.simplify import simplify_kernel
+from sdlc.kernel.vectorize import replaced
+
+Cell = tuple[int, int]
+"""The first element and the lanes of an access."""
+
+
+def promote_arrays(kernel: Kernel) -> Kernel:
+    """`kernel` with such arrays as locals, simplified."""
+    private = [a for a in kernel.arrays if a.space is Space.PRIVATE and a.dtype is not DType.F16]
+    cells = {a: found for a in private if (found := _cells(kernel, a))}
+    if not cells:
+        return kernel
+    promoting = _Promoting(_variables(kernel, cells))
+    body = promoting.whole(kernel.body)
+    arrays = tuple(a for a in kernel.arrays if a not in cells)
+    return simplify_kernel(replace(kernel, arrays=arrays, body=body))
+
+
+def _cells(kernel: Kernel, array: Buffer) -> frozenset[Cell]:
+    """The cells that are accessed; none where some access is elsewhere, guarded or across cells."""
+    found = set()
+    for stmt in statements(kernel.body):
+        if isinstance(stmt, Store) and stmt.buffer is array:
+            if not isinstance(stmt.index, Literal) or stmt.guard is not None:
+                return frozenset()
+            found.add((int(stmt.index.value), stmt.value.type.lanes))
+        for e in walk(*statement_expressions(stmt)):
+            if isinstance(e, Load) and e.buffer is array:
+                if not isinstance(e.index, Literal):
+                    return frozenset()
+                found.add((int(e.index.value), e.lanes))
+    covered = [n for first, lanes in found for n in range(first, first + lanes)]
+    return frozenset(found) if len(set(covered)) == len(covered) else frozenset()
+
+
+def _variables(
+    kernel: Kernel, cells: dict[Buffer, frozenset[Cell]]
+) -> dict[tuple[Buffer, Cell], Var]:
+    """A local for each cell, named after its array."""
+    named = (s.var.name for s in statements(kernel.body) if isinstance(s, (Let, Declare, For)))
+    taken = {*named, *(b.name for b in (*kernel.buffers, *kernel.arrays)) - cells.keys()}
+    made = {}
+    for array, found in cells.items():
+        taken.discard(array.name)
+        for number, cell in enumerate(sorted(found)):
+            name = f"{array.name}{number or ''}"
+            while name in taken:
+                number += 1
+                name = f"{array.name}{number}"
+            taken.add(name)
+            made[array, cell] = Var(name, Type(array.dtype, cell[1]))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Promoting:
+    variables: dict[tuple[Buffer, Cell], Var]
+
+    def whole(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        """The body with names where a cell is written once and seen by all, else variables."""
+        names = {self._stored(stmt) for stmt in _seen_by_all(body, self._stored, self._read)}
+        variables = [var for var in self.variables.values() if var not in names]
+        declared = [
+            Declare(v, Literal(0 if v.type.dtype is DType.I32 else 0.0, v.type)) for v in variables
+        ]
+        return (*declared, *self._body(body, names))
+
+    def _stored(self, stmt: Stmt) -> Var | None:
+        """The local that a store becomes."""
+        if not isinstance(stmt, Store) or not isinstance(stmt.index, Literal):
+            return None
+        return self.variables.get((stmt.buffer, (int(stmt.index.value), stmt.value.type.lanes)))
+
+    def _local(self, e: Expr) -> Var | None:
+        """The local that a load becomes."""
+        if not isinstance(e, Load) or not isinstance(e.index, Literal):
+            return None
+        return self.variables.get((e.buffer, (int(e.index.value), e.lanes)))
+
+    def _read(self, stmt: Stmt) -> set[Var]:
+        """The locals that a statement itself reads."""
+        found = map(self._local, walk(*statement_expressions(stmt)))
+        return {var for var in found if var is not None}
+
+    def _body(self, body: tuple[Stmt, ...], names: set[Var | None]) -> tuple[Stmt, ...]:
+        made: list[Stmt] = []
+        for stmt in body:
+            var = self._stored(stmt)
+            if isinstance(stmt, Store) and var is not None:
+                made.append((Let if var in names else Assign)(var, self._changed(stmt.value)))
+            else:
+                made.append(self._statement(stmt, names))
+        return tuple(made)
+
+    def _statement(self, stmt: Stmt, names: set[Var | None]) -> Stmt:
+        match stmt:
+            case Let() | Declare() | Assign():
+                return replace(stmt, value=self._changed(stmt.value))
+            case Store():
+                guard = None if stmt.guard is None else self._changed(stmt.guard)
+                return Store(
+                    stmt.buffer, self._changed(stmt.index), self._changed(stmt.value), guard
+                )
+            case For():
+                return replace(stmt, body=self._body(stmt.body, names))
+            case If():
+                inner = self._body(stmt.body, names)
+                return If(self._changed(stmt.condition), inner)
+            case MatrixMultiply():
+                return with_factors(stmt, self._changed)
+            case Barrier():
+                return stmt
+
+    def _changed(self, expr: Expr) -> Expr:
+        found = ((e, self._local(e)) for e in walk(expr))
+        known: dict[Expr, Expr] = {e: var for e, var in found if var is not None}
+        return replaced(expr, known) if known else expr
+
+
+def _seen_by_all(
+    body: tuple[Stmt, ...],
+    stored: Callable[[Stmt], Var | None],
+    read: Callable[[Stmt], set[Var]],
+) -> Iterator[Stmt]:
+    """The stores that are the only one to their cell, before all that read it and beside or around
+    them."""
+    stores = Counter(stored(stmt) for stmt in statements(body))
+    reads = Counter(var for stmt in statements(body) for var in read(stmt))
+
+    def visit(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
+        for number, stmt in enumerate(body):
+            if isinstance(stmt, (For, If)):
+                yield from visit(stmt.body)
+            var = stored(stmt)
+            if var is not None and stores[var] == 1:
+                behind = sum(var in read(s) for s in statements(body[number + 1 :]))
+                if behind == reads[var]:
+                    yield stmt
+
+    return visit(body)

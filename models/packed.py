@@ -270,5 +270,7 @@ def _write(made: Executable, place: Path) -> None:
                 check = zlib.crc32(data, check)
                 stream.write(data)
             index[tensor.weight] = (start, at.nbytes, check)
+            if at.nbytes > PIECE_BYTES:
+                give_back()
             stream.write(bytes(-stream.tell() % ALIGNMENT))
     (place / INDEX).write_text(json.dumps(index), "utf-8")

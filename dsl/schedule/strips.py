@@ -25,24 +25,27 @@ from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.group import Group
 from sdlc.schedule.reasons import Journal
 
-MOST_PIECES = 8
+MOST_PIECES = 16
+SHARE = 4
+"""What a chain stores at once is at most this part of the largest other value, or so small that it
+does not matter: beside large values, those of the chain must not make the peak."""
 NAME = "strips"
 
 
 def in_strips(
     groups: tuple[Group, ...], kept: frozenset[Node], least: int, journal: Journal
 ) -> tuple[Group, ...]:
-    """The groups with chains in pieces, so that what they store on their way is no larger than what
-    other groups store, or `least` elements; `kept` are results."""
+    """The groups with chains in pieces, so that what they store on their way has at most `least`
+    elements, or is small beside the largest value of other groups; `kept` are results."""
     chains = tuple(_chains(groups, kept))
     between = {_stored(groups[n]) for chain in chains for n in chain[:-1]}
     others = (s.node for g in groups for s in g.stores if s.node not in between)
-    room = max(least, *map(element_count, others), 0)
+    room = max(least, max(map(element_count, others), default=0) // SHARE)
     made: dict[int, tuple[Group, ...]] = {}
     for chain in chains:
         members = _while_large([groups[n] for n in chain], room)
         if not members:
-            reason = "what its chain stores is no larger than what is stored beside it"
+            reason = "what its chain stores on its way is small, or beside other values"
             journal.tell(NAME, groups[chain[0]], reason)
             continue
         pieces = cut(members, room)

@@ -177,7 +177,8 @@ def _tiled(
     shape = Shape(of.lanes, subgroups, of.m)
     for part in reversed(group.inner):
         if part.name in made:
-            _multiplied(draft, made[part.name], subgroups)
+            if not _multiplied(draft, made[part.name], subgroups):
+                return None
         elif part.monoid is None and not _reads_held(group, part):
             _streamed(draft, part, group.over[0], setting)
         else:
@@ -214,17 +215,19 @@ def _streamed(draft: NestDraft, part: Group, over: Axis, setting: Setting) -> No
     draft.take(Spread(part.name, vector_width(stage.region.extents[-1], ACCESS // size)))
 
 
-def _multiplied(draft: NestDraft, product: _Product, subgroups: int) -> None:
-    """A product in local memory: sub-groups over rows, copies over columns and along K."""
+def _multiplied(draft: NestDraft, product: _Product, subgroups: int) -> bool:
+    """A product in local memory: sub-groups over rows, copies over columns and along K; False where
+    it has not as many rows as a work-group."""
     part, of = product.part, product.instruction
     form = contraction(part)
     assert form is not None
     draft.take(Stage(part.name, draft.group.over[0].name, Place.LOCAL, PAD // 4))
-    prefix, (n,), (k,) = f"{part.name}/", form.n, form.k
+    prefix, n, k = f"{part.name}/", form.n[0], form.k[0]
     nest = next(s.nest for s in draft.nest.stages if s.value == part.name)
-    m = next(
-        a.name for a in part.axes if a != form.n[0] and nest.loop(a.name).extent == of.m * subgroups
-    )
+    long = [a.name for a in part.axes if nest.loop(a.name).extent == of.m * subgroups and a != n]
+    if not long:
+        return False
+    m = long[0]
     rows, columns, terms = f"{prefix}{m}.in", f"{prefix}{n.name}.in", f"{prefix}{k.name}.in"
     draft.take(Tile(f"{prefix}{m}", of.m, rows))
     if subgroups > 1:
@@ -233,3 +236,4 @@ def _multiplied(draft: NestDraft, product: _Product, subgroups: int) -> None:
     draft.take(Tile(f"{prefix}{k.name}", of.k, terms))
     draft.tile(f"{prefix}{k.name}", divisor(k.extent // of.k, MOST_COPIES), Kind.UNROLL, "copy")
     draft.take(Matrix((rows,), (columns,), (terms,), of))
+    return True

@@ -22,6 +22,9 @@ from PIL.PngImagePlugin import PngInfo
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
 
+Picture = Path | Image.Image
+"""A picture in a file, or one of Pillow's."""
+
 
 def to_pixels(decoded: Array) -> Array:
     """u8[b, h, w, 3] from floats [b, 3, h, w] in -1 … 1; values outside are cut off."""
@@ -30,13 +33,13 @@ def to_pixels(decoded: Array) -> Array:
     return pixels
 
 
-def picture_size(file: Path) -> tuple[int, int]:
-    """Width and height of a picture in a file. Raises SdlError (I003) where there is none."""
+def picture_size(file: Picture) -> tuple[int, int]:
+    """Width and height of a picture. Raises SdlError (I003) where there is none in the file."""
     with _opened(file) as picture:
         return picture.size
 
 
-def read_picture(file: Path, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def read_picture(file: Picture, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """A picture as f32[1, 3, h, w] in -1 … 1, resized to (width, height)."""
     with _opened(file) as picture:
         pixels = _resized(picture.convert("RGB"), size)
@@ -44,7 +47,7 @@ def read_picture(file: Path, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     return scaled.transpose(2, 0, 1)[None]
 
 
-def read_mask(file: Path, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def read_mask(file: Picture, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """f32[1, 1, h, w]: 1 where a picture is brighter than half, 0 elsewhere; resized to (width,
     height)."""
     with _opened(file) as picture:
@@ -58,7 +61,10 @@ def _resized(picture: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
+def _opened(file: Picture) -> Iterator[Image.Image]:
+    if isinstance(file, Image.Image):
+        yield file
+        return
     try:
         with Image.open(file) as picture:
             yield picture

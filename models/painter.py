@@ -19,7 +19,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from sdlc.graph.types import Array
+from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.models.cache import Compiled
 from sdlc.models.folder import Model
@@ -44,6 +44,11 @@ class Ready:
     folder: Model
     device: Device
     _open: Executable | None = None
+
+    @property
+    def precision(self) -> DType:
+        """What it stores values in."""
+        return self.compiled[0].precision
 
     def open(self) -> Executable:
         """The network with its weights on the device."""

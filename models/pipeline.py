@@ -1,11 +1,13 @@
 """From a prompt to pictures: networks and a sampler, compiled and run on one device.
 
-In: `GenerateSettings`. Out: `Pictures`. Invariant: the same settings give the same pictures on one
-device; between sampling steps no tensor returns to the host (unless previews are asked for).
-Errors: SdlError with a code G…, or of what is used (M, W, T, S, I, D, P).
+In: `GenerateSettings`, or their fields by name. Out: `Pictures`. Invariant: the same settings give
+the same pictures on one device, whatever was drawn before; between sampling steps no tensor returns
+to the host (unless somebody looks at it). Errors: SdlError with a code G…, or of what is used (M,
+W, T, S, I, D, P).
 
-    pictures = generate(GenerateSettings(prompt="a slice of pizza"))
-    write_png(pictures.pixels[0], Path("pizza.png"), pictures.settings)
+    draw = Pipeline(device="cpu", steps=10)
+    first = draw("a slice of pizza")
+    other = draw("a red heart", seed=3)         # the networks are still there
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import SdlError
@@ -21,6 +24,7 @@ from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
 from sdlc.models.networks import (
+    Network,
     compiled,
     decoding_model,
     networks,
@@ -28,9 +32,10 @@ from sdlc.models.networks import (
     with_scopes,
 )
 from sdlc.models.painter import Noise, Painter, Ready, check_finite
-from sdlc.models.replay import ENTRY, record_of
+from sdlc.models.replay import ENTRY, is_replayable, record_of
 from sdlc.models.samplers import SAMPLERS, make_schedule, sampler_of
 from sdlc.models.settings import (
+    Drawing,
     GenerateSettings,
     Progress,
     Report,
@@ -50,7 +55,8 @@ TILES = (64, 32)
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """`pixels` is u8[b, h, w, 3]; `settings` goes into the files, with the seed and the record
-    (`replay`) of each picture; `warnings` are for the user."""
+    (`replay`) of each picture, where it can be drawn again; `warnings` are for the user; `finished`
+    is False where the report stopped the drawing."""
 
     pixels: Array
     latents: Array
@@ -59,32 +65,77 @@ class Pictures:
     warnings: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     records: tuple[str, ...] = ()
+    finished: bool = True
 
     def entries(self, i: int) -> dict[str, object]:
         """The text entries of picture i's file."""
-        own = {"seed": self.seeds[i], ENTRY: self.records[i]} if self.records else {}
-        return {**self.settings, **own}
+        own = {"seed": self.seeds[i]} if self.seeds else {}
+        record = {ENTRY: self.records[i]} if self.records else {}
+        return {**self.settings, **own, **record}
 
 
 def generate(settings: GenerateSettings, report: Report | None = None) -> Pictures:
-    """Draws the pictures that the settings ask for; `report` is called after each piece of work.
+    """Draws the pictures that the settings ask for: what a `Pipeline` does that draws once."""
+    return Pipeline().draw(settings, report)
 
-    Raises SdlError for settings, models and devices that do not fit, and for pixels that are not
-    finite, naming the network that produced them first.
+
+class Pipeline:
+    """Draws picture after picture. Networks stay on the device from one to the next, but where
+    `keep_loaded` is False; one is compiled or loaded again where what was asked for needs another:
+    a size, a batch, guidance or none, a sampler, a LoRA, a model.
+
+    `settings` are fields of `GenerateSettings`, for every picture that is given no others.
     """
-    from sdlc.backends.devices import open_device
 
-    tell = report or (lambda _: None)
-    folder = load_model(settings.model, settings.prediction, settings.loras)
-    check_settings(settings, folder)
-    painter = _compiled(settings, folder, open_device(settings.device), tell)
-    painter.keep = settings.keep_loaded
-    return draw(painter, settings, tell)
+    def __init__(self, **settings: Any) -> None:
+        self._usual = {"keep_loaded": True, **settings}
+        self._ready: dict[str, Ready] = {}
+        self._device: tuple[str | None, Device] | None = None
+
+    def __call__(self, prompt: str, report: Report | None = None, **settings: Any) -> Pictures:
+        """Draws a prompt; see `draw`."""
+        return self.draw(GenerateSettings(prompt, **{**self._usual, **settings}), report)
+
+    def draw(self, settings: GenerateSettings, report: Report | None = None) -> Pictures:
+        """The pictures that the settings ask for. `report` is called after each piece of work; what
+        it raises ends the drawing, and where it returns False after a step, that step is the last.
+
+        Raises SdlError for settings, models and devices that do not fit, and for pixels that are
+        not finite, naming the network that produced them first.
+        """
+        tell = report or (lambda _: None)
+        folder = load_model(settings.model, settings.prediction, settings.loras)
+        check_settings(settings, folder)
+        painter = _compiled(settings, folder, self._opened(settings.device), tell, self._ready)
+        self._ready |= painter.ready
+        painter.keep = settings.keep_loaded
+        return draw(painter, settings, tell)
+
+    def close(self) -> None:
+        """Frees the memory of every network; the next picture loads them again."""
+        self._ready.clear()
+
+    def _opened(self, selector: str | None) -> Device:
+        from sdlc.backends.devices import open_device
+
+        if self._device is None or self._device[0] != selector:
+            self.close()
+            self._device = selector, open_device(selector)
+        return self._device[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where networks run, and those that are there already, by role."""
+
+    target: Target
+    device: Device
+    held: Mapping[str, Ready]
 
 
 def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Report) -> Painter:
     """Compiles the networks for a device and loads their weights, which stay there."""
-    painter = _compiled(settings, folder, device, tell)
+    painter = _compiled(settings, folder, device, tell, {})
     for done, network in enumerate(painter.ready.values(), 1):
         begin = time.perf_counter()
         network.open()
@@ -93,24 +144,33 @@ def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Rep
     return painter
 
 
-def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: Report) -> Painter:
+def _compiled(
+    settings: GenerateSettings,
+    folder: Model,
+    device: Device,
+    tell: Report,
+    held: Mapping[str, Ready],
+) -> Painter:
+    """The networks of a picture; those of `held` that are what is needed are taken from there."""
     from sdlc.backends.devices import target_of
 
     schedule = make_schedule(folder.scheduler, plan_of(settings, folder))
     tokenizers_of(folder)  # what they lack is said first
-    target = target_of(device.info)
+    place = _Place(target_of(device.info), device, held)
     parts = with_scopes(networks(folder, settings))
     tell(Progress("compile", 0, len(parts), 0.0))
     ready: dict[str, Ready] = {}
     for done, network in enumerate(parts, 1):
-        started = time.perf_counter()
-        if network.role == "decoder":
-            ready[network.role] = _decoder(settings, folder, network.f32, (target, device))
+        started, role = time.perf_counter(), network.role
+        if role == "decoder":
+            ready[role] = _decoder(settings, folder, network.f32, place)
+        elif _is_for(held.get(role), network, folder, settings):
+            ready[role] = held[role]
         else:
-            program = compiled(network, folder, target, settings.precision, device)
-            sizes = {} if network.role == "encoder" else network.sizes  # its sizes are pixels
+            program = compiled(network, folder, place.target, settings.precision, device)
+            sizes = {} if role == "encoder" else network.sizes  # its sizes are pixels
             check_fits(program[0], sizes, folder, device.info)
-            ready[network.role] = Ready(network, program, folder, device)
+            ready[role] = Ready(network, program, folder, device)
         tell(Progress("compile", done, len(parts), time.perf_counter() - started, network.part))
     drawn = ready["sampler"].network.sizes
     shape = (drawn["c"], drawn["h"], drawn["w"])
@@ -121,17 +181,28 @@ def _compiled(settings: GenerateSettings, folder: Model, device: Device, tell: R
     return painter
 
 
+def _is_for(
+    held: Ready | None, network: Network, owner: Model, settings: GenerateSettings
+) -> TypeGuard[Ready]:
+    """Whether a network on the device is this one, with the weights that its owner has."""
+    if held is None or held.network != network or held.precision is not settings.precision:
+        return False
+    return held.folder.weights(network.part) == owner.weights(network.part)
+
+
 def _decoder(
-    settings: GenerateSettings, folder: Model, f32: tuple[str, ...], place: tuple[Target, Device]
+    settings: GenerateSettings, folder: Model, f32: tuple[str, ...], place: _Place
 ) -> Ready:
     """The decoder, with its own scopes in f32; of tiles, where the device has no memory for whole
     pictures."""
-    target, device = place
-    owner = decoding_model(settings, folder)
+    owner, device = decoding_model(settings, folder), place.device
     sizes = (settings.tile,) if settings.tile else (0, *TILES)
     for tile in sizes:
         network = replace(networks(folder, replace(settings, tile=tile))[-1], f32=f32)
-        made = compiled(network, owner, target, settings.precision, device)
+        held = place.held.get(network.role)
+        if _is_for(held, network, owner, settings):
+            return held
+        made = compiled(network, owner, place.target, settings.precision, device)
         if _fits(made[0], device.info):
             break
     check_fits(made[0], network.sizes, owner, device.info)
@@ -164,7 +235,8 @@ def draw(painter: Painter, settings: GenerateSettings, tell: Report) -> Pictures
         painter.step(noise)
         shown = settings.preview and done % settings.preview == 0 and done < count
         preview = to_pixels(painter.decode(painter.latents())) if shown else None
-        clock.tick("step", done, count, preview)
+        if clock.tick("step", done, count, preview, painter) is False:
+            break
     final = put_back(painter.latents(), extra, painter)
     check_finite(final, f"denoising network ({settings.steps} steps)")
     painter.done_with("sampler")
@@ -173,14 +245,21 @@ def draw(painter: Painter, settings: GenerateSettings, tell: Report) -> Pictures
     check_finite(decoded, "picture decoder")
     clock.tick("decode", 1, 1)
     pixels = to_pixels(decoded)
+    finished = done == count
+    told = describe(settings, painter)
+    if not finished:
+        told["steps"] = f"stopped after {done} of {count} evaluations"
+    seeds = settings.all_seeds
+    records = [record_of(settings, seed) for seed in seeds if finished and is_replayable(settings)]
     return Pictures(
         pixels,
         final,
-        describe(settings, painter),
+        told,
         clock.seconds,
         tuple(painter.warnings),
-        settings.all_seeds,
-        tuple(record_of(settings, seed) for seed in settings.all_seeds),
+        seeds,
+        tuple(records),
+        finished,
     )
 
 
@@ -214,8 +293,16 @@ class _Clock:
     last: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def tick(self, stage: str, done: int, total: int, preview: Array | None = None) -> None:
+    def tick(
+        self,
+        stage: str,
+        done: int,
+        total: int,
+        preview: Array | None = None,
+        drawing: Drawing | None = None,
+    ) -> object:
+        """What the report returns."""
         now = time.perf_counter()
         spent, self.last = now - self.last, now
         self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
-        self.tell(Progress(stage, done, total, spent, preview=preview))
+        return self.tell(Progress(stage, done, total, spent, preview=preview, drawing=drawing))

@@ -45,6 +45,11 @@ def record_of(settings: GenerateSettings, seed: int) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
+def is_replayable(settings: GenerateSettings) -> bool:
+    """Whether a record can say what the picture was drawn from: files can be read again."""
+    return all(isinstance(getattr(settings, name), Path | None) for name in PICTURES)
+
+
 def _written(value: object) -> object:
     match value:
         case Path():

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.models.folder import Model
-from sdlc.models.image import picture_size
+from sdlc.models.image import Picture, picture_size, to_pixels
 from sdlc.models.lora import Lora
 from sdlc.models.samplers import SAMPLERS, Plan, sampler_of
 
@@ -37,11 +38,11 @@ class GenerateSettings:
     for the default ones, less those in `without`. Scopes and operators in `f32` are in f32 whatever
     `precision` is (`unet.mid_block`). `model` is what `models.model.load_model` takes;
     `prediction` says what the network of a checkpoint predicts, where its file does not; `loras`
-    change its weights. `init` is a picture to start from, of which `strength` (0 … 1, None for
-    0.75, or 1 with a mask) is drawn anew; `mask` is white where it may change. `vae` is the folder
-    of another decoder. Pictures are decoded in tiles of `tile` latents, 0 for whole ones where the
-    device has memory for them. `weight_budget` is how many bytes the weights of one network may
-    take as they are stored on the device, None for as many as pay."""
+    change its weights. `init` is a picture to start from (a file, or one of Pillow's), of which
+    `strength` (0 … 1, None for 0.75, or 1 with a mask) is drawn anew; `mask` is white where it may
+    change. `vae` is the folder of another decoder. Pictures are decoded in tiles of `tile` latents,
+    0 for whole ones where the device has memory for them. `weight_budget` is how many bytes the
+    weights of one network may take as they are stored on the device, None for as many as pay."""
 
     prompt: str
     negative: str = ""
@@ -65,9 +66,9 @@ class GenerateSettings:
     clip_skip: int = 0
     seeds: tuple[int, ...] = ()
     keep_loaded: bool = False
-    init: Path | None = None
+    init: Picture | None = None
     strength: float | None = None
-    mask: Path | None = None
+    mask: Picture | None = None
     vae: Path | None = None
     tile: int = 0
     weight_budget: int | None = None
@@ -98,10 +99,20 @@ class GenerateSettings:
         return (self.negative, self.prompt) if self.guided else (self.prompt,)
 
 
+class Drawing(Protocol):
+    """What is being drawn: its latents f32[b, c, h, w], and the pictures of latents, -1 … 1."""
+
+    def latents(self) -> Array: ...
+
+    def decode(self, latents: Array) -> Array: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What has just been finished. `stage` is `compile`, `load`, `text`, `step` or `decode`;
-    `done` of `total` in that stage; `seconds` it took; `preview` is u8[b, h, w, 3] or None."""
+    `done` of `total` in that stage; `seconds` it took; `preview` is u8[b, h, w, 3] or None. After a
+    step, `latents` and `picture` show where the drawing is; they are read from the device only when
+    they are called, and only while the report is."""
 
     stage: str
     done: int
@@ -109,9 +120,26 @@ class Progress:
     seconds: float
     label: str = ""
     preview: Array | None = None
+    drawing: Drawing | None = None
+
+    def latents(self) -> Array:
+        """f32[b, c, h, w] after this step. Raises SdlError (G006) where it was no step."""
+        return self._drawn().latents()
+
+    def picture(self) -> Array:
+        """u8[b, h, w, 3] of the latents as they are. Raises SdlError (G006) where it was no
+        step."""
+        return to_pixels(self._drawn().decode(self.latents()))
+
+    def _drawn(self) -> Drawing:
+        if self.drawing is None:
+            help = 'ask where `stage == "step"`'
+            raise failure("G006", f"there is nothing to see after `{self.stage}`", help=help)
+        return self.drawing
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[Progress], object]
+"""Told after each piece of work. Where it returns False after a step, that step is the last."""
 
 
 def plan_of(settings: GenerateSettings, folder: Model) -> Plan:

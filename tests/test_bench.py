@@ -14,7 +14,7 @@ from sdlc.api import make_request
 from sdlc.backends.devices import open_device
 from sdlc.cli import status_of
 from sdlc.cli_bench import profile_rows
-from sdlc.cli_bench_run import ablation_rows, largest_error, requests
+from sdlc.cli_bench_run import ablation_rows, largest_error, requests, with_rules
 from sdlc.graph.mechanisms import DEFAULT
 from sdlc.language.diagnostics import SdlError
 from sdlc.language.elaborate_rule import load_rules
@@ -99,6 +99,21 @@ def test_rows_of_the_ablation() -> None:
     assert not rows[0].rules and set(rows[-1].rules) >= set(DEFAULT)
     for above, below in pairwise(rows):
         assert set(above.rules) <= set(below.rules) <= known
+
+
+def test_rows_store_less() -> None:
+    """Scores and probabilities in the baseline, one of them once softmax is split, then neither."""
+    sizes = {"b": 2, "s": 256, "t": 256, "w": 16, "u": 16}
+    text = Path(__file__).parent.parent / "stdlib" / "attention.sdl"
+    request = make_request(text, "cpu", "attention", sizes, (None, "f32"))
+    found = {
+        row.name: with_rules(request, row.rules).build().program.memory.arena
+        for row in ablation_rows()
+    }
+    scores = 2 * 256 * 256 * 4
+    assert 2 * scores <= found["Baseline"] < 3 * scores
+    assert scores <= found["+ Opt. Softmax"] < 1.2 * scores
+    assert found["+ FlashAttention"] < scores / 2
 
 
 def test_trace(bench: Any, tmp_path: Path) -> None:

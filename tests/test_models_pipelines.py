@@ -15,21 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from backend_run import device
-from sdlc.graph.node import Input, Role, topological
-from sdlc.graph.types import DType
+from folders import write_folder
 from sdlc.language.diagnostics import SdlError
-from sdlc.language.elaborate import build
-from sdlc.language.library import load
 from sdlc.models import pipeline
-from sdlc.models.folder import SOURCES, Model, load_folder
-from sdlc.models.networks import networks
+from sdlc.models.folder import load_folder
 from sdlc.models.painter import Noise
 from sdlc.models.pipeline import draw, prepare
 from sdlc.models.settings import GenerateSettings, check_settings
-from seeded_weights import drawn
 from write_pipelines import (
     CASES,
     FILE,
@@ -47,37 +42,12 @@ LIMIT = 2e-4
 """Relative error of the last latents, in f32."""
 
 
-def write_folder(name: str, place: Path) -> Path:
-    """A pipeline's folder in the diffusers layout, its weights drawn by their names."""
-    index: dict[str, Any] = {"_class_name": CASES[name][0]}
-    for part, (kind, config) in parts_of(name).items():
-        index[part] = ["", kind]
-        (place / part).mkdir(parents=True)
-        file = "scheduler_config.json" if part == "scheduler" else "config.json"
-        (place / part / file).write_text(json.dumps({"_class_name": kind, **config}))
-        if part.startswith("text_encoder"):
-            tokenizer = part.replace("text_encoder", "tokenizer")
-            index[tokenizer] = ["", "CLIPTokenizer"]
-            (place / tokenizer).symlink_to(TOKENIZER)
-    (place / "model_index.json").write_text(json.dumps(index))
-    for part, shapes in declared(load_folder(place)).items():
-        save_file({n: drawn(n, s) for n, s in shapes.items()}, place / part / "model.safetensors")
-    return place
-
-
-def declared(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The weights of a model's networks and of its picture encoder."""
-    sizes = {"b": 1, "c": 3, "h": 8, "w": 8}
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    parts = networks(model, GenerateSettings("", size=SIZE))
-    encoder = replace(parts[-1], source="vae_encoder.sdl", sizes=sizes)
-    for part in (*parts, encoder):
-        library = load(SOURCES / part.source)
-        graph = build(library, None, part.sizes, part.config, DType.F32)
-        for node in topological(graph):
-            if isinstance(node, Input) and node.role is Role.WEIGHT:
-                found.setdefault(part.part, {})[node.name] = node.shape
-    return found
+def folder_of(name: str, place: Path) -> Path:
+    """A pipeline's folder, its weights drawn by their names."""
+    kind, parts = CASES[name][0], parts_of(name)
+    encoders = [part for part in parts if part.startswith("text_encoder")]
+    tokenizers = {part.replace("text_encoder", "tokenizer"): TOKENIZER for part in encoders}
+    return write_folder(place, kind, parts, tokenizers)
 
 
 def settings_of(name: str, place: Path) -> GenerateSettings:
@@ -100,7 +70,7 @@ def settings_of(name: str, place: Path) -> GenerateSettings:
 def test_a_pipeline_is_that_of_diffusers(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_folder(write_folder(name, tmp_path / "model"))
+    model = load_folder(folder_of(name, tmp_path / "model"))
     settings = settings_of(name, tmp_path)
     check_settings(settings, model)
     painter = prepare(settings, model, device("cpu"), lambda _: None)
@@ -143,6 +113,6 @@ def test_settings_that_do_not_fit(change: dict[str, Any], message: str) -> None:
 
 
 def test_a_model_that_paints_into_pictures_needs_one(tmp_path: Path) -> None:
-    model = load_folder(write_folder("inpaint", tmp_path))
+    model = load_folder(folder_of("inpaint", tmp_path))
     with pytest.raises(SdlError, match="--init FILE --mask FILE"):
         check_settings(GenerateSettings("x", size=SIZE), model)

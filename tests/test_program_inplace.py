@@ -17,6 +17,7 @@ from program_samples import tensor
 from sdlc.api import target_texts
 from sdlc.backends.target import load_target
 from sdlc.graph.expr import ZERO, Expr, Index, Read, apply, i32
+from sdlc.graph.mechanisms import MECHANISMS
 from sdlc.graph.node import Graph, Map, Node, Reduce
 from sdlc.graph.types import Array, DType, Origin
 from sdlc.kernel import ir as k
@@ -116,6 +117,16 @@ def test_a_sum_is_written_over_its_term() -> None:
     assert (program.memory.arena, program.memory.lower_bound) == (2 * size, 2 * size)
     assert program.memory.naive == 7 * size
     assert allocate(program, TARGET.caps.offset_alignment).memory.arena == 3 * size
+    assert_right(graph, program)
+
+
+def test_it_is_a_mechanism() -> None:
+    """Switched off by name, every value has a place of its own while it is read."""
+    graph = chain(3)
+    others = [m for m in MECHANISMS if m.name != "in_place"]
+    program = compile_graph(graph, TARGET, rules=others)
+    assert taken(program) == {} and program.memory.arena == 3 * N * N * 4
+    assert taken(compile_graph(graph, TARGET, rules=MECHANISMS)) != {}
     assert_right(graph, program)
 
 

@@ -84,13 +84,22 @@ SCHEDULED: tuple[Rule, ...] = (
 )
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""
 
+PLACED: tuple[Rule, ...] = (
+    Rule(
+        "in_place",
+        "A result is written over a temporary that its kernel is the last to read.",
+        Numerics.EXACT,
+    ),
+)
+"""What `program/` applies when tensors get their places, likewise."""
+
 DEFAULT = (
     "concat_read",
     "join_weights",
     "halo",
     "flash_attention",
     "winograd_4",
-    *(r.name for r in SCHEDULED),
+    *(r.name for r in (*SCHEDULED, *PLACED)),
 )
 """The rules that a program is compiled with where none are named."""
 
@@ -126,4 +135,5 @@ MECHANISMS: tuple[Rule, ...] = (
         borders=True,
     ),
     *SCHEDULED,
+    *PLACED,
 )

@@ -188,7 +188,7 @@ def compile_plan(
         constants=_constants(graph, names),
         flop=sum(k.group.flop for k in scheduled.kernels),
     )
-    if target.caps.overlapping_bindings:
+    if target.caps.overlapping_bindings and "in_place" in scheduled.enabled:
         program = in_place(program, scheduled, names)
     overlapping = target.caps.overlapping_bindings
     return allocate(program, target.caps.offset_alignment, overlapping=overlapping)

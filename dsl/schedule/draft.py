@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sdlc.graph.expr import Axis, Expr, reads_of
-from sdlc.graph.mechanisms import SCHEDULED
+from sdlc.graph.mechanisms import PLACED, SCHEDULED
 from sdlc.schedule.affine import affine
 from sdlc.schedule.layout import Orders
 from sdlc.schedule.nest import Bind, Kind, Step, Tile
 from sdlc.schedule.reasons import Journal
 from sdlc.target import MatrixInstruction, Profile
 
-EVERY = frozenset(rule.name for rule in SCHEDULED)
+EVERY = frozenset(rule.name for rule in (*SCHEDULED, *PLACED))
 """The names of all mechanisms."""
 
 

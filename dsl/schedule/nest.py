@@ -382,11 +382,12 @@ def _matrix(
     if found.place is not Place.LOCAL:
         raise refuse("a sub-group's result is no work-item's own")
     start = len(value) + 1
-    sides = (tuple(n[start:] for n in side) for side in (step.rows, step.columns, step.reduced))
-    part = next(g for g in group.inner if g.name == value)
-    made = replace(
-        found, nest=as_matrix(found.nest, Matrix(*sides, step.instruction), part, refuse)
+    rows, columns, reduced = (
+        tuple(n[start:] for n in side) for side in (step.rows, step.columns, step.reduced)
     )
+    own = replace(step, rows=rows, columns=columns, reduced=reduced)
+    part = next(g for g in group.inner if g.name == value)
+    made = replace(found, nest=as_matrix(found.nest, own, part, refuse))
     return replace(nest, stages=tuple(made if s is found else s for s in nest.stages))
 
 

@@ -89,10 +89,10 @@ def test_without_the_instruction_the_state_is_folded_all_the_same() -> None:
 
 
 def test_a_sub_group_exchanges_rows_through_local_memory() -> None:
-    made = plan(compiled_graph(64, 128, 80), TARGET).kernels[-1].nest
+    made = plan(compiled_graph(64, 256, 80), TARGET).kernels[-1].nest
     places = {s.value: s.place for s in made.stages}
     assert set(places.values()) == {Memory.LOCAL}
-    assert made.size(Kind.LANE, 0) == 32 and made.size(Kind.LANE, 1) == 4
+    assert made.size(Kind.LANE, 0) == 32 and made.size(Kind.LANE, 1) == 2
     outside = [s.value for s in made.stages if not s.at]
     assert outside == ["scores_left"]
     assert {s.value for s in made.stages if s.nest.matrix is not None} == {"scores", "sum_o"}
@@ -101,6 +101,13 @@ def test_a_sub_group_exchanges_rows_through_local_memory() -> None:
 def compiled_graph(s: int, t: int, w: int) -> Graph:
     """The graph as the rules leave it."""
     return rewrite(graph(s, t, w), RULES)[0]
+
+
+@pytest.mark.parametrize(("head", "block"), [(40, 64), (64, 32), (80, 32), (160, 16)])
+def test_blocks_of_long_heads_are_short(head: int, block: int) -> None:
+    """`block_values` chooses among half, once and twice the profile's block."""
+    made = plan(compiled_graph(64, 256, 2 * head), TARGET).kernels[-1]
+    assert made.base.over[0].extent == 256 // block
 
 
 def test_a_stage_of_one_work_item_is_no_matrix() -> None:

@@ -294,7 +294,9 @@ def apply(nest: Nest, step: Step, group: Group | None = None) -> Nest:
         case Spread():
             return _spread(nest, step, refuse)
         case Matrix():
-            return _matrix(nest, step, group, refuse)
+            from sdlc.schedule.matrix import as_matrix
+
+            return as_matrix(nest, step, group, refuse)
         case SplitReduce():
             raise refuse("it makes two kernels of one, and is taken before there is a nest")
     named = step.names if isinstance(step, Reorder) else (step.name,)
@@ -365,30 +367,6 @@ def _spread(nest: Nest, step: Spread, refuse: Callable[[str], Refused]) -> Nest:
         raise refuse("its loops are bound already")
     made = replace(found[0], spread=step.width)
     return replace(nest, stages=tuple(made if s is found[0] else s for s in nest.stages))
-
-
-def _matrix(
-    nest: Nest, step: Matrix, group: Group | None, refuse: Callable[[str], Refused]
-) -> Nest:
-    """A matrix instruction for the nest, or for a stage in local memory."""
-    from sdlc.schedule.matrix import as_matrix
-
-    value = step.rows[0].rpartition("/")[0] if step.rows else ""
-    if not value:
-        return as_matrix(nest, step, group, refuse)
-    found = next((s for s in nest.stages if s.value == value), None)
-    if found is None or group is None:
-        raise refuse(f"there is no stage `{value}`")
-    if found.place is not Place.LOCAL:
-        raise refuse("a sub-group's result is no work-item's own")
-    start = len(value) + 1
-    rows, columns, reduced = (
-        tuple(n[start:] for n in side) for side in (step.rows, step.columns, step.reduced)
-    )
-    own = replace(step, rows=rows, columns=columns, reduced=reduced)
-    part = next(g for g in group.inner if g.name == value)
-    made = replace(found, nest=as_matrix(found.nest, own, part, refuse))
-    return replace(nest, stages=tuple(made if s is found else s for s in nest.stages))
 
 
 def _inside(nest: Nest, step: Step, value: str, refuse: Callable[[str], Refused]) -> Nest:

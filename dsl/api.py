@@ -71,12 +71,18 @@ class Request:
         every, scopes = {**sizes, **self.sizes}, self.scopes()
         return build(self.library, self.entry, every, self.config, self.precision, scopes)
 
+    @property
+    def name(self) -> str:
+        """The program's name in scope paths."""
+        from sdlc.language.elaborate import find_entry
+
+        return self.root or find_entry(self.library, self.entry).name
+
     def scopes(self) -> Scopes:
         """What is in f32, and under which name: to be told what there is."""
-        from sdlc.language.elaborate import find_entry
         from sdlc.language.precision import Scopes
 
-        return Scopes(self.f32, self.root or find_entry(self.library, self.entry).name)
+        return Scopes(self.f32, self.name)
 
     def build(self, sizes: Mapping[str, Size] = NOTHING) -> Compiled:
         """Compiles with `sizes` beside those asked for. Raises SdlError, also for a rule of the
@@ -188,14 +194,19 @@ class CompiledProgram:
         *,
         device: str | Device | None = None,
         weights: Weights | None = None,
+        check_finite: bool = False,
         **named: object,
     ) -> dict[str, Array]:
         """Outputs by name for `inputs` (by name, as a mapping or as keywords).
 
         `device` is what `--device` takes, an open device, or None for the best; `weights` are
         arrays by scope path, a safetensors file or a folder. Compiled, opened and uploaded things
-        are kept for the next run. Raises SdlError for inputs, weights or devices that do not fit.
+        are kept for the next run. `check_finite` looks at every value that is stored, for the first
+        operator to make what is no number (F001). Raises SdlError for that, and for inputs, weights
+        or devices that do not fit.
         """
+        from sdlc.program.finite import checked_run
+
         arrays = {**inputs, **named}
         compiled = self._for(arrays)
         key = (id(compiled), device, _weights_key(weights))
@@ -203,7 +214,10 @@ class CompiledProgram:
             made = Executable(compiled.program, self._device(device), load_weights(weights))
             # Weights given as a mapping are kept alive: the key holds only their identity.
             self._executables[key] = (made, weights)
-        return self._executables[key][0].run(arrays)
+        executable = self._executables[key][0]
+        if not check_finite:
+            return executable.run(arrays)
+        return checked_run(executable, arrays, self.request.name, lambda: compiled.planned)
 
     def _device(self, device: str | Device | None) -> Device:
         from sdlc.backends.devices import open_device

@@ -40,6 +40,7 @@ STAGES = MappingProxyType(
         "text": "reading the prompt",
         "step": "drawing",
         "decode": "decoding",
+        "check": "checking values",
     }
 )
 
@@ -190,10 +191,20 @@ def model_options(command: Command) -> Command:
     metavar="N",
     help="Also write a picture of every N-th step, as FILE-step-N.png.",
 )
+@click.option(
+    "--check-finite",
+    is_flag=True,
+    help="Look at every value that is stored; name the first operator to make what is no number.",
+)
 @rule_options
 @json_option
 def generate_command(
-    prompt: str | None, output: Path, metadata: Path | None, as_json: bool, **options: Any
+    prompt: str | None,
+    output: Path,
+    metadata: Path | None,
+    check_finite: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Draws a picture of PROMPT.
 
@@ -208,6 +219,7 @@ def generate_command(
       sdlc generate "a cat" --init car.png --mask window.png -o cat.png
       sdlc generate --metadata car.png --seed 8 -o other.png
       sdlc generate "a red car" --precision f16 --f32 vae,unet.mid_block -o car.png
+      sdlc generate "a red car" --precision f16 --check-finite
     """
     from sdlc.models.image import check_writable, numbered, write_png
     from sdlc.models.pipeline import generate
@@ -218,7 +230,7 @@ def generate_command(
         check_writable(file)
     started = time.perf_counter()
     with _progress() as show:
-        pictures = generate(wanted, _reporter(show, files))
+        pictures = generate(wanted, _reporter(show, files), check_finite)
     for number, (file, pixels) in enumerate(zip(files, pictures.pixels, strict=True)):
         write_png(pixels, file, pictures.entries(number))
     _report(files, pictures, time.perf_counter() - started, as_json)
@@ -298,7 +310,7 @@ def _progress() -> Iterator[Report]:
             bars.start()
         spent[stage] = spent.get(stage, 0.0) + progress.seconds
         pace = f"{spent[stage] / max(progress.done, 1) * 1e3:8.1f} ms each"
-        bars.update(tasks[stage], completed=progress.done, pace=pace)
+        bars.update(tasks[stage], completed=progress.done, total=progress.total, pace=pace)
 
     if bars.console.is_terminal:
         bars.start()

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from sdlc.cli_common import (
     parse_pairs,
     print_json,
     print_table,
+    progress,
     request_from,
     source_options,
     write_whole,
@@ -54,6 +56,11 @@ Outputs = dict[str, "Array"]
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write outputs to a .npz.")
 @click.option("--target", metavar="NAME", help="For a .sdl file (default: the device's own).")
+@click.option(
+    "--check-finite",
+    is_flag=True,
+    help="Look at every value that is stored; name the first operator to make what is no number.",
+)
 @source_options
 @no_cache_option
 @json_option
@@ -62,6 +69,7 @@ def run_command(
     inputs: tuple[str, ...],
     device: str | None,
     output: Path | None,
+    check_finite: bool,
     as_json: bool,
     **what: Any,
 ) -> None:
@@ -72,13 +80,17 @@ def run_command(
       sdlc run softmax.sdl --input x=x.npy -o out.npz
       sdlc run unet-adreno --input latent=l.npy timestep=t.npy context=c.npy \\
           --weights unet/ --device pocl -o out.npz
+      sdlc run unet.sdl --precision f16 --check-finite --input latent=l.npy --weights unet/
     """
     if output is not None:
         check_place(output)
     arrays = {name: read_input(name, value) for name, value in parse_pairs(inputs, "--input")}
     executable = _executable(program, arrays, device, **what)
     started = time.perf_counter()
-    outputs = executable.run(arrays)
+    if check_finite:
+        outputs = _checked(executable, program, arrays, what)
+    else:
+        outputs = executable.run(arrays)
     seconds = time.perf_counter() - started
     if output is not None:
         write_whole(output, lambda file: _save(file, outputs))
@@ -113,6 +125,33 @@ def _executable(
     key = None if no_cache else key_for(program, source, _shapes(arrays))
     described = about("run", program, {**source, "target": request.target.name})
     return _built(request, arrays, opened, held or {}, (key, described))
+
+
+def _checked(
+    executable: Executable, program: Path, arrays: Mapping[str, Array], what: dict[str, Any]
+) -> Outputs:
+    """The outputs, every value on the way looked at. A bundle has no plan, so whatever its kernels
+    compute together is told together."""
+    from sdlc.program.finite import checked_run
+
+    name = executable.program.name
+    if program.is_dir():
+        with progress("checking", 32) as tell:
+            return checked_run(executable, arrays, name, lambda: None, partial(tell, "checking"))
+    from sdlc.backends.devices import target_of
+
+    source = {n: v for n, v in what.items() if n not in ("weights", "target", "no_cache")}
+    request = request_from(program, what["target"] or "cpu", **source)
+    if what["target"] is None:
+        request = replace(request, target=target_of(executable.device.info))
+    with progress("checking", 32) as tell:
+        return checked_run(
+            executable,
+            arrays,
+            request.name,
+            lambda: request.build_for(arrays).planned,
+            partial(tell, "checking"),
+        )
 
 
 def _built(

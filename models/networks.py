@@ -30,9 +30,9 @@ from sdlc.models.samplers import COLUMNS, SAMPLERS
 from sdlc.models.settings import GenerateSettings, plan_of, size_of
 from sdlc.models.tokenizer import ClipTokenizer, load_tokenizer
 from sdlc.models.weights import Weights, check_weights, load_weights
-from sdlc.program.device import Device
+from sdlc.program.device import Device, DeviceInfo
 from sdlc.program.load import fitting
-from sdlc.program.pipeline import Wishes, compile_graph
+from sdlc.program.pipeline import Planned, Wishes, compile_hoisted, planned
 from sdlc.program.program import Program
 from sdlc.program.records import choices_of, device_text, records_path
 from sdlc.schedule.point import NO_CHOICES, Choices
@@ -137,7 +137,7 @@ def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
         raise failure("G005", "this model's vae has no encoder that is described", help=help)
     width, height = size_of(settings, folder)
     sizes = {"b": 1, "c": 3, "h": height, "w": width}
-    return Network("vae_encoder.sdl", "vae", folder.vae, sizes, *settings.rewriting)
+    return Network("vae_encoder.sdl", "vae", _vae_config(folder), sizes, *settings.rewriting)
 
 
 def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, int]) -> Network:
@@ -148,7 +148,14 @@ def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, i
     if sizes != pictures:
         sizes["b"] = 1
     source = decoder_source(given)
-    return Network(source, "vae", given.vae, sizes, *settings.rewriting)
+    return Network(source, "vae", _vae_config(given), sizes, *settings.rewriting)
+
+
+def _vae_config(model: Model) -> Mapping[str, object]:
+    """Its pictures' encoder and decoder are partly in f32 where it is of a family that needs this:
+    diffusers writes `force_upcast` into every model's configuration, and heeds it in SDXL's."""
+    wide = model.vae.get("force_upcast") in (True, 1) and bool(model.text_encoder_2)
+    return {**model.vae, "force_upcast": wide}
 
 
 def decoder_source(model: Model) -> str:
@@ -243,6 +250,18 @@ def compile_network(
 ) -> Program:
     """The program of one network for a target, its weights' names and shapes checked. `choices` are
     what tuning found for its kernels."""
+    made = planned_network(network, folder, target, precision, choices)
+    return compile_hoisted(made.parts, made.plan, target, precision)
+
+
+def planned_network(
+    network: Network,
+    folder: Model,
+    target: Target,
+    precision: DType,
+    choices: Choices = NO_CHOICES,
+) -> Planned:
+    """The graphs and the plan of one network's program."""
     library = load(SOURCES / network.source)
     scopes = Scopes(network.f32, network.part)
     graph = build(library, None, network.sizes, network.config, precision, scopes)
@@ -250,7 +269,7 @@ def compile_network(
     check_weights(graph, folder.weights(network.part), library.sources, place)
     rules = chosen_rules(library, network.without, network.only)
     wishes = Wishes(choices, network.weight_budget)
-    return compile_graph(graph, target, precision, rules, wishes)
+    return planned(graph, target, rules, wishes)
 
 
 def compiled(
@@ -258,7 +277,7 @@ def compiled(
 ) -> Compiled:
     """The program of one network, kept from an earlier picture where nothing has changed since."""
     weights = folder.weights(network.part)
-    choices = choices_of(records_path(folder.path), target.name, device_text(device.info))
+    choices = choices_for(folder, target, device.info)
     rules = network.without, network.only, network.weight_budget, network.f32
     described = (network.source, network.config, network.sizes, precision.value, dict(choices))
     return kept(
@@ -268,6 +287,11 @@ def compiled(
         lambda program: deque(fitting(program, weights), 0),
         _about(network, folder, target, precision),
     )
+
+
+def choices_for(folder: Model, target: Target, info: DeviceInfo) -> Choices:
+    """What tuning has found for a model on a device."""
+    return choices_of(records_path(folder.path), target.name, device_text(info))
 
 
 def _about(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.models.cache import Compiled
+from sdlc.models.check import FiniteCheck
 from sdlc.models.folder import Model
 from sdlc.models.networks import Network, tokenizers_of
 from sdlc.models.packed import open_network
@@ -30,6 +31,7 @@ from sdlc.models.samplers import SAMPLERS, Schedule
 from sdlc.models.tiles import by_tiles
 from sdlc.program.device import Device
 from sdlc.program.execute import Executable
+from sdlc.program.finite import Notes
 
 FEEDBACK = MappingProxyType({"state": "next_state", "step": "next_step"})
 NO_EXTRA: Mapping[str, Array] = MappingProxyType({})
@@ -43,6 +45,8 @@ class Ready:
     compiled: Compiled
     folder: Model
     device: Device
+    check: FiniteCheck | None = None
+    """Where every value is looked at."""
     _open: Executable | None = None
 
     @property
@@ -56,7 +60,25 @@ class Ready:
             weights = self.folder.weights(self.network.part)
             feedback = FEEDBACK if self.network.part == "unet" else {}
             self._open = open_network(self.compiled, self.device, weights, feedback)
+            if self.check is not None:
+                self.check.opened(self._open)
         return self._open
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name."""
+        executable = self.open()
+        executable.give(inputs)
+        self.step()
+        return executable.results()
+
+    def step(self, notes: Notes = ()) -> None:
+        """One step, finished when this returns; `notes` say which, if there is something wrong."""
+        executable = self.open()
+        if self.check is not None:
+            self.check.step(executable, notes)
+        else:
+            executable.step()
+        executable.finish()
 
     def release(self) -> None:
         """Frees its memory on the device."""
@@ -124,10 +146,10 @@ class Painter:
         """What a text encoder makes of one row of each text."""
         ids = np.stack([each.ids[row] for each in tokens])
         if part == "text_encoder":
-            found = {"states": self.encoder.run({"ids": ids})["out"]}
+            found = {"states": self.ready["text"].run({"ids": ids})["out"]}
         else:
             last = np.stack([each.last[row] for each in tokens])
-            found = self.ready["text_2"].open().run({"ids": ids, "last": last})
+            found = self.ready["text_2"].run({"ids": ids, "last": last})
         for values in found.values():
             check_finite(values, part.replace("_", " "))
         weights = np.stack([each.weights[row] for each in tokens])
@@ -161,13 +183,12 @@ class Painter:
             if name in self.sampler.program.inputs:
                 self.sampler.write(name, value)
 
-    def step(self, noise: Callable[[], Array] | None = None) -> None:
-        """One sampling step, finished when this returns. `noise` is called where the sampler adds
-        some."""
+    def step(self, noise: Callable[[], Array] | None = None, number: int = 0) -> None:
+        """One sampling step, the `number`-th, finished when this returns. `noise` is called where
+        the sampler adds some."""
         if noise is not None and "noise" in self.sampler.program.inputs:
             self.sampler.write("noise", noise())
-        self.sampler.step()
-        self.sampler.finish()
+        self.ready["sampler"].step((("step", f"{number} of {len(self.schedule.times)}"),))
 
     def latents(self) -> npt.NDArray[np.float32]:
         """f32[b, c, h, w] after the last step."""
@@ -176,13 +197,14 @@ class Painter:
     def decode(self, latents: Array) -> Array:
         """What the decoder makes of latents: [b, 3, 8 h, 8 w], in -1 … 1 where it is right."""
         tile = (self.ready["decoder"].network.sizes["h"], self.ready["decoder"].network.sizes["w"])
+        decoder = self.ready["decoder"]
         if tile == latents.shape[2:]:
-            return self.decoder.run({"latent": latents})["out"]
-        return by_tiles(lambda part: self.decoder.run({"latent": part})["out"], latents, tile)
+            return decoder.run({"latent": latents})["out"]
+        return by_tiles(lambda part: decoder.run({"latent": part})["out"], latents, tile)
 
     def encode_picture(self, picture: Array) -> npt.NDArray[np.float32]:
         """The latents f32[1, c, h, w] of a picture f32[1, 3, 8 h, 8 w] in -1 … 1."""
-        latents = self.ready["encoder"].open().run({"picture": picture})["out"]
+        latents = self.ready["encoder"].run({"picture": picture})["out"]
         check_finite(latents, "picture encoder")
         return latents.astype(np.float32)
 
@@ -214,5 +236,6 @@ def check_finite(values: Array, network: str) -> None:
     bad = int(np.size(values) - np.isfinite(values).sum())
     if bad:
         message = f"the {network} gave {bad} of {np.size(values)} values that are not finite"
-        help = "try --precision f32; if it is that already, the weights or the device are at fault"
+        help = "`--check-finite` names the operator, which `--f32` keeps in f32; if all is in f32 "
+        help += "already, the weights or the device are at fault"
         raise failure("G003", message, help=help)

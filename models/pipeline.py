@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import SdlError
+from sdlc.models.check import FiniteCheck
 from sdlc.models.fits import check_fits
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
@@ -74,9 +75,11 @@ class Pictures:
         return {**self.settings, **own, **record}
 
 
-def generate(settings: GenerateSettings, report: Report | None = None) -> Pictures:
+def generate(
+    settings: GenerateSettings, report: Report | None = None, check_finite: bool = False
+) -> Pictures:
     """Draws the pictures that the settings ask for: what a `Pipeline` does that draws once."""
-    return Pipeline().draw(settings, report)
+    return Pipeline().draw(settings, report, check_finite)
 
 
 class Pipeline:
@@ -92,13 +95,27 @@ class Pipeline:
         self._ready: dict[str, Ready] = {}
         self._device: tuple[str | None, Device] | None = None
 
-    def __call__(self, prompt: str, report: Report | None = None, **settings: Any) -> Pictures:
+    def __call__(
+        self,
+        prompt: str,
+        report: Report | None = None,
+        check_finite: bool = False,
+        **settings: Any,
+    ) -> Pictures:
         """Draws a prompt; see `draw`."""
-        return self.draw(GenerateSettings(prompt, **{**self._usual, **settings}), report)
+        asked = GenerateSettings(prompt, **{**self._usual, **settings})
+        return self.draw(asked, report, check_finite)
 
-    def draw(self, settings: GenerateSettings, report: Report | None = None) -> Pictures:
+    def draw(
+        self,
+        settings: GenerateSettings,
+        report: Report | None = None,
+        check_finite: bool = False,
+    ) -> Pictures:
         """The pictures that the settings ask for. `report` is called after each piece of work; what
         it raises ends the drawing, and where it returns False after a step, that step is the last.
+        `check_finite` looks at every value that is stored, for the operator that is the first to
+        make what is no number (F001); that takes several times as long.
 
         Raises SdlError for settings, models and devices that do not fit, and for pixels that are
         not finite, naming the network that produced them first.
@@ -109,6 +126,7 @@ class Pipeline:
         painter = _compiled(settings, folder, self._opened(settings.device), tell, self._ready)
         self._ready |= painter.ready
         painter.keep = settings.keep_loaded
+        _check(painter, tell if check_finite else None)
         return draw(painter, settings, tell)
 
     def close(self) -> None:
@@ -131,6 +149,17 @@ class _Place:
     target: Target
     device: Device
     held: Mapping[str, Ready]
+
+
+def _check(painter: Painter, tell: Report | None) -> None:
+    """Has every value looked at, where somebody is to be told."""
+    from sdlc.backends.devices import target_of
+
+    info = painter.device.info
+    for each in painter.ready.values():
+        place = target_of(info), info
+        check = tell and FiniteCheck(each.network, each.folder, place, each.precision, tell)
+        each.check = check
 
 
 def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Report) -> Painter:
@@ -232,7 +261,7 @@ def draw(painter: Painter, settings: GenerateSettings, tell: Report) -> Pictures
     painter.start(context, latents, settings.guidance, {**conditions, **extra})
     count = len(painter.schedule.times)
     for done in range(1, count + 1):
-        painter.step(noise)
+        painter.step(noise, done)
         shown = settings.preview and done % settings.preview == 0 and done < count
         preview = to_pixels(painter.decode(painter.latents())) if shown else None
         if clock.tick("step", done, count, preview, painter) is False:

@@ -93,6 +93,13 @@ _PRODUCT: Ranges = (("n", 16, 35), ("c", 4, 16), ("o", 16, 40))
 _LONG: Ranges = (("b", 1, 2), ("c", 50, 900), ("o", 1, 5))
 _HEADS: Ranges = (("b", 1, 2), ("s", 1, 17), ("t", 1, 33), ("e", 1, 9))
 _PICTURE: Ranges = (("b", 1, 1), ("c", 1, 4), ("h", 4, 9), ("o", 1, 5))
+_LATE = """model m(x: T[s], u: T[n], v: T[n, n]) -> T[s, n] {
+  y[i, j] = x[i] * u[j]
+  a = matmul_nn(y, v)
+  z = matmul_nn(matmul_nn(matmul_nn(matmul_nn(a, v), v), v), v)
+  return y + a + z
+}"""
+_WIDE: Ranges = (("s", 3, 5), ("n", 32, 40))
 
 POOL = (
     Pooled(_NORM, _ROWS, "nvidia"),
@@ -109,6 +116,7 @@ POOL = (
     Pooled(_WEIGHTED, _PRODUCT, "cpu"),
     Pooled(_WINDOWS, _PICTURE, "cpu", ("winograd_2",)),
     Pooled(_WINDOWS, _PICTURE, "adreno", ("winograd_4",)),
+    Pooled(_LATE, _WIDE, "cpu"),
 )
 
 

@@ -17,7 +17,7 @@ launches are recorded once; between `step`s nothing returns to the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -80,6 +80,7 @@ class Executable:
         self._places = (places, _swapped(places, feedback))
         used = self._places if feedback else self._places[:1]
         self._recordings = [kernels.record(program.dispatches, at) for at in used]
+        self._kernels = kernels
 
     @property
     def places(self) -> Mapping[str, Binding]:
@@ -89,9 +90,17 @@ class Executable:
     def run(self, inputs: Mapping[str, object]) -> dict[str, Array]:
         """One run. Inputs by name: integers for i32, any numbers for floats; outputs by name, in
         row-major order. Raises SdlError (P003, P004, P005) for inputs that do not fit."""
+        self.give(inputs)
+        self.step()
+        return self.results()
+
+    def give(self, inputs: Mapping[str, object]) -> None:
+        """Sets every input. Raises SdlError as `run` does."""
         for name, array in check_inputs(self.program, inputs).items():
             self._put(name, array)
-        self.step()
+
+    def results(self) -> dict[str, Array]:
+        """The outputs of the last step by name."""
         return {name: self.read(name) for name in self.program.outputs}
 
     def write(self, name: str, value: object) -> None:
@@ -114,6 +123,22 @@ class Executable:
         timings = self.device.profile(self._recordings[self._phase])
         self._turn()
         return timings
+
+    def dispatched(self) -> Iterator[int]:
+        """A `step`, one dispatch at a time: the number of each, when it has run. What it stored can
+        be looked at (`peek`) until the next one is asked for."""
+        places = self.places
+        for number, dispatch in enumerate(self.program.dispatches):
+            self.device.submit(self._kernels.record((dispatch,), places))
+            self.device.finish()
+            yield number
+        self._turn()
+
+    def peek(self, name: str) -> Array:
+        """What lies in the place of a tensor, whatever its role."""
+        place = self.places[name]
+        data = self.device.read(place.memory, place.offset, place.nbytes)
+        return load(data, self.program.tensors[name])
 
     def _turn(self) -> None:
         if self._feedback:

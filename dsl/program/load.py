@@ -200,7 +200,8 @@ def _fitted(tensor: Tensor, weights: Mapping[str, Array]) -> Array | Diagnostic:
     if overflows(array, tensor.dtype):
         message = f"weight `{tensor.weight}` has values that {tensor.dtype.value} cannot hold"
         notes = (*notes, ("values", range_text(array)))
-        help = "compile with --precision f32"
+        scope = tensor.weight.rpartition(".")[0] or tensor.weight
+        help = f"compile with --precision f32, or --f32 {scope}"
         return Diagnostic("P002", message, origin_span(tensor), "declared here", notes, help)
     return array
 

@@ -107,8 +107,8 @@ class Profile:
     `block` elements of a reduced axis that are folded at a time where a state is rescaled (0: one
     by one), and `block_values` of all its columns, to which half or twice the block may come nearer
     (0: it is always the block); `slice` elements of K that a work-group fetches to local memory at
-    a time (0: operands are read from memory), `depth` of which are under way at once (2: the next one is loaded
-    meanwhile); `groups` work-groups that keep the device busy; `unroll` copies of a contraction's
+    a time (0: operands are read from memory), `depth` of which are under way at once (2: the next
+    one is loaded meanwhile); `groups` work-groups that keep the device busy; `unroll` copies of a contraction's
     innermost reduced loop; `points` elements and `flop` operations that one work-item computes at
     least, in loops, where there is enough work; `gather` lanes of one load that replaces scalar
     loads of neighbours; `partial_sums` products that may be summed in f16 before they are added to

@@ -55,11 +55,12 @@ def in_strips(
 
 def _chains(groups: Sequence[Group], kept: frozenset[Node]) -> Iterator[tuple[int, ...]]:
     """The numbers of groups that store one value each, which only the next one reads: transforms,
-    a product, and what reads that; no group is of two chains."""
+    a product, and what reads that; no group is of two chains, the largest values come first."""
     readers = readers_of(tuple(groups))
     begun: set[int] = set()
-    for number, group in enumerate(groups):
-        if number in begun or constant_factor(group) is None:
+    heads = [n for n, g in enumerate(groups) if constant_factor(g) is not None]
+    for number in sorted(heads, key=lambda n: -element_count(_stored(groups[n]))):
+        if number in begun:
             continue
         chain, ends = [number], 0
         while ends < 2 and len(groups[chain[-1]].stores) == 1:
@@ -207,7 +208,7 @@ def _axis_at(read: Read, dimension: int, extent: int) -> Along | None:
             return (axis, each) if axis.extent == read.source.shape[dimension] else None
         case Apply(op="floordiv", args=(Index(axis=axis), Literal(value=int(by)))):
             whole = read.source.shape[dimension]
-            if axis.extent == whole * by and whole % extent == 0:
+            if -(-axis.extent // by) == whole and whole % extent == 0:
                 return axis, whole // extent * by
     return None
 
@@ -249,7 +250,7 @@ class _Piece:
         if part.name not in along:
             return part
         axis, each = along[part.name]
-        moved = _Moved(axis, Axis(axis.name, self.size * each), self.start * each, values, self.cut)
+        moved = self._moved(axis, each, values)
         over, lift = part.over, tuple(moved.expr(e) for e in part.lift)
         axes = tuple(moved.axis if a == axis else a for a in part.axes)
         made = replace(part, axes=axes, over=over, lift=lift)
@@ -265,6 +266,12 @@ class _Piece:
         values[store.node] = node = self._value(store.node, values, each)
         return replace(made, stores=(replace(store, node=node),))
 
+    def _moved(self, axis: Axis, each: int, values: Mapping[Node, Node]) -> _Moved:
+        """An axis at the points of the piece; the last point of all may have fewer of its own."""
+        start = self.start * each
+        extent = min(self.size * each, axis.extent - start)
+        return _Moved(axis, Axis(axis.name, extent), start, values, self.cut)
+
     def _value(self, old: Node, values: Mapping[Node, Node], each: int) -> Node:
         """The points of a value, as a node of its own."""
         dimension = self.cut.dimensions[old]
@@ -273,7 +280,7 @@ class _Piece:
             extents = (self.size * each if n == dimension else e for n, e in enumerate(old.shape))
             return replace(old, extents=tuple(extents))
         axis = old.axes[dimension]
-        moved = _Moved(axis, Axis(axis.name, self.size * each), self.start * each, values, self.cut)
+        moved = self._moved(axis, each, values)
         axes = tuple(moved.axis if a == axis else a for a in old.axes)
         if isinstance(old, Map):
             return replace(old, axes=axes, body=moved.expr(old.body))

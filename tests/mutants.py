@@ -78,10 +78,10 @@ MUTANTS = (
         PRECISION,
     ),
     Mutant(
-        "what overflows is looked for behind it",
-        "dsl/program/watch.py",
-        "n: self._live[n] if n in self._live else self.executable.peek(n)",
-        "n: self.executable.peek(n)",
+        "what a kernel computes inside is not looked into",
+        "dsl/program/culprit.py",
+        "if wrong and node is not stored[0]:",
+        "if False:",
         FINITE,
     ),
     # ---- reductions

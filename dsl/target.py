@@ -115,8 +115,9 @@ class Profile:
     columns of a tile whose operands pass through local memory; `registers` (32-bit) that written
     out code should stay within (0: not counted); `fold_bytes`: a value of which one entry of a
     batch takes less is stored rather than folded into a rescaled state block by block (0: it is
-    always folded); `matrix` is the matrix instruction that contractions of its inputs are computed
-    with ('': none).
+    always folded); `strip` elements that a chain of transforms may store on its way however little
+    else is stored, beyond which it is run in pieces; `matrix` is the matrix instruction that
+    contractions of its inputs are computed with ('': none).
     """
 
     vector: int = 4
@@ -135,6 +136,7 @@ class Profile:
     across: int = 16
     registers: int = 0
     fold_bytes: int = 0
+    strip: int = 1 << 23
     matrix: str = ""
 
 

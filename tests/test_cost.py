@@ -14,11 +14,13 @@ from graphs import map_graph, matmul_graph, statistics_graph, window_graph
 from sdlc.backends.target import load_target, target_names
 from sdlc.graph.hoist import hoist
 from sdlc.graph.node import Graph
-from sdlc.graph.rules import Rule
+from sdlc.graph.rules import Rule, rewrite
 from sdlc.graph.types import DType
-from sdlc.language.elaborate_rule import load_rules
+from sdlc.language.elaborate import build
+from sdlc.language.elaborate_rule import chosen_rules, load_rules
 from sdlc.language.library import load
 from sdlc.schedule.cost import Estimate, estimate, seconds_of
+from sdlc.schedule.cost_traffic import traffic_of
 from sdlc.schedule.plan import Plan, plan
 from sdlc.schedule.profit import profitable
 from sdlc.schedule.worth import Estimates, weights_of, with_weights
@@ -131,6 +133,26 @@ def test_few_groups_leave_cores_idle() -> None:
     few = one(matmul_graph(64, 512, 64), target)
     many = one(matmul_graph(4096, 512, 64), target)
     assert few.flop / few.compute < many.flop / many.compute
+
+
+@pytest.mark.parametrize("name", ["nvidia", "adreno", "mali", "apple"])
+def test_statistics_that_work_items_share_are_read_once(name: str) -> None:
+    """A norm in one kernel reads its rows twice at most: its lanes share the statistics, and do not
+    each read all of them."""
+    text = """op f(x: T[b, c, h, w], y: T[b, e, h, w], scale: T[c + e], shift: T[c + e])
+      -> T[b, c + e, h, w]
+    {
+      return silu(group_normalize(concat_channels(x, y), scale, shift; groups = 8))
+    }"""
+    sizes = {"b": 2, "c": 320, "e": 160, "h": 64, "w": 64}
+    graph = build(load(None, text), "f", sizes, {}, DType.F16)
+    target = load_target(name)
+    rules = chosen_rules(load(None, text), only=["concat_read"])
+    made = planned(rewrite(graph, rules)[0], target)
+    (kernel,) = [k for k in made.kernels if k.group.inner and k.group.monoid is None]
+    whole = 2 * 480 * 64 * 64 * 2
+    missed = traffic_of(kernel.group, kernel.nest, made.orders, target.peak).missed
+    assert max(missed) <= 4 * whole  # read for the statistics, read again, written; 272 if each did
 
 
 # ---- whether a rule pays

@@ -13,6 +13,7 @@ from sdlc.program.memory import (
     conflicts,
     greedy_by_area,
     greedy_by_breadth,
+    greedy_by_life,
     greedy_by_size,
     naive,
     plan_memory,
@@ -54,6 +55,16 @@ def test_a_chain_needs_two_buffers() -> None:
     chain = lifetimes_of(tuple((i, i + 1, 64) for i in range(50)))
     plan = plan_memory(chain, alignment=16)
     assert (plan.arena, plan.naive) == (128, 50 * 64)
+
+
+def test_long_shortcuts_lie_beside_what_comes_and_goes() -> None:
+    """A chain with two shortcuts: what lives long has a place at the bottom."""
+    chain = tuple((t, t + 1, size) for t, size in enumerate((6, 1, 4, 6, 4, 8)))
+    tensors = lifetimes_of((*chain, (0, 6, 1), (2, 4, 2)))
+    others = (greedy_by_size, greedy_by_breadth, greedy_by_area)
+    plan = plan_memory(tensors, alignment=1)
+    assert (plan.strategy, plan.arena, plan.lower_bound) == ("greedy_by_life", 13, 13)
+    assert all(arena_size(tensors, strategy(tensors)) > 13 for strategy in others)
 
 
 def test_depthwise_separable_network_reaches_its_lower_bound() -> None:
@@ -113,7 +124,7 @@ def test_repairing_reaches_a_bound_that_greedy_strategies_miss() -> None:
     tensors = tuple(Lifetime(str(n), *life) for n, life in enumerate(lives))
     plan = plan_memory(tensors, 1)
     assert plan.arena == plan.lower_bound
-    greedy = (greedy_by_size, greedy_by_breadth, greedy_by_area)
+    greedy = (greedy_by_size, greedy_by_breadth, greedy_by_area, greedy_by_life)
     assert all(arena_size(tensors, s(tensors)) > plan.lower_bound for s in greedy)
 
 

@@ -127,6 +127,34 @@ def test_conditions_and_worth() -> None:
     assert check_equation(rules[0], library.sources) > 10
 
 
+def test_what_must_be_known_when_weights_are_loaded() -> None:
+    """A rule that pays for weights only does not fire for what each run computes."""
+    equation = "matmul_nn(matmul_nn(x, w), v) => matmul_nn(x, matmul_nn(w, v))"
+    text = f"""rule r(x: T[s, k], w: T[k, n], v: T[n, m]) "A rule." where single_use {{
+      {equation}
+      numerics reassociated
+      worth static(w, v) "it is no weight"
+      example s = 2, k = 3, n = 4, m = 2
+    }}"""
+    library = load(None, text)
+    rules = chosen_rules(library, only=["r"])
+    program = """block f(x: T[b, k], z: T[n, 2]) -> T[b, 2] {
+      param w: T[k, 5]
+      param v: T[5, 2]
+      return matmul_nn(matmul_nn(x, w), Z)
+    }"""
+    late = "it is no weight (`z` is not known when weights are loaded)"
+    for last, why in (("v", ""), ("z", late)):
+        graph = build(
+            load(None, program.replace("Z", last)), "f", {"b": 2, "k": 3, "n": 5}, {}, DType.F32
+        )
+        _, report = rewrite(graph, rules)
+        assert report.fired("r") == (not why)
+        assert any(why in w for w in report.refusals("r"))
+        assert rewrite(graph, rules, always)[1].fired("r") == 1
+    assert check_equation(rules[0], library.sources) > 10
+
+
 def test_own_rules_come_before_the_librarys() -> None:
     text = GOOD.replace("rule good", "rule flash_attention")
     (rule,) = chosen_rules(load(None, text), only=["flash_attention"])

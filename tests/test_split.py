@@ -213,7 +213,7 @@ SMALL_PICTURE = window_graph(1280, 8, 1280, 3)
 
 
 def norm() -> Graph:
-    text = "model rows(x: T[4, 65536]) -> T[4, 65536] { return softmax(x) }"
+    text = "model rows(x: T[4, 262144]) -> T[4, 262144] { return softmax(x) }"
     return build(load(None, text), None, {}, {}, F)
 
 

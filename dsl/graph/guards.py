@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from sdlc.graph.expr import Expr, Read, walk
 from sdlc.graph.match import Match
 from sdlc.graph.match_show import node_name
-from sdlc.graph.node import Graph, Input, Node, sources
+from sdlc.graph.node import Graph, Input, Node, is_static, sources
 from sdlc.graph.types import DType
 
 Sources = Mapping[Node, tuple[Node, ...]]
@@ -58,10 +59,11 @@ def surroundings(graph: Graph, known: Sources = NOTHING) -> Surroundings:
 class Guard:
     name: str
     doc: str
-    check: Callable[[Match, Surroundings], str]
+    check: Callable[[Match, Surroundings, tuple[str, ...]], str]
+    """Why a match is none; the names are what the guard is asked about, as `w` in `static(w)`."""
 
 
-def _single_use(match: Match, around: Surroundings) -> str:
+def _single_use(match: Match, around: Surroundings, names: tuple[str, ...]) -> str:
     covered = {*match.inside, match.root}
     for node in _ordered(match.inside):
         if node in around.results:
@@ -70,6 +72,18 @@ def _single_use(match: Match, around: Surroundings) -> str:
         if other:
             return f"{_described(node)} is also read by {_described(other[0])}"
     return ""
+
+
+def _static(match: Match, around: Surroundings, names: tuple[str, ...]) -> str:
+    for name in names:
+        moving = [s for s in _read(match.bound[name].body) if not is_static(s)]
+        if moving:
+            return f"{_described(moving[0])} is not known when weights are loaded"
+    return ""
+
+
+def _read(expr: Expr) -> Iterable[Node]:
+    return (e.source for e in walk(expr) if isinstance(e, Read))
 
 
 def _described(node: Node) -> str:
@@ -89,6 +103,11 @@ GUARDS: Mapping[str, Guard] = MappingProxyType(
                 "single_use",
                 "Nothing else reads what the left side computes on the way to its result.",
                 _single_use,
+            ),
+            Guard(
+                "static",
+                "What these metavariables stand for depends on weights and constants alone.",
+                _static,
             ),
         )
     }

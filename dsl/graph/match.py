@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 from sdlc.graph.affine import affine
-from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, rebuild, substitute
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, i32, rebuild, substitute
 from sdlc.graph.match_show import axis_name, node_name, shown
 from sdlc.graph.match_solve import State, Where, solve
 from sdlc.graph.node import Input, Map, Node, Reduce
@@ -148,19 +148,25 @@ class _Matcher:
         given: tuple[Expr, ...],
         state: State,
     ) -> Iterator[State]:
-        """Reductions over axes that correspond in some order."""
+        """Reductions over axes that correspond in some order; where the other has more, those of
+        one element are no axes."""
         if p.monoid is not t.monoid:
             self.fail(
                 state, lambda: f"`{t.origin.name}` folds {t.monoid.name}, not {p.monoid.name}"
             )
             return
-        if len(p.over) != len(t.over):
+        reduced = t.over
+        if len(p.over) < len(t.over):
+            reduced = tuple(a for a in t.over if a.extent > 1)
+            ones: dict[Axis, Expr] = {a: i32(0) for a in t.over if a.extent == 1}
+            given = tuple(substitute(e, ones) for e in given)
+        if len(p.over) != len(reduced):
             self.fail(
                 state,
                 lambda: f"`{t.origin.name}` reduces {len(t.over)} axes, not {len(p.over)}",
             )
             return
-        for over in permutations(t.over):
+        for over in permutations(reduced):
             paired: State | None = state
             for mine, other in zip(p.over, over, strict=True):
                 paired = paired and self.pair(mine, other, paired)

@@ -57,6 +57,11 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.RESCALED,
     ),
     Rule(
+        "strips",
+        "What transforms store on their way is made and used in pieces, where it is large.",
+        Numerics.EXACT,
+    ),
+    Rule(
         "vector_rows",
         "Vector lanes of a folded state run along its rows, where that is estimated to be quicker.",
         Numerics.REASSOCIATED,
@@ -81,6 +86,11 @@ SCHEDULED: tuple[Rule, ...] = (
         "A reduction with too few results to keep a device busy is folded in parts, then combined.",
         Numerics.REASSOCIATED,
     ),
+    Rule(
+        "compute_again",
+        "What a run's inputs cheaply give is computed again for late readers rather than kept.",
+        Numerics.EXACT,
+    ),
 )
 """What `schedule/` applies: names, docs and numerics classes, without an attempt."""
 
@@ -98,6 +108,7 @@ DEFAULT = (
     "join_weights",
     "halo",
     "flash_attention",
+    "compose_products",
     "winograd_4",
     *(r.name for r in (*SCHEDULED, *PLACED)),
 )

@@ -49,6 +49,11 @@ class Asked:
     profitable: Profitable
     admits: Admitting
 
+    @property
+    def any_pays(self) -> bool:
+        """Whether nobody asks if a match pays."""
+        return self.profitable is always
+
 
 Attempting = Callable[["Rule", Node, Asked], Node | Refused]
 

@@ -40,6 +40,7 @@ from sdlc.language.scope import (
     span_text,
 )
 from sdlc.language.syntax import (
+    Call,
     Definition,
     Example,
     Guard,
@@ -56,6 +57,8 @@ WHERE = "E037"
 """The code of a `where` that does not hold: the rule is not for these sizes."""
 PROBES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069)
 """Extents that stand for sizes: primes, so that no product or sum of them is another."""
+MARK = "$"
+"""Ends the names of metavariables."""
 MOST_PROBED = 8
 """How many matches at probes are tried at their sizes."""
 
@@ -189,11 +192,15 @@ class Equation:
         return instantiate(right, pattern.root.axes, found, precision)
 
     def _guarded(self, found: Match, asked: Asked) -> str:
-        for guard in self.definition.guards:
+        paying = () if asked.any_pays else self.definition.worth
+        for guard in (*self.definition.guards, *paying):
             name = guard_name(guard)
-            why = GUARDS[name].check(found, asked.around) if name in GUARDS else ""
+            if name not in GUARDS:
+                continue
+            asked_of = tuple(f"{of}{MARK}" for of in guard_arguments(guard))
+            why = GUARDS[name].check(found, asked.around, asked_of)
             if why:
-                return f"guard {name}: {why}"
+                return f"{guard.message} ({why})" if guard.message else f"guard {name}: {why}"
         return ""
 
     # ---- conditions on sizes -------------------------------------------------------------------
@@ -290,14 +297,25 @@ def as_op(rule: RuleDefinition, side: Sequence[Statement]) -> Definition:
 def _kept(side: Graph) -> Graph:
     """A side whose metavariables have names that no program's inputs have. Equal nodes are one
     object: an input of a program must not become a metavariable that is kept, with its origin."""
-    made: dict[Node, Node] = {i: replace(i, name=f"{i.name}$") for i in side.inputs}
-    inputs = tuple(replace(i, name=f"{i.name}$") for i in side.inputs)
+    made: dict[Node, Node] = {i: replace(i, name=f"{i.name}{MARK}") for i in side.inputs}
+    inputs = tuple(replace(i, name=f"{i.name}{MARK}") for i in side.inputs)
     return replace(replace_nodes(side, made), inputs=inputs)
 
 
 def guard_name(guard: Guard) -> str:
-    """The name of a guard that is nothing but a name."""
-    return guard.condition.id if isinstance(guard.condition, Name) else ""
+    """The name of a guard that is nothing but a name, or a name and what it is asked about."""
+    match guard.condition:
+        case Name(id=name):
+            return name
+        case Call(function=name) if name in GUARDS:
+            return name
+    return ""
+
+
+def guard_arguments(guard: Guard) -> tuple[str, ...]:
+    """The metavariables that a guard with a name is asked about."""
+    given = guard.condition.arguments if isinstance(guard.condition, Call) else ()
+    return tuple(a.id for a in given if isinstance(a, Name))
 
 
 def _result(env: Env, side: Sequence[Statement]) -> Node:

@@ -9,8 +9,8 @@ in place of the other; every offset is a multiple of the alignment; lower bound 
 
 Strategies are pure functions from aligned lifetimes to offsets. The first two greedy ones follow
 Pisarchyk and Lee, "Efficient memory management for deep neural net inference", arXiv 2001.03288,
-section 5; the third suits lives of unlike length, as results in place of operands make them; the
-fourth mends its plan.
+section 5; the third suits lives of unlike length, as results in place of operands make them, the
+fourth networks with long shortcuts; the fifth mends the plans of both.
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ class MemoryPlan:
         return MemoryReport(self.naive, self.arena, self.lower_bound, weights)
 
 
-MOST_REPAIRS = 200
-REPAIR_WORK = 60000
+LONG = 5
+"""A tensor is long-lived if it lives for more than the whole program divided by this."""
+
+MOST_REPAIRS = 100
+REPAIR_WORK = 30000
 """Repairs times tensors: placing them takes time by their number squared."""
 
 Offsets = dict[str, int]
@@ -94,32 +97,54 @@ def greedy_by_breadth(lifetimes: Sequence[Lifetime]) -> Offsets:
 
 def greedy_by_area(lifetimes: Sequence[Lifetime]) -> Offsets:
     """Those that take the most bytes for the longest time first."""
-    area = {t.name: t.nbytes * (t.last - t.first + 1) for t in lifetimes}
-    return _place(sorted(lifetimes, key=lambda t: (-area[t.name], t.first, t.name)))
+    return _place(_by_area(lifetimes))
+
+
+def greedy_by_life(lifetimes: Sequence[Lifetime]) -> Offsets:
+    """Those that live for more than a fifth of all dispatches first, the longest lives before: they
+    lie side by side at the bottom, and what comes and goes has one gap above. Then by size."""
+    return _place(_by_life(lifetimes))
 
 
 def repaired(lifetimes: Sequence[Lifetime]) -> Offsets:
-    """By area, then again and again with the tensor that ends highest moved forward, until the
-    lower bound is reached or nothing more is tried: the best of them."""
-    order = sorted(lifetimes, key=lambda t: (-t.nbytes * (t.last - t.first + 1), t.first, t.name))
+    """By life and by area, then again and again with the tensor that ends highest moved forward,
+    until the lower bound is reached or nothing more is tried: the best of them."""
     bound = max(_live_bytes(lifetimes).values(), default=0)
-    best = _place(order)
-    for _ in range(min(MOST_REPAIRS, REPAIR_WORK // max(1, len(order)))):
-        if arena_size(lifetimes, best) <= bound:
-            break
-        offsets = _place(order)
-        highest = max(order, key=lambda t: offsets[t.name] + t.nbytes)
-        at = order.index(highest)
-        mates = [n for n, t in enumerate(order[:at]) if t.overlaps(highest)]
-        order.insert(mates[len(mates) // 2] if mates else 0, order.pop(at))
-        best = min(best, offsets, key=lambda o: arena_size(lifetimes, o))
-    return best
+    best: Offsets | None = None
+    for order in (_by_life(lifetimes), _by_area(lifetimes)):
+        for _ in range(1 + min(MOST_REPAIRS, REPAIR_WORK // max(1, len(order)))):
+            offsets = _place(order)
+            best = min(best or offsets, offsets, key=lambda o: arena_size(lifetimes, o))
+            if arena_size(lifetimes, best) <= bound:
+                return best
+            highest = max(order, key=lambda t: offsets[t.name] + t.nbytes)
+            at = order.index(highest)
+            mates = [n for n, t in enumerate(order[:at]) if t.overlaps(highest)]
+            order.insert(mates[len(mates) // 2] if mates else 0, order.pop(at))
+    return best or {}
+
+
+def _by_area(lifetimes: Sequence[Lifetime]) -> list[Lifetime]:
+    area = {t.name: t.nbytes * (t.last - t.first + 1) for t in lifetimes}
+    return sorted(lifetimes, key=lambda t: (-area[t.name], t.first, t.name))
+
+
+def _by_life(lifetimes: Sequence[Lifetime]) -> list[Lifetime]:
+    whole = max((t.last for t in lifetimes), default=0)
+
+    def rank(tensor: Lifetime) -> tuple[int, int, int, str]:
+        life = tensor.last - tensor.first
+        long = life if LONG * life > whole else 0
+        return -long, -tensor.nbytes, tensor.first, tensor.name
+
+    return sorted(lifetimes, key=rank)
 
 
 STRATEGIES: tuple[tuple[str, Strategy], ...] = (
     ("greedy_by_size", greedy_by_size),
     ("greedy_by_breadth", greedy_by_breadth),
     ("greedy_by_area", greedy_by_area),
+    ("greedy_by_life", greedy_by_life),
     ("repaired", repaired),
     ("naive", naive),
 )

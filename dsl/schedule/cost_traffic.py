@@ -135,7 +135,8 @@ def _streams(group: Group, nest: Nest, orders: Orders) -> tuple[_Stream, ...]:
 
 def _around(nest: Nest, name: str) -> frozenset[str]:
     """The loops around the body of a part: all of its own, and for a stage those of the nest that
-    are outside its place or that its region moves with."""
+    are outside its place or that its region moves with. Work-items that share a stage are its own
+    lanes, whatever they do afterwards."""
     if not name:
         return frozenset(lp.name for lp in nest.loops)
     stage = next(s for s in nest.stages if s.value == name)
@@ -143,7 +144,8 @@ def _around(nest: Nest, name: str) -> frozenset[str]:
     outside = set(serial[: serial.index(stage.at) + 1] if stage.at in serial else ())
     outside |= {lp.name for lp in nest.loops if lp.kind is Kind.GROUP}
     if stage.place is Place.PRIVATE:
-        outside |= {lp.name for lp in nest.loops if lp.kind is Kind.LANE}
+        own = {lp.dim for lp in stage.nest.loops if lp.kind is Kind.LANE}
+        outside |= {lp.name for lp in nest.loops if lp.kind is Kind.LANE and lp.dim not in own}
     return frozenset((*outside, *(f"{name}/{lp.name}" for lp in stage.nest.loops)))
 
 

@@ -13,6 +13,7 @@ from functools import partial
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
+from sdlc.schedule.again import MECHANISM, compute_again
 from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import EVERY, Setting
@@ -31,6 +32,7 @@ from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import continue_rows, nest_rows
 from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
+from sdlc.schedule.strips import in_strips
 from sdlc.schedule.tactics import tactics
 from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
@@ -123,7 +125,12 @@ def plan(
     setting = Setting(target.profile, *limits, caps.matrix)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
-        setting = replace(setting, orders=orders)
+    if MECHANISM in enabled:
+        again = compute_again(groups, frozenset(n for _, n, _ in graph.outputs), journal)
+        groups, first = again.groups, again.copies
+        orders = {**orders, **{copy: orders[of] for copy, of in first.items()}}
+        vectors |= {copy: vectors[of] for copy, of in first.items() if of in vectors}
+    setting = replace(setting, orders=orders)
     made = []
     for group in groups:
         lanes = vector_of(group, vectors)
@@ -197,6 +204,8 @@ def groups_of(
         groups = nest_factors(groups, results, target, journal, outruns)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, profile, journal)
+    if "strips" in enabled:
+        groups = in_strips(groups, results, profile.strip, journal)
     return groups
 
 

@@ -404,8 +404,8 @@ MUTANTS = (
     Mutant(
         "a check of other mechanisms than those chosen",
         "dsl/cli_prove.py",
-        "request.choices(), moves)",
-        "request.choices())",
+        "request.rules, wishes)",
+        "(), wishes)",
         "tests/test_check.py -k compiled",
     ),
     Mutant(

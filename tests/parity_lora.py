@@ -7,7 +7,8 @@ Writes a small pipeline of 1.x and one of XL, and for each of them LoRAs in kohy
 names: with and without alphas, of attention only and of every matrix and convolution, of networks
 and text encoders. Each alone and two together are read by diffusers (`load_lora_weights`,
 `fuse_lora`) and by sdlc; every weight must then be the same. An alpha is that of all modules of a
-network, as trainers write it: of several, diffusers 0.42 takes the one that is there most often.
+network, as trainers write it: with alphas that differ from module to module diffusers 0.42 and
+sdlc, which uses each module's own, differ.
 """
 
 from __future__ import annotations

@@ -123,8 +123,19 @@ def test_one_kernel_where_rows_are_many(name: str, rows: str) -> None:
             "{ y = softmax(x)\n z = matmul_nt(y, w)\n o[i, j] = z[i, j] + y[i, 0]\n return o }",
             256,
         ),
+        (
+            "op entry(x: T[b, k], w: T[n, k]) -> T[b, n] "
+            "{ m[j] = max over i of x[i, j]\n y[i, j] = exp(x[i, j] - m[j])\n"
+            "return matmul_nt(y, w) }",
+            64,
+        ),
     ],
-    ids=["few rows", "rows of the other factor", "rows that the result needs as well"],
+    ids=[
+        "few rows",
+        "rows of the other factor",
+        "rows that the result needs as well",
+        "statistics of what is not summed over",
+    ],
 )
 def test_rows_that_stay_a_kernel(text: str, sizes: int) -> None:
     request = make_request(text, "cpu", "entry", {"b": sizes, "k": 64, "n": 32}, (None, "f32"))

@@ -106,8 +106,9 @@ class Profile:
     `reduction_lanes` work-items that share one reduction (1: vector lanes share it instead);
     `block` elements of a reduced axis that are folded at a time where a state is rescaled (0: one
     by one); `slice` elements of K that a work-group fetches to local memory at a time (0: operands
-    are read from memory), `depth` of which are under way at once (2: the next one is loaded
-    meanwhile); `groups` work-groups that keep the device busy; `unroll` copies of a contraction's
+    are read from memory; then `factor_slice` is for a left factor that is computed as it is
+    fetched, such as a norm's rows), `depth` of which are under way at once (2: the next one is
+    loaded meanwhile); `groups` work-groups that keep the device busy; `unroll` copies of a contraction's
     innermost reduced loop; `points` elements and `flop` operations that one work-item computes at
     least, in loops, where there is enough work; `gather` lanes of one load that replaces scalar
     loads of neighbours; `partial_sums` products that may be summed in f16 before they are added to
@@ -126,6 +127,7 @@ class Profile:
     unroll: int = 1
     block: int = 0
     slice: int = 0
+    factor_slice: int = 0
     depth: int = 1
     groups: int = 32
     points: int = 1

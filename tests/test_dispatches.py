@@ -1,5 +1,5 @@
-"""Stable Diffusion 1.4's UNet (batch 2, 64 × 64, f16): how many kernels a step starts with every rule
-on, that nothing larger than its activations is stored, and how much memory its values take.
+"""Stable Diffusion 1.4's UNet (batch 2, 64 × 64, f16) with every rule on: how many kernels a step
+starts, that nothing larger than its activations is stored, and how much memory its values take.
 
 `python tests/test_dispatches.py` looks at every target; the suite at two, which take seconds each.
 """

@@ -18,7 +18,7 @@ from sdlc.backends.induction import carry_products
 from sdlc.backends.matrices import expand_matrices
 from sdlc.backends.quotients import split_offsets, vector_indices
 from sdlc.backends.scalars import expand_functions, floor_division, round_through_memory
-from sdlc.backends.vectors import bind_indices, split_vectors, vector_buffers
+from sdlc.backends.vectors import bind_indices, split_vectors, vector_buffers, vector_views
 from sdlc.kernel.ir import Kernel
 from sdlc.target import Capabilities
 
@@ -36,6 +36,7 @@ PASSES: tuple[Pass, ...] = (
     split_vectors,
     align_halves,
     vector_buffers,
+    vector_views,
     vector_indices,
     split_offsets,
     bind_indices,

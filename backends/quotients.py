@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from sdlc.backends.rewrite import Here, expand
+from sdlc.backends.rewrite import Here, accesses, expand
 from sdlc.kernel.ir import (
     I32,
     Call,
@@ -38,7 +38,7 @@ from sdlc.target import Capabilities
 
 def vector_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     """An index of an array of vectors → `quotient * lanes`, with locals for quotients of locals."""
-    if all(b.lanes == 1 for b in (*kernel.buffers, *kernel.arrays)):
+    if all(buffer.lanes == 1 for buffer, _, _ in accesses(kernel)):
         return kernel
     quotients = _Quotients(definitions(kernel), Fresh(kernel))
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from sdlc.backends.rewrite import Here, accesses, divisible, expand, plus
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
+    Access,
     Assign,
     Call,
     Cast,
@@ -27,6 +28,7 @@ from sdlc.kernel.ir import (
     Let,
     Literal,
     Load,
+    Space,
     Stmt,
     Store,
     Type,
@@ -37,8 +39,18 @@ from sdlc.kernel.ir import (
     walk,
     with_operands,
 )
-from sdlc.kernel.rewrite import Fresh, definitions, expressions, map_statements, with_buffers
+from sdlc.kernel.rewrite import (
+    Fresh,
+    definitions,
+    expressions,
+    map_expressions,
+    map_statements,
+    with_buffers,
+)
 from sdlc.target import Capabilities
+
+ADDRESS_BITS = 64
+"""Bits of an address in OpenCL C."""
 
 
 def split_vectors(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
@@ -170,6 +182,26 @@ def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
         and (b.dtype is not DType.F16 or caps.f16_arithmetic or caps.packed_halves)
     }
     return with_buffers(kernel, made) if made else kernel
+
+
+def vector_views(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
+    """Vectors that are read at a multiple of their lanes from a buffer of scalars → read from the
+    same buffer as an array of vectors, where the text gives each access its type."""
+    if language != "opencl" or caps.integer_bits >= ADDRESS_BITS:
+        return kernel
+    values = definitions(kernel)
+
+    def change(e: Expr) -> Expr:
+        if not isinstance(e, Load) or e.lanes == 1 or e.buffer.lanes > 1:
+            return e
+        buffer = e.buffer
+        fits = buffer.space is Space.GLOBAL and buffer.access is Access.READ
+        halves = buffer.dtype is not DType.F16 or caps.f16_arithmetic
+        if not fits or not halves or not divisible(e.index, e.lanes, values):
+            return e
+        return Load(replace(buffer, lanes=e.lanes), e.index, e.lanes)
+
+    return map_expressions(kernel, change)
 
 
 def _common(found: set[int], parts: bool) -> int:

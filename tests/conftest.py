@@ -27,11 +27,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+LONG = (
+    "test_models_devices.py",
+    "test_models_targets.py",
+    "test_docs.py",
+    "test_models_pipelines.py",
+)
+"""Files that take minutes: begun first, so that no process is left alone with one."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files are given to processes in the order in which they are collected."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Programs that tests keep are not put among the user's, and packed weights are kept by the
     tests of that only: there are many, and they are large. What drivers built is shared."""
-    from sdlc.models import cache, packed
+    from sdlc.models import cache, networks, packed
 
     usual, place = cache.cache_folder, tmp_path_factory.mktemp("programs")
 
@@ -41,7 +61,25 @@ def own_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "cache_folder", folder)
         patch.setattr(packed, "cache_folder", _no_folder)
+        patch.setattr(networks, "compile_network", _once(networks.compile_network))
         yield
+
+
+def _once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`compile_network`, whose programs of the shipped model are made once for all devices."""
+    from sdlc.models.folder import default_folder
+
+    shipped, made = default_folder(), {}
+
+    def compiled(network: Any, folder: Any, *others: Any) -> Any:
+        if folder.path != shipped:
+            return make(network, folder, *others)
+        key = repr((network, *others))
+        if key not in made:
+            made[key] = make(network, folder, *others)
+        return made[key]
+
+    return compiled
 
 
 def _no_folder(name: str) -> Path:

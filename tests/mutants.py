@@ -249,6 +249,13 @@ MUTANTS = (
         "tests/test_schedule_mechanisms.py -k beyond",
     ),
     Mutant(
+        "every strip computes the first points",
+        "dsl/schedule/strips.py",
+        "return _plus(Index(self.axis), self.start)",
+        "return _plus(Index(self.axis), 0)",
+        "tests/test_schedule_mechanisms.py -k strips",
+    ),
+    Mutant(
         "tensors that live at once share a place",
         "dsl/program/memory.py",
         "last[name] = time",

@@ -35,6 +35,7 @@ class Pooled:
     rules: tuple[str, ...] = ()
     block: int = 0
     free: bool = False
+    strip: int = 0
 
     @property
     def largest(self) -> Sizes:
@@ -47,7 +48,8 @@ class Pooled:
 
     def machine(self) -> Target:
         target = load_target(self.target)
-        profile = replace(target.profile, block=self.block or target.profile.block)
+        own = target.profile
+        profile = replace(own, block=self.block or own.block, strip=self.strip or own.strip)
         peak = replace(target.peak, launch_seconds=0.0) if self.free else target.peak
         return replace(target, profile=profile, peak=peak)
 
@@ -93,6 +95,7 @@ _PRODUCT: Ranges = (("n", 16, 35), ("c", 4, 16), ("o", 16, 40))
 _LONG: Ranges = (("b", 1, 2), ("c", 50, 900), ("o", 1, 5))
 _HEADS: Ranges = (("b", 1, 2), ("s", 1, 17), ("t", 1, 33), ("e", 1, 9))
 _PICTURE: Ranges = (("b", 1, 1), ("c", 1, 4), ("h", 4, 9), ("o", 1, 5))
+_PICTURES: Ranges = (("b", 1, 2), ("c", 1, 4), ("h", 4, 9), ("o", 1, 9))
 _LATE = """model m(x: T[s], u: T[n], v: T[n, n]) -> T[s, n] {
   y[i, j] = x[i] * u[j]
   a = matmul_nn(y, v)
@@ -116,6 +119,8 @@ POOL = (
     Pooled(_WEIGHTED, _PRODUCT, "cpu"),
     Pooled(_WINDOWS, _PICTURE, "cpu", ("winograd_2",)),
     Pooled(_WINDOWS, _PICTURE, "adreno", ("winograd_4",)),
+    Pooled(_WINDOWS, _PICTURES, "cpu", ("winograd_2", "halo"), strip=60),
+    Pooled(_WINDOWS, _PICTURES, "nvidia", ("winograd_2",), strip=200),
     Pooled(_LATE, _WIDE, "cpu"),
 )
 

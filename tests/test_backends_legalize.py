@@ -175,6 +175,26 @@ def test_vector_buffers() -> None:
     assert {b.name: b.lanes for b in made.buffers} == {"x": 16, "out": 16, "top": 8}
 
 
+def test_vectors_are_read_whole_from_buffers_that_scalars_are_read_from_too() -> None:
+    """Where an access names its type: in OpenCL C, if sums with an address are dear."""
+    x, out = read("x", 64), write("out", 64)
+    whole, odd = Load(x, mul(LX, 4), 4), Load(x, add(mul(LX, 4), 1), 4)
+    value = call("add", whole, call("add", odd, Load(x, LX)))
+    kernel = one_dimensional("k", (x, out), (Store(out, mul(LX, 4), value),), 8)
+    data = {"x": np.arange(64, dtype=np.float32)}
+
+    def accessed(name: str) -> set[tuple[int, int]]:
+        made = legalize(kernel, LIMITS[name], "opencl")
+        np.testing.assert_array_equal(interpret(made, data)["out"], interpret(kernel, data)["out"])
+        return {(b.lanes, lanes) for b, _, lanes in accesses(made) if b.name == "x"}
+
+    assert accessed("opencl with dear addresses") == {(4, 4), (1, 4), (1, 1)}
+    assert accessed("opencl") == {(1, 4), (1, 1)}
+    dear = LIMITS["opencl with dear addresses"]
+    text = print_kernel(legalize(kernel, dear, "opencl"), "opencl", dear).text
+    assert "AT(const float4, x, " in text and "vload4(0, x + " in text
+
+
 @pytest.mark.parametrize("language", ["opencl", "wgsl"])
 def test_a_part_of_a_local_vector_is_read(language: str) -> None:
     """OpenCL C reads parts of whole vectors; WGSL stores the parts that it reads."""

@@ -12,15 +12,11 @@ from pathlib import Path
 import pytest
 
 from sdlc.api import make_request
-from sdlc.graph.hoist import hoist
-from sdlc.graph.node import Graph, element_count
+from sdlc.graph.node import element_count
 from sdlc.graph.numerics import Numerics
-from sdlc.graph.rules import RewriteReport, rewrite
 from sdlc.program.memory import Lifetime, MemoryPlan, plan_memory
-from sdlc.program.pipeline import tensors_of
+from sdlc.program.pipeline import Planned, planned, stored_weights, tensors_of
 from sdlc.program.program import TensorRole
-from sdlc.schedule.plan import Plan, plan
-from sdlc.schedule.profit import profitable, scheduled_by
 
 ROOT = Path(__file__).parent.parent
 UNET = ROOT / "models" / "stable_diffusion" / "unet.sdl"
@@ -34,23 +30,20 @@ MIB = 1 << 20
 
 
 @cache
-def planned(name: str) -> tuple[Graph, Plan, RewriteReport]:
+def step_for(name: str) -> Planned:
     request = make_request(UNET, name, None, SIZES, (CONFIG, "f16"))
-    graph, rules, target = request.graph(), request.rules, request.target
-    after, report = rewrite(graph, rules, profitable(target, graph, rules))
-    run = hoist(after).run
-    return run, plan(run, target, enabled=scheduled_by(rules)), report
+    return planned(request.graph(), request.target, request.rules)
 
 
-def largest(made: Plan) -> int:
-    return max(element_count(s.node) for k in made.kernels for s in k.group.stores)
+def largest(made: Planned) -> int:
+    return max(element_count(s.node) for k in made.plan.kernels for s in k.group.stores)
 
 
-def memory(run: Graph, made: Plan) -> MemoryPlan:
+def memory(made: Planned) -> MemoryPlan:
     """The arena, each value in a place of its own while it is live."""
-    names, tensors = tensors_of(run, made)
+    names, tensors = tensors_of(made.parts.run, made.plan)
     spans: dict[str, tuple[int, int]] = {}
-    for time, kernel in enumerate(made.kernels):
+    for time, kernel in enumerate(made.plan.kernels):
         group = kernel.group
         for value in (*group.operands, *((s.node, s.field) for s in group.stores)):
             name = names[value]
@@ -62,29 +55,32 @@ def memory(run: Graph, made: Plan) -> MemoryPlan:
 
 @pytest.mark.parametrize("name", ["cpu", "mali"])
 def test_a_step_of_the_unet_starts_few_kernels(name: str) -> None:
-    run, made, _ = planned(name)
-    assert len(made.kernels) <= MOST
+    made = step_for(name)
+    assert len(made.plan.kernels) <= MOST
     assert largest(made) == GATED
-    found = memory(run, made)
+    found = memory(made)
     assert found.arena <= min(65 * MIB, 1.02 * found.lower_bound)
 
 
 def test_rules_of_every_class_fire() -> None:
-    """The counts are those with every rule that pays, and winograd's room is explained."""
-    request = make_request(UNET, "cpu", None, SIZES, (CONFIG, "f16"))
-    _, _, report = planned("cpu")
-    bilinear = [r for r in request.rules if r.numerics is Numerics.BILINEAR]
-    fired = [r.name for r in bilinear if report.fired(r.name)]
-    assert fired, "the count is that with every rule that pays"
-    (why,) = [w for w in report.refusals(fired[0]) if "at once" in w][:1]
-    assert why.endswith(f"the rest of the program {GATED}")
+    """The counts are those with every rule that pays."""
+    made = step_for("cpu")
+    rules = make_request(UNET, "cpu", None, SIZES, (CONFIG, "f16")).rules
+    bilinear = [r.name for r in rules if r.numerics is Numerics.BILINEAR]
+    assert sum(map(made.report.fired, bilinear)) == 22
+    assert made.plan.fired >= {"strips"}
+    assert round(stored_weights(made.parts.run, made.plan) / MIB) == 2093
+
+
+def main() -> None:
+    for name in TARGETS:
+        made = step_for(name)
+        found = memory(made)
+        print(
+            f"{name}: {len(made.plan.kernels)} kernels, largest value {2 * largest(made) / MIB} MiB,"
+            f" arena {found.arena / MIB:.1f} MiB (bound {found.lower_bound / MIB:.1f})"
+        )
 
 
 if __name__ == "__main__":
-    for target in TARGETS:
-        graph, kernels, _ = planned(target)
-        held = memory(graph, kernels)
-        print(
-            f"{target}: {len(kernels.kernels)} kernels, largest value {2 * largest(kernels) / MIB}"
-            f" MiB, arena {held.arena / MIB:.1f} MiB (bound {held.lower_bound / MIB:.1f})"
-        )
+    main()

@@ -24,6 +24,7 @@ from sdlc.language.library import load
 from sdlc.models.folder import SOURCES, default_folder
 from sdlc.program.execute import Executable
 from sdlc.program.pipeline import compile_graph
+from sdlc.program.program import Program
 
 NETWORK_LIMIT = 1e-4
 """The project's limit for one network in f32: ‖out − ref‖ / ‖ref‖."""
@@ -62,6 +63,11 @@ def small() -> tuple[Graph, dict[str, Array], dict[str, Array], Array]:
     return graph, inputs, weights, evaluate(graph, inputs, weights, Mode.F64)["out"]
 
 
+@cache
+def small_program(target: str) -> Program:
+    return compile_graph(small()[0], load_target(target))
+
+
 @pytest.mark.parametrize("target", target_names())
 @pytest.mark.parametrize("name", PARTS)
 def test_every_model_compiles_for_every_target(name: str, target: str) -> None:
@@ -74,8 +80,7 @@ def test_every_model_compiles_for_every_target(name: str, target: str) -> None:
 @pytest.mark.parametrize("selector", DEVICES)
 @pytest.mark.parametrize("target", target_names())
 def test_every_target_runs_on_every_device(target: str, selector: str) -> None:
-    graph, inputs, weights, expected = small()
-    program = compile_graph(graph, load_target(target))
-    got = Executable(program, device(selector), weights).run(inputs)["out"]
+    _, inputs, weights, expected = small()
+    got = Executable(small_program(target), device(selector), weights).run(inputs)["out"]
     error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
     assert error <= NETWORK_LIMIT

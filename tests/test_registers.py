@@ -15,6 +15,7 @@ from sdlc.backends.statistics import check_installed, statistics
 from sdlc.backends.target import load_target
 from sdlc.kernel.ir import Kernel, Load, Store, statement_expressions, statements, walk
 from sdlc.language.diagnostics import SdlError
+from sdlc.schedule.draft import written_out
 from sdlc.schedule.nest import Kind
 from sdlc.target import Target
 
@@ -118,6 +119,57 @@ def test_tiles_leave_registers_for_what_else_a_kernel_keeps() -> None:
     window = {"b": 1, "c": 64, "cg": 64, "h": 16, "w": 16, "o": 64}
     assert sums("conv", "conv2d", **window, kh=5, kw=5) == 16
     assert sums("conv", "conv2d", **window, kh=1, kw=1) == 32
+
+
+PRODUCT = """op product(x: T[m, k], w: T[n, k], r: T[m, n]) -> T[m, n] {
+  y = matmul_nt(x, w)
+  out[i, j] = y[i, j] + r[i, j]
+}
+"""
+TURNED = """op turned(x: T[m, k], w: T[n, k]) -> T[n, m] {
+  y = matmul_nt(x, w)
+  out[j, i] = y[i, j]
+}
+"""
+
+
+def tile(source: str, place: Path, registers: int) -> tuple[int, int]:
+    """Results that a work-item keeps, and steps of K of a slice, for Adreno."""
+    target = load_target("adreno")
+    target = replace(target, profile=replace(target.profile, registers=registers))
+    (place / "product.sdl").write_text(source)
+    sizes = {"m": 1024, "k": 320, "n": 320}
+    request = make_request(place / "product.sdl", "adreno", None, sizes, (None, "f16"))
+    made = replace(request, target=target).build()
+    assert made.planned is not None
+    (nest,) = [k.nest for k in made.planned[1].kernels]
+    loops = [lp for lp in nest.loops if lp.kind in (Kind.UNROLL, Kind.VECTOR)]
+    passes = next(lp for lp in nest.loops if lp.name == "p")
+    return prod(lp.extent for lp in loops if not nest.is_reduced(lp)), 320 // passes.extent
+
+
+@pytest.mark.parametrize(
+    ("source", "registers", "expected"),
+    [
+        (PRODUCT, 0, (32, 8)),
+        (PRODUCT, 96, (32, 8)),
+        (PRODUCT, 64, (16, 16)),
+        (TURNED, 64, (16, 16)),
+        (TURNED, 48, (8, 32)),
+    ],
+)
+def test_tiles_leave_registers_for_the_places_of_results(
+    tmp_path: Path, source: str, registers: int, expected: tuple[int, int]
+) -> None:
+    """Each vector of results has an address, and one of what is added to it; each scalar where
+    results are turned. Of a smaller tile, slices are longer."""
+    assert tile(source, tmp_path, registers) == expected
+
+
+@pytest.mark.parametrize(("k", "steps"), [(320, 16), (40, 8), (12, 12), (30, 15)])
+def test_steps_are_whole_loads(k: int, steps: int) -> None:
+    """What is written out of K are whole gathered loads where they divide it."""
+    assert written_out(k, load_target("mali").profile) == steps
 
 
 CASES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,14 @@ from sdlc.graph.numerics import Numerics
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.types import Array, DType
 from sdlc.proof.roundings import repeated
-from sdlc.proof.tolerance import ACCURACY, RandomOrder, RandomRounding, check, tolerance
+from sdlc.proof.tolerance import (
+    ACCURACY,
+    RandomOrder,
+    RandomRounding,
+    check,
+    disagreement,
+    tolerance,
+)
 from small_graphs import at, axes, drawn, graph_of, softmax, sum_monoid
 from strategies import Case, build_graph, cases, weights_of
 
@@ -152,3 +160,33 @@ def test_evaluations_at_once_are_rounded_each_anew() -> None:
     places = RandomOrder(generator, True)((4, 3, 16))
     assert places.shape == (4, 1, 16)
     assert [(p == np.arange(16)).all() for p in places[:, 0]] == [True, False, True, False]
+
+
+def test_a_suspicion_is_held_against_more_evaluations() -> None:
+    """Two halves that round apart or together, by chance: eight evaluations may miss one way."""
+    x = Input("x", (2,), DType.F16)
+    (i,) = axes(i=2)
+    third = apply("div", at(x, i), f32(3))
+    stored = Map((i,), third, DType.F16)
+    whole = Reduce((), (i,), sum_monoid(), (at(stored, i),), (DType.F32,))
+    allowed = tolerance(graph_of(whole, x), {"x": np.ones(2, np.float16)}, {})["out"]
+    assert allowed.surer is not None
+    few, more = allowed, allowed.surer()
+    assert (more.exact == few.exact).all() and (more.error >= few.error).all()
+    narrow = replace(few, error=np.zeros_like(few.error))
+    got = np.asarray(few.exact + few.error, np.float32)
+    assert disagreement(replace(narrow, surer=None), got, Numerics.EXACT) is not None
+    assert disagreement(narrow, got, Numerics.EXACT) is None
+    assert disagreement(narrow, got + np.float32(1), Numerics.EXACT) is not None
+
+
+@pytest.mark.parametrize("language", ["opencl", "wgsl"])
+def test_a_function_does_not_meet_its_limit_exactly(language: str) -> None:
+    """OpenCL C gives tanh(20) an error of 5 units in the last place, though 1 is a float."""
+    x = Input("x", (2,), DType.F32)
+    (i,) = axes(i=2)
+    graph = graph_of(Map((i,), apply("tanh", at(x, i)), DType.F32), x)
+    given = {"x": np.array([20, 0], np.float32)}
+    allowed = tolerance(graph, given, {}, language)
+    check(allowed, {"out": np.array([1 - 2.0**-23, 0], np.float32)}, Numerics.EXACT)
+    assert allowed["out"].error[1] < 1e-5

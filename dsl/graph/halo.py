@@ -17,10 +17,12 @@ from sdlc.graph.affine import bounds
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, apply, i32, rebuild, walk
 from sdlc.graph.match_show import node_name, shown
 from sdlc.graph.node import Map, Node, Reduce, element_count
+from sdlc.graph.rewrite import is_view
 from sdlc.graph.rules import Asked, Refused, Rule, Sizes
 
 READS_THAT_PAY = 64
-"""Reads of an element in a contraction that pay for a copy of a tensor that is stored anyway."""
+"""Reads of an element in a contraction that pay for a copy of a tensor that is stored anyway, or
+need not be."""
 MOST_GROWTH = 2
 """How many times as large a tensor may become."""
 
@@ -122,13 +124,17 @@ def _sizes(node: Reduce, source: Map, padding: Padding, asked: Asked) -> Sizes:
     grown = prod(n + a + b for n, (a, b) in zip(source.shape, padding, strict=True))
     kept = source in asked.around.results
     others = sum(r is not node for r in asked.around.readers.get(source, ()))
-    return {"reads": points // elements, "growth": grown // elements, "others": others + kept}
+    view = int(is_view(source.body) and source not in asked.around.results)
+    found = {"reads": points // elements, "growth": grown // elements}
+    return found | {"others": others + kept, "view": view}
 
 
 def worth(sizes: Sizes) -> str:
     """Why a padded copy does not pay."""
     if sizes["growth"] > MOST_GROWTH:
         return f"the copy would be {sizes['growth']} times as large"
+    if sizes["view"] and sizes["reads"] < READS_THAT_PAY:
+        return f"it is a view, read through, and each element is read {sizes['reads']} times only"
     if sizes["others"] and sizes["reads"] < READS_THAT_PAY:
         return f"something else reads it too, and each element is read {sizes['reads']} times only"
     return ""

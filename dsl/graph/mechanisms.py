@@ -57,6 +57,11 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.RESCALED,
     ),
     Rule(
+        "strips",
+        "What transforms store on their way is made and used in pieces, where it is large.",
+        Numerics.EXACT,
+    ),
+    Rule(
         "vector_rows",
         "Vector lanes of a folded state run along its rows, where that is estimated to be quicker.",
         Numerics.REASSOCIATED,

@@ -41,7 +41,7 @@ def in_place(program: Program, scheduled: Plan, names: Mapping[Value, str]) -> P
     for time, (item, dispatch) in enumerate(pairs):
         last = {t for _, t in dispatch.bindings if t in lives and lives[t].last == time}
         for read, written in candidates(item.group, names, tensors, last):
-            if written not in lives:
+            if written not in lives or lives[written].first != time:
                 continue
             bound = dict(_parameters(dispatch, read, written))
             place = (dispatch.kernel, bound[read], bound[written])

@@ -10,7 +10,7 @@ Every pass is a named pure function with a verifier behind it; the passes over o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from sdlc.graph.expr import Apply, Expr, Read, children, walk
@@ -291,8 +291,10 @@ def kernels_of(
     kernels: dict[str, Kernel] = {}
     known: dict[Hashable, tuple[str, dict[str, int]]] = {}
     dispatches = []
+    begun: set[Value] = set()
     for item in scheduled.kernels:
-        storage = storage_of(item, names, tensors)
+        storage = storage_of(item, names, tensors, begun)
+        begun.update(_stored(item.group))
         profile = item.profile or target.profile
         if item.group.wide:
             profile = replace(profile, partial_sums=0)
@@ -357,9 +359,13 @@ def _kernel(item: Scheduled, storage: dict[Value, Storage], profile: Profile) ->
 
 
 def storage_of(
-    item: Scheduled, names: dict[Value, str], tensors: dict[str, Tensor]
+    item: Scheduled,
+    names: dict[Value, str],
+    tensors: dict[str, Tensor],
+    begun: Collection[Value] = (),
 ) -> dict[Value, Storage]:
-    """Buffers for what a group reads and stores, named as in the source."""
+    """Buffers for what a group reads and stores, named as in the source; of what is `begun`,
+    earlier groups have stored other parts, which stay."""
     group = item.group
     taken = loop_names(item.nest)
     storage: dict[Value, Storage] = {}
@@ -373,6 +379,7 @@ def storage_of(
             name = f"{base}_{count}"
         taken.add(name)
         access = Access.WRITE if value in written else Access.READ
+        access = Access.READ_WRITE if value in written and value in begun else access
         size = tensor.nbytes // tensor.dtype.itemsize
         buffer = Buffer(name, tensor.dtype, size, access=access)
         storage[value] = Storage(buffer, tensor.shape, tensor.order, tensor.block)

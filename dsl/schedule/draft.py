@@ -85,6 +85,15 @@ def divisor(extent: int, limit: int) -> int:
     return next(d for d in range(min(extent, max(limit, 1)), 0, -1) if extent % d == 0)
 
 
+def written_out(extent: int, profile: Profile) -> int:
+    """How many steps of a reduced loop are written out: a divisor of its extent, of whole gathered
+    loads where those divide it."""
+    lanes, most = profile.gather, profile.unroll
+    if extent % lanes or most < lanes:
+        return divisor(extent, most)
+    return lanes * divisor(extent // lanes, most // lanes)
+
+
 def share(extent: int, limit: int) -> int:
     """A tile of at most `limit`: exact where that wastes little, else guarded."""
     exact = divisor(extent, limit)

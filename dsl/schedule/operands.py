@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from sdlc.graph.expr import Axis, Expr, Index, Read, apply, axes_of, walk
+from sdlc.graph.expr import Axis, Expr, Index, Read, apply, axes_of, reads_of, walk
 from sdlc.graph.node import Input
 from sdlc.graph.types import DType
 from sdlc.schedule.contraction import Contraction, contraction
@@ -30,6 +30,12 @@ LEAST = 16
 LEAST_STEPS = 4
 """Steps of a slice that a work-item takes at least."""
 
+PLACE = 2
+"""Registers of the address of what is read or stored beside the results."""
+
+FULL = 0.75
+"""The share of the registers that results and places may take, beside a step's factors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -41,6 +47,8 @@ class Shape:
     down: int
     across: int
     ways: int = 1
+    smaller: int = 1
+    """How many times smaller than the profile's a work-item's tile is: slices are longer for it."""
 
     @property
     def height(self) -> int:
@@ -63,7 +71,7 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
         return "its vectors do not run along the right factor"
     if prod(a.extent for a in form.m) < LEAST:
         return f"it has fewer than {LEAST} rows"
-    depth, axis = _depth(form, setting)
+    depth, axis = _depth(form, setting, 1)
     if axis is None or depth < LEAST_STEPS:
         return "what is summed over has no slices that are long enough"
     if any(is_gather(e) for e in (form.left, *form.rights)):
@@ -106,14 +114,16 @@ def read_operand(held: Group) -> Expr:
     return Read(held.stores[0].node, tuple(Index(a) for a in held.axes))
 
 
-def _depth(form: Contraction, setting: Setting) -> tuple[int, Axis | None]:
-    """How much of K a pass takes, and along which axis: the one that is innermost in storage."""
+def _depth(form: Contraction, setting: Setting, smaller: int) -> tuple[int, Axis | None]:
+    """How much of K a pass takes, for a tile so many times smaller than the profile's, and along
+    which axis: the one that is innermost in storage."""
     strides = flat_strides(form.left, setting.orders)
-    ranked = sorted(form.k, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
+    long = [a for a in form.k if a.extent > 1] or form.k
+    ranked = sorted(long, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
     axis = ranked[-1] if ranked else None
     if axis is None:
         return 0, None
-    most = setting.profile.slice
+    most = setting.profile.slice * smaller
     found = [d for d in range(4, most + 1, 4) if axis.extent % d == 0]
     return (max(found) if found else divisor(axis.extent, most)), axis
 
@@ -123,7 +133,7 @@ def operand_steps(
 ) -> tuple[Step, ...]:
     """Tiles for work-groups and work-items, slices of K, and how the slices are fetched. `form` is
     the contraction's before its factors became inner groups."""
-    shape = _shape(form, lanes, setting)
+    shape = _shape(group, form, lanes, setting)
     while True:
         draft = _tiled(group, form, lanes, shape, setting)
         if shape.down == 1 or _held_bytes(draft.nest, form, shape) <= setting.local_bytes:
@@ -150,7 +160,7 @@ def _tiled(
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     order = [*(a for a in group.axes if a not in rows and a != lanes), *rows, lanes]
     draft.take(*bind_groups(order, left, setting.max_groups))
-    depth, axis = _depth(form, setting)
+    depth, axis = _depth(form, setting, shape.smaller)
     assert axis is not None
     draft.take(Reorder(tuple(a.name for a in (*(k for k in form.k if k != axis), axis))))
     _slices(draft, axis.name, depth, shape, setting)
@@ -171,7 +181,7 @@ def _slices(draft: NestDraft, axis: str, depth: int, shape: Shape, setting: Sett
     inner = f"{axis}.in"
     draft.take(Tile(axis, depth, inner))
     each = depth // shape.ways
-    unroll = divisor(each, setting.profile.unroll)
+    unroll = divisor(each, setting.profile.unroll * shape.smaller)
     if shape.ways > 1:
         name = f"{axis}.way"
         draft.take(Tile(inner, shape.ways * unroll, name), Tile(name, unroll, f"{axis}.unroll"))
@@ -182,25 +192,56 @@ def _slices(draft: NestDraft, axis: str, depth: int, shape: Shape, setting: Sett
         draft.tile(inner, unroll, Kind.UNROLL, "unroll")
 
 
-def _shape(form: Contraction, lanes: Axis, setting: Setting) -> Shape:
-    """The profile's tile; where it leaves a core fewer than two work-groups, half as high, with
-    two ways to share each result."""
+def _shape(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> Shape:
+    """The profile's tile, or what registers hold of it; where it leaves a core fewer than two
+    work-groups, half as high, with two ways to share each result."""
     profile = setting.profile
     others = prod(a.extent for a in (*form.batch, *(x for x in form.n if x != lanes)))
     m, n = prod(a.extent for a in form.m), lanes.extent
-    rows, columns = profile.register_tile
-    if form.fields > 2:
-        rows = max(1, rows // 2)
+    rows, columns = _fitted(group, form, lanes, setting)
+    smaller = prod(profile.register_tile) // (rows * columns) if form.fields == 1 else 1
     beside = 1 << (form.fields - 1).bit_length()  # every field has a slice of its own
     across = min(max(1, profile.across // beside), -(-n // columns))
     down = 1 << (-(-profile.lanes // across) - 1).bit_length()
-    depth = _depth(form, setting)[0]
-    full = Shape(rows, columns, down, across)
+    depth = _depth(form, setting, smaller)[0]
+    full = Shape(rows, columns, down, across, smaller=smaller)
     found = [full]
     if rows > 1 and depth % (2 * LEAST_STEPS) == 0:
-        found.append(Shape(rows // 2, columns, down, across, 2))
+        found.append(replace(full, rows=rows // 2, ways=2))
     groups = others * -(-m // full.height) * -(-n // full.width)
     return found[-1] if groups < 2 * profile.groups else full
+
+
+def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> tuple[int, int]:
+    """Rows and columns of a work-item's tile: the profile's, halved while it leaves too few
+    registers beside the results and the places of what is stored, and read with it, at each vector.
+    Several results of one left factor have slices of their own, which smaller tiles do not spare.
+    """
+    (rows, columns), vector = setting.profile.register_tile, setting.profile.vector
+    if form.fields > 1:
+        return (rows if form.fields == 2 else max(1, rows // 2)), columns
+    each = 1 + PLACE * _places(group, form, lanes, setting)
+    while 0 < FULL * setting.profile.registers < rows * columns * each:
+        if columns >= 2 * vector:
+            columns //= 2
+        elif rows > 2:
+            rows //= 2
+        else:
+            break
+    return rows, columns
+
+
+def _places(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> float:
+    """Addresses for each result of what is stored, and read as it is: one a vector where its lanes
+    are neighbours in storage."""
+    stored = [Read(s.node, s.indices, s.field) for s in group.stores]
+    beside = (*stored, *reads_of(*(s.value for s in group.stores)))
+    found = 0.0
+    for read in beside:
+        if lanes in axes_of(read) and axes_of(read) & {*form.m}:
+            inner = read.indices[setting.orders[(read.source, read.field)][-1]]
+            found += 1 / setting.profile.vector if lanes in axes_of(inner) else 1
+    return found
 
 
 def _columns(draft: NestDraft, lanes: Axis, shape: Shape, setting: Setting) -> None:

@@ -32,6 +32,7 @@ from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import continue_rows, nest_rows
 from sdlc.schedule.split_choice import Splitting
 from sdlc.schedule.storage import Block
+from sdlc.schedule.strips import in_strips
 from sdlc.schedule.tactics import tactics
 from sdlc.schedule.transform import nest_transforms
 from sdlc.target import Profile, Target
@@ -203,6 +204,8 @@ def groups_of(
         groups = nest_factors(groups, results, target, journal, outruns)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, profile, journal)
+    if "strips" in enabled:
+        groups = in_strips(groups, results, profile.strip, journal)
     return groups
 
 

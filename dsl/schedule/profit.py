@@ -22,17 +22,16 @@ from sdlc.graph.types import DType
 from sdlc.schedule.draft import EVERY
 from sdlc.schedule.plan import groups_of
 from sdlc.schedule.reasons import Journal
+from sdlc.schedule.strips import NAME as STRIPS
 from sdlc.schedule.worth import Estimates, largest_stored
 from sdlc.target import Target
-
-ROOM = 1 << 23
-"""Elements that a bilinear algorithm may always store on its way: less is not worth saving."""
 
 
 @dataclass(slots=True)
 class Profit:
-    """Whether a match pays on a target. What bilinear algorithms store on their way may be no
-    larger than what `graph`, rewritten by the others of `rules`, stores without them."""
+    """Whether a match pays on a target. Where chains are not cut in strips, what bilinear
+    algorithms store on their way may be no larger than what `graph`, rewritten by the others of
+    `rules`, stores without them."""
 
     target: Target
     graph: Graph | None
@@ -56,10 +55,12 @@ class Profit:
         if own or rule.numerics is not Numerics.BILINEAR:
             return own
         dearer = self.estimates.dearer(rule, sizes)
-        stored = 0 if dearer or self.graph is None else self.estimates.between(rule, sizes)
-        if stored > ROOM and stored > self.room:
+        if dearer or any(r.name == STRIPS for r in self.rules):
+            return dearer
+        stored = 0 if self.graph is None else self.estimates.between(rule, sizes)
+        if stored > profile.strip and stored > self.room:
             return f"it would store {stored} elements at once, the rest of the program {self.room}"
-        return dearer
+        return ""
 
     def saved(self, rule: Rule, sizes: Sizes) -> float:
         """Seconds that a run is estimated to save by a match."""

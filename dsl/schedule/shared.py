@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from sdlc.graph.expr import Axis
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
+from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width, written_out
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft, row_axes
@@ -117,7 +117,7 @@ def _private_part(draft: NestDraft, part: Group, wide: list[Axis], setting: Sett
         if extent > 1:
             fits = axis in wide and free and vector_width(extent, setting.profile.vector) == extent
             draft.take(Bind(f"{prefix}{axis.name}", Kind.VECTOR if fits else Kind.UNROLL))
-    unroll = divisor(part.over[-1].extent, setting.profile.unroll)
+    unroll = written_out(part.over[-1].extent, setting.profile)
     draft.tile(f"{prefix}{part.over[-1].name}", unroll, Kind.UNROLL, "unroll")
 
 
@@ -149,7 +149,7 @@ def _local_part(
     if keys:
         _keys(draft, prefix, keys[-1], nest.loop(keys[-1].name).extent, across, setting)
     if part.monoid is not None:
-        unroll = divisor(part.over[-1].extent, setting.profile.unroll)
+        unroll = written_out(part.over[-1].extent, setting.profile)
         draft.tile(f"{prefix}{part.over[-1].name}", unroll, Kind.UNROLL, "unroll")
 
 

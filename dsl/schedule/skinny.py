@@ -13,7 +13,14 @@ from math import prod
 
 from sdlc.graph.expr import Axis
 from sdlc.schedule.contraction import Contraction
-from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vector_width
+from sdlc.schedule.draft import (
+    Setting,
+    bind_groups,
+    divisor,
+    flat_strides,
+    vector_width,
+    written_out,
+)
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft
@@ -52,7 +59,7 @@ def skinny_steps(
         return None
     way = f"{longest.name}.way"
     draft.take(Tile(longest.name, ways, way), Bind(way, Kind.LANE, 1))
-    unroll = divisor(draft.nest.loop(longest.name).extent, profile.unroll)
+    unroll = written_out(draft.nest.loop(longest.name).extent, profile)
     draft.tile(longest.name, unroll, Kind.UNROLL, "unroll")
     strides = flat_strides(form.right, setting.orders)
     order = sorted(form.k, key=lambda a: -strides.get(a, 1 << 40))

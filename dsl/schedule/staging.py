@@ -15,7 +15,7 @@ from math import prod
 
 from sdlc.graph.expr import Axis, axes_of
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
+from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width, written_out
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, apply, initial
 
@@ -136,7 +136,7 @@ def _product_steps(
         draft.tile(f"{part.name}/{axis.name}", size, Kind.UNROLL, "tile")
         left //= size
     inner = part.over[-1]
-    unroll = divisor(inner.extent, profile.unroll)
+    unroll = written_out(inner.extent, profile)
     draft.tile(f"{part.name}/{inner.name}", unroll, Kind.UNROLL, "unroll")
 
 

@@ -16,7 +16,7 @@ from math import prod
 
 from sdlc.graph.expr import Axis, apply, reads_of
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width
+from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width, written_out
 from sdlc.schedule.fits import local_bytes
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
@@ -197,7 +197,7 @@ def _own_columns(draft: NestDraft, part: Group, wide: list[Axis], setting: Setti
 
 def _unroll(draft: NestDraft, part: Group, setting: Setting) -> None:
     axis = part.over[-1]
-    size = divisor(axis.extent, setting.profile.unroll)
+    size = written_out(axis.extent, setting.profile)
     draft.tile(f"{part.name}/{axis.name}", size, Kind.UNROLL, "unroll")
 
 

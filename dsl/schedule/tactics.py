@@ -19,7 +19,15 @@ from sdlc.graph.types import DType
 from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
-from sdlc.schedule.draft import Draft, Setting, divisor, flat_strides, share, vector_width
+from sdlc.schedule.draft import (
+    Draft,
+    Setting,
+    divisor,
+    flat_strides,
+    share,
+    vector_width,
+    written_out,
+)
 from sdlc.schedule.factor import factor_rows, fetching_tile, most_tiles, private_factor, written_in
 from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
@@ -273,7 +281,8 @@ def _reduced_loops(
     """Reduced loops in the order of the left factor's storage, the innermost unrolled.
 
     A short axis that slides over a tiled one (a window) is unrolled whole: neighbours share loads,
-    and what is known of their sum decides most guards.
+    and what is known of their sum decides most guards. Where registers are counted, fewer steps are
+    written out of several contractions: each loads factors of its own.
     """
     strides = flat_strides(form.left, setting.orders)
     order = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
@@ -284,7 +293,10 @@ def _reduced_loops(
         if 1 < axis.extent <= setting.profile.unroll and _slides(axis, tiled, form):
             yield Bind(axis.name, Kind.UNROLL)
             return
-    size = divisor(order[-1].extent, setting.profile.unroll) if order else 1
+    profile = setting.profile
+    if profile.registers:
+        profile = replace(profile, unroll=max(1, profile.unroll // form.fields))
+    size = written_out(order[-1].extent, profile) if order else 1
     if size > 1:
         inner = f"{order[-1].name}.unroll"
         yield Tile(order[-1].name, size, inner)

@@ -22,8 +22,10 @@ from sdlc.graph.node import Graph, Input, Map, Node, Reduce, Role, element_count
 from sdlc.graph.rules import Rule, Sizes, rewrite
 from sdlc.graph.types import DType
 from sdlc.schedule.cost import seconds_of
+from sdlc.schedule.draft import EVERY
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, plan
+from sdlc.schedule.strips import NAME as STRIPS
 from sdlc.target import Target
 
 Sides = Callable[[Sizes, DType], tuple[Graph, Graph]]
@@ -83,7 +85,8 @@ class Estimates:
         return Compared("" if would < WORTH * was else dearer, stored, was - would)
 
     def _planned(self, graph: Graph) -> Plan:
-        return plan(hoist(rewrite(graph, self.along)[0]).run, self.target)
+        run = hoist(rewrite(graph, self.along)[0]).run
+        return plan(run, self.target, enabled=EVERY - {STRIPS})
 
 
 def largest_stored(groups: Iterable[Group], but: Collection[Node] = ()) -> int:

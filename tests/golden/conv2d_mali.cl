@@ -37,18 +37,20 @@ void conv2d_out(__global const half *restrict x, __global const half *restrict k
   int at8 = at7;
   for (int d = 0; d < 16; ++d) {
     const int at4 = d * 64;
+    const int at4_by4 = d * 16;
     const int at5 = at3 + at4;
-    const int at10 = at2 + at4;
+    const int at10_by4 = lane_y + at4_by4;
     const int at13 = at12 + at4;
     int at9 = at8;
     for (int i = 0; i < 3; ++i) {
       const int at1 = at + i;
       const bool inside = 1 <= at1 && at1 < 9;
       const int at6 = min(max(at1 - 1, 0), 7) * 8;
+      const int at6_by4 = min(max(at1 - 1, 0), 7) * 2;
       const float value = (inside && inside1) ? (float)AT(const half, x, at5 + at6)[0] : 0.0f;
       const float4 value1 = (float4)((float)AT(const half, k, at9)[0], (float)AT(const half, k, at9)[144], (float)AT(const half, k, at9)[288], (float)AT(const half, k, at9)[432]);
-      const int at11 = at10 + at6;
-      const half4 x_wide = vload4(0, x + at11);
+      const int at11_by4 = at10_by4 + at6_by4;
+      const half4 x_wide = AT(const half4, x, at11_by4)[0];
       const float value2 = inside ? (float)x_wide.s0 : 0.0f;
       const float value3 = inside ? (float)x_wide.s1 : 0.0f;
       const float value4 = inside ? (float)x_wide.s2 : 0.0f;

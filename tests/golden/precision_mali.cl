@@ -80,7 +80,7 @@ void layer_normalize_out(__global const float4 *restrict y, __global const half4
     const float4 value1 = AT(const float4, y, stats_i + at_by4)[0] - total_mean;
     const float4 value2 = 1.0f / max(value, (float4)(1.0f));
     const float4 next1 = fma(value1, value2, total_mean);
-    const float4 next2 = fma(value1 * value1 * total_n, value2, total_m2);
+    const float4 next2 = fma(value1 * (total_n * value2), value1, total_m2);
     total_n = value;
     total_mean = next1;
     total_m2 = next2;
@@ -89,12 +89,12 @@ void layer_normalize_out(__global const float4 *restrict y, __global const half4
   const float2 value4 = total_mean.s23 - total_mean.s01;
   const float2 value5 = total_n.s23 / max(value3, (float2)(1.0f));
   const float2 total1 = fma(value4, value5, total_mean.s01);
-  const float2 total2 = fma(value4 * value4 * total_n.s01, value5, total_m2.s01 + total_m2.s23);
+  const float2 total2 = fma(value4 * (total_n.s01 * value5), value4, total_m2.s01 + total_m2.s23);
   const float value6 = value3.s0 + value3.s1;
   const float value7 = total1.s1 - total1.s0;
   const float value8 = value3.s1 / max(value6, 1.0f);
   const float total4 = fma(value7, value8, total1.s0);
-  const float total5 = fma(value7 * value7 * value3.s0, value8, total2.s0 + total2.s1);
+  const float total5 = fma(value7 * (value3.s0 * value8), value7, total2.s0 + total2.s1);
   const float stats_kept = total4;
   const float stats_kept1 = total5;
   const int at2_by4 = at_by4 + lane_x;

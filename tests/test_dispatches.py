@@ -24,8 +24,8 @@ CONFIG = ROOT / "tests" / "data" / "stable_diffusion_1_4_unet.json"
 SIZES = {"b": 2, "c": 4, "h": 64, "w": 64, "t": 77, "d": 768}
 GATED = 2 * 4096 * 4 * 320
 """Elements of the largest activation: what the gated networks at 64 × 64 have inside."""
-MOST = 350
-TARGETS = ("cpu", "nvidia", "apple", "adreno", "mali")
+MOST = {"cpu": 350, "nvidia": 355, "apple": 350, "adreno": 350, "mali": 351}
+"""Kernels of a step: where all 22 convolutions take tiles, the largest in two strips."""
 MIB = 1 << 20
 
 
@@ -56,7 +56,7 @@ def memory(made: Planned) -> MemoryPlan:
 @pytest.mark.parametrize("name", ["cpu", "mali"])
 def test_a_step_of_the_unet_starts_few_kernels(name: str) -> None:
     made = step_for(name)
-    assert len(made.plan.kernels) <= MOST
+    assert len(made.plan.kernels) <= MOST[name]
     assert largest(made) == GATED
     found = memory(made)
     assert found.arena <= min(65 * MIB, 1.02 * found.lower_bound)
@@ -73,11 +73,11 @@ def test_rules_of_every_class_fire() -> None:
 
 
 def main() -> None:
-    for name in TARGETS:
+    for name in MOST:
         made = step_for(name)
         found = memory(made)
         print(
-            f"{name}: {len(made.plan.kernels)} kernels, largest value {2 * largest(made) / MIB} MiB,"
+            f"{name}: {len(made.plan.kernels)} kernels, largest {2 * largest(made) / MIB} MiB,"
             f" arena {found.arena / MIB:.1f} MiB (bound {found.lower_bound / MIB:.1f})"
         )
 

@@ -23,11 +23,30 @@ BATCH = 36
 """Kernels of one driver call: measured, a call has a fixed cost and large ones leave cores idle."""
 
 
+def in_batches(texts: Sequence[KernelText]) -> list[Sequence[KernelText]]:
+    """The texts of each driver call."""
+    return [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
+
+
+def not_kept(texts: Sequence[KernelText], cache: BuildCache, key: str) -> int:
+    """How many of the texts would have to be compiled."""
+    return sum(len(b) for b in in_batches(texts) if cache.get(_name(b, key)) is None)
+
+
+def _name(batch: Sequence[KernelText], key: str) -> str:
+    """What a batch is kept under."""
+    return f"{key}\n{OPTIONS}\n{_source(batch)}"
+
+
+def _source(batch: Sequence[KernelText]) -> str:
+    return "\n".join(t.text for t in batch)
+
+
 def build_programs(
     context: Any, device: Any, texts: Sequence[KernelText], cache: BuildCache, key: str
 ) -> list[Any]:
     """A built program for each text. Raises SdlError (D030) for a text that does not build."""
-    batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
+    batches = in_batches(texts)
     workers = max(1, min(len(batches), os.cpu_count() or 1))
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         # Some drivers report every build that succeeds; failures are raised all the same.
@@ -39,8 +58,7 @@ def build_programs(
 def _build_batch(
     context: Any, device: Any, texts: Sequence[KernelText], cache: BuildCache, key: str
 ) -> Any:
-    source = "\n".join(t.text for t in texts)
-    name = f"{key}\n{OPTIONS}\n{source}"
+    source, name = _source(texts), _name(texts, key)
     binary = cache.get(name)
     program = None if binary is None else _from_binary(context, device, binary)
     if program is None:

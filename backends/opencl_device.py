@@ -17,7 +17,8 @@ from typing import Any
 
 from sdlc.backends.build_cache import BuildCache
 from sdlc.backends.legalize import legalize
-from sdlc.backends.opencl_build import build_programs
+from sdlc.backends.opencl_apart import build_apart
+from sdlc.backends.opencl_build import build_programs, not_kept
 from sdlc.backends.opencl_loader import load_opencl
 from sdlc.backends.printer import print_kernel
 from sdlc.graph.types import DType
@@ -40,11 +41,14 @@ from sdlc.kernel.ir import (
 )
 from sdlc.language.diagnostics import SdlError, failure
 from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch, Timing
+from sdlc.program.host import give_back
 from sdlc.target import Capabilities, MatrixInstruction, Target
 
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
 NANOSECOND = 1e-9
+MANY = 64
+"""Kernels after whose preparation what it took goes back to the system."""
 HALF = Capabilities(("opencl",), f16_arithmetic=True)
 PACKED_HALF = Capabilities(("opencl",), packed_halves=True)
 
@@ -202,9 +206,29 @@ class OpenCLDevice:
 
     def build(self, texts: Sequence[KernelText]) -> Mapping[str, Any]:
         """Raises SdlError (D030) that shows the line of the kernel that the driver refuses."""
-        key = f"{self._info.name}\n{self._info.driver}\n{self._device.version}"
-        built = build_programs(self.context, self._device, texts, self._cache, key)
+        built = self.build_into(self._cache, texts)
+        give_back()
         return {t.name: Built(p, t) for t, p in zip(texts, built, strict=True)}
+
+    def build_ahead(self, groups: Sequence[Sequence[KernelText]]) -> None:
+        """Has kernels that are not kept compiled by another process, where a compiler would take
+        memory beside weights; `groups` are those of a `build` each."""
+        missing = [g for g in groups if not_kept(g, self._cache, self._key)]
+        if missing and self._in_host_memory:
+            build_apart(self._info.id, missing, self._cache)
+
+    def build_into(self, cache: BuildCache, texts: Sequence[KernelText]) -> list[Any]:
+        """The programs of the texts, in this process, from a cache or kept there."""
+        return build_programs(self.context, self._device, texts, cache, self._key)
+
+    @property
+    def _key(self) -> str:
+        return f"{self._info.name}\n{self._info.driver}\n{self._device.version}"
+
+    @property
+    def _in_host_memory(self) -> bool:
+        """Whether weights lie where the compiler works as well."""
+        return bool(self._device.type & self._cl.device_type.CPU)
 
     def allocate(self, nbytes: int) -> Memory:
         if nbytes > self._info.caps.max_binding:
@@ -230,8 +254,13 @@ class OpenCLDevice:
         return bytes(data)
 
     def record(self, built: Mapping[str, Built], launches: Sequence[Launch]) -> Any:
+        made = []
         with self._errors("preparing kernels"):
-            return [self._prepared(built[each.kernel], each.bindings) for each in launches]
+            for number, each in enumerate(launches, 1):
+                made.append(self._prepared(built[each.kernel], each.bindings))
+                if number % MANY == 0:
+                    give_back()
+        return made
 
     def _prepared(self, built: Built, bindings: Sequence[Binding]) -> tuple[Any, Any, Any]:
         text = built.text

@@ -8,6 +8,7 @@ what is live over its dispatches. Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,13 @@ from sdlc.cli_common import (
     json_option,
     print_json,
     print_table,
+    progress,
     request_of_file,
     size_text,
     source_options,
     target_option,
 )
+from sdlc.cli_kept import about, kept_record, no_cache_option, request_parts
 
 if TYPE_CHECKING:
     from sdlc.api import Request
@@ -35,8 +38,9 @@ COLUMNS = ("network", "weights", "arena", "at least", "without reuse", "loading"
 @click.argument("model", type=click.Path(path_type=Path))
 @target_option
 @source_options
+@no_cache_option
 @json_option
-def memory_command(model: Path, target: str, as_json: bool, **what: Any) -> None:
+def memory_command(model: Path, target: str, no_cache: bool, as_json: bool, **what: Any) -> None:
     """Prints what each network of MODEL takes: weights, arena, and the most that is live at once.
 
     MODEL is a model (folder, checkpoint, name), a part of one (MODEL/unet), or a .sdl file. Nothing
@@ -55,18 +59,31 @@ def memory_command(model: Path, target: str, as_json: bool, **what: Any) -> None
         requests = model_requests(model, target, what)
     else:
         requests = {model.stem: request_of_file(model, target, **what)}
-    programs = {name: _program(request) for name, request in requests.items()}
+    said = None if no_cache else about("memory", model, {**what, "target": target})
+    found = {}
+    with progress("compiling", 24) as tell:
+        for number, (name, request) in enumerate(requests.items()):
+            tell(name, number, len(requests))
+            found[name] = taken(request, said)
     if as_json:
-        print_json({name: record(program) for name, program in programs.items()})
+        print_json({name: each["bytes"] for name, each in found.items()})
         return
-    print_table(COLUMNS, [_row(name, program) for name, program in programs.items()])
-    for name, program in programs.items():
-        click.echo(f"\n{name}: bytes live over its {len(program.dispatches)} dispatches")
-        click.echo("\n".join(curve(program)))
+    print_table(COLUMNS, [_row(name, each["bytes"]) for name, each in found.items()])
+    for name, each in found.items():
+        count = each["bytes"]["dispatches"]
+        click.echo(f"\n{name}: bytes live over its {count} dispatches")
+        click.echo("\n".join(each["curve"]))
 
 
-def _program(request: Request) -> Program:
-    return request.build().program
+def taken(request: Request, said: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The record and the curve of a program, as an earlier call has kept them where it did (unless
+    `said`, which is about them, is None)."""
+
+    def make() -> Mapping[str, Any]:
+        program = request.build().program
+        return {"bytes": record(program), "curve": curve(program)}
+
+    return kept_record(("memory", repr(request.target), *request_parts(request)), make, said)
 
 
 def record(program: Program) -> dict[str, int]:
@@ -82,8 +99,7 @@ def record(program: Program) -> dict[str, int]:
     }
 
 
-def _row(name: str, program: Program) -> tuple[str, ...]:
-    found = record(program)
+def _row(name: str, found: Mapping[str, int]) -> tuple[str, ...]:
     order = ("weights", "arena", "lower_bound", "naive", "staging")
     sizes = (size_text(found[f"{kind}_bytes"]) for kind in order)
     return (name, *sizes, str(found["dispatches"]))

@@ -100,11 +100,13 @@ def kept(
             store = None  # the entry is sound, and stays for the weights that fit it
     program = make()
     texts = tuple(device.text(kernel) for kernel in program.all_kernels)
-    if store is not None:
-        with suppress(SdlError, OSError):  # a cache that cannot be written keeps nothing
-            caps = device.info.caps
-            store.put(key, lambda place: write_bundle(program, texts, caps, place), about)
-    return program, texts
+    if store is None:
+        return program, texts
+    with suppress(SdlError, OSError):  # a cache that cannot be written keeps nothing
+        caps = device.info.caps
+        store.put(key, lambda place: write_bundle(program, texts, caps, place), about)
+    # What was kept has no kernels as expressions, which take tens of MiB of a large network.
+    return _read(store, key, device) or (program, texts)
 
 
 def _read(store: Store, key: str, device: Device) -> Compiled | None:

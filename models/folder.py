@@ -85,8 +85,7 @@ class Model:
     @property
     def granule(self) -> int:
         """Height and width in pixels must be multiples of this."""
-        multiple: int = self.pixels_per_latent * 2 ** (levels(self.unet) - 1)
-        return multiple
+        return self.pixels_per_latent
 
     @property
     def default_size(self) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -30,9 +30,10 @@ from sdlc.backends.opencl_loader import cache_folder
 from sdlc.graph.types import Array
 from sdlc.models.cache import Compiled
 from sdlc.models.weights import Entry, Weights
-from sdlc.program.device import Device
-from sdlc.program.execute import NO_FEEDBACK, Executable
-from sdlc.program.load import of_role
+from sdlc.program.device import BuildsAhead, Device
+from sdlc.program.execute import NO_FEEDBACK, Executable, texts_of
+from sdlc.program.host import give_back
+from sdlc.program.load import bound, of_role
 from sdlc.program.program import Program, Tensor, TensorRole
 from sdlc.program.store import Store, StoreWarning, digest, remove
 from sdlc.program.values import stored_shape, unstored
@@ -44,6 +45,10 @@ SPARE_BYTES = 2**30
 """What is left free on the disk."""
 DATA, INDEX = "weights.bin", "index.json"
 ALIGNMENT = 64
+LARGE_BYTES = 1 << 27
+"""Weights beside which no compiler should work."""
+PIECE_BYTES = 1 << 22
+"""Bytes that lie beside the device's memory at once."""
 MOST_DIGESTS = 512
 
 
@@ -70,6 +75,7 @@ def open_network(
     if store is None or key is None:
         return Executable(program, device, weights, texts, feedback)
     found = store.get(key)
+    _build_ahead(compiled, device, found is not None)
     if found is not None:
         try:
             return Executable(program, device, read_packed(found.place, program), texts, feedback)
@@ -82,7 +88,16 @@ def open_network(
     settings = f"{program.name} {program.target} {program.precision.value}"
     about = {"what": f"{files[0]}  {settings}", "command": "generate"}
     _keep(store, key, made, about)
+    give_back()
     return made
+
+
+def _build_ahead(compiled: Compiled, device: Device, prepared: bool) -> None:
+    """Has kernels compiled before large weights lie beside the compiler."""
+    program, texts = compiled
+    if isinstance(device, BuildsAhead) and program.memory.weights > LARGE_BYTES:
+        bare = replace(program, load=None) if prepared else program
+        device.build_ahead(texts_of(bare, texts))
 
 
 # ---- what an entry is of -------------------------------------------------------------------------
@@ -193,6 +208,22 @@ class Packed(Mapping[str, Array]):
         count = prod(shape) * tensor.dtype.numpy.itemsize
         return unstored(np.asarray(pages)[:count].view(tensor.dtype.numpy).reshape(shape), tensor)
 
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The bytes of a tensor as they are stored, a few at a time. Raises DamagedError at the end
+        where they are not those that were written."""
+        place, check = self.places[name], 0
+        try:
+            with self.file.open("rb") as stream:
+                stream.seek(place.begin)
+                for begin in range(0, place.nbytes, PIECE_BYTES):
+                    piece = stream.read(min(PIECE_BYTES, place.nbytes - begin))
+                    check = zlib.crc32(piece, check)
+                    yield piece
+        except OSError as error:
+            raise DamagedError(str(error)) from None
+        if check != place.check:
+            raise DamagedError(name)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
 
@@ -208,7 +239,7 @@ def read_packed(place: Path, program: Program) -> Packed:
         places = {name: Place(*map(int, index[name])) for name in tensors}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(str(error)) from None
-    if any(places[name].nbytes < tensor.nbytes for name, tensor in tensors.items()):
+    if any(places[name].nbytes != bound(tensor) for name, tensor in tensors.items()):
         raise DamagedError("sizes")
     return Packed(place / DATA, MappingProxyType(places), MappingProxyType(tensors))
 
@@ -232,8 +263,14 @@ def _write(made: Executable, place: Path) -> None:
     with (place / DATA).open("wb") as stream:
         for tensor in of_role(made.program, TensorRole.WEIGHT):
             at = made.places[tensor.name]
-            data = made.device.read(at.memory, at.offset, at.nbytes)
-            index[tensor.weight] = (stream.tell(), len(data), zlib.crc32(data))
-            stream.write(data)
+            start, check = stream.tell(), 0
+            for begin in range(0, at.nbytes, PIECE_BYTES):
+                size = min(PIECE_BYTES, at.nbytes - begin)
+                data = made.device.read(at.memory, at.offset + begin, size)
+                check = zlib.crc32(data, check)
+                stream.write(data)
+            index[tensor.weight] = (start, at.nbytes, check)
+            if at.nbytes > PIECE_BYTES:
+                give_back()
             stream.write(bytes(-stream.tell() % ALIGNMENT))
     (place / INDEX).write_text(json.dumps(index), "utf-8")

@@ -32,6 +32,7 @@ from sdlc.models.tiles import by_tiles
 from sdlc.program.device import Device
 from sdlc.program.execute import Executable
 from sdlc.program.finite import Notes
+from sdlc.program.host import give_back
 
 FEEDBACK = MappingProxyType({"state": "next_state", "step": "next_step"})
 NO_EXTRA: Mapping[str, Array] = MappingProxyType({})
@@ -83,6 +84,7 @@ class Ready:
     def release(self) -> None:
         """Frees its memory on the device."""
         self._open = None
+        give_back()
 
 
 @dataclass(slots=True)

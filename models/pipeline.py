@@ -12,6 +12,7 @@ W, T, S, I, D, P).
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ from sdlc.models.settings import (
 from sdlc.models.start import begin, put_back
 from sdlc.program.device import Device, DeviceInfo
 from sdlc.program.execute import check_memory, check_sizes
+from sdlc.program.host import give_back
 from sdlc.program.program import Program
 from sdlc.target import Target
 
@@ -201,6 +203,8 @@ def _compiled(
             check_fits(program[0], sizes, folder, device.info)
             ready[role] = Ready(network, program, folder, device)
         tell(Progress("compile", done, len(parts), time.perf_counter() - started, network.part))
+    gc.collect()
+    give_back()  # of what compiling took, nothing is left when weights come
     drawn = ready["sampler"].network.sizes
     shape = (drawn["c"], drawn["h"], drawn["w"])
     painter = Painter(folder, device, settings.batch, shape, schedule, ready)

@@ -41,23 +41,34 @@ def write_folder(
     """Weights are stored as `stored`, tokenizers as links to their folders."""
     index: dict[str, Any] = {"_class_name": kind}
     for part, (name, config) in parts.items():
-        index[part] = ["", name]
+        index[part] = [library_of(name), name]
         (place / part).mkdir(parents=True)
         file = "scheduler_config.json" if part == "scheduler" else "config.json"
         (place / part / file).write_text(json.dumps({"_class_name": name, **config}))
     for part, folder in tokenizers.items():
-        index[part] = ["", "CLIPTokenizer"]
+        index[part] = ["transformers", "CLIPTokenizer"]
         (place / part).symlink_to(folder)
     (place / "model_index.json").write_text(json.dumps(index))
     for part, shapes in declared(load_folder(place)).items():
         tensors = {n: drawn(n, shape).astype(stored) for n, shape in shapes.items()}
-        save_file(tensors, place / part / "model.safetensors")
+        save_file(tensors, place / part / file_of(parts[part][0]))
     return place
+
+
+def library_of(name: str) -> str:
+    """Whose class it is."""
+    return "transformers" if name.startswith("CLIP") else "diffusers"
+
+
+def file_of(name: str) -> str:
+    """What the library of a class calls its weights."""
+    ours = library_of(name) == "diffusers"
+    return "diffusion_pytorch_model.safetensors" if ours else "model.safetensors"
 
 
 def declared(model: Model) -> dict[str, Shapes]:
     """The weights of a model's networks, and of its picture encoder, by part."""
-    side = model.granule
+    side = 8 * model.granule
     found: dict[str, Shapes] = {}
     parts = networks(model, GenerateSettings("", size=(side, side)))
     encoder = replace(

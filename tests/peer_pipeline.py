@@ -49,9 +49,8 @@ def network(part: str) -> Any:
     from safetensors.torch import load_file
 
     kind, config = class_of(part), config_of(part)
-    held = {
-        n: x.float() for n, x in load_file(FOLDER / "model" / part / "model.safetensors").items()
-    }
+    (file,) = (FOLDER / "model" / part).glob("*.safetensors")
+    held = {n: x.float() for n, x in load_file(file).items()}
     if kind.startswith("CLIP"):
         made = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
         wanted = set(made.state_dict())

@@ -195,7 +195,7 @@ def refuse(*_: object) -> Program:
 def test_a_second_picture_is_the_same_and_compiles_nothing(
     warm: tuple[Path, pipeline.Pictures], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(networks, "compile_graph", refuse)
+    monkeypatch.setattr(networks, "planned", refuse)
     monkeypatch.setattr(networks, "build", refuse)
     again = generate(replace(SETTINGS))
     np.testing.assert_array_equal(again.pixels, warm[1].pixels)
@@ -215,7 +215,7 @@ def test_kept_networks_say_what_they_are(warm: tuple[Path, pipeline.Pictures]) -
 def test_a_wrong_weight_is_located_though_its_program_is_kept(
     warm: tuple[Path, pipeline.Pictures], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(networks, "compile_graph", refuse)
+    monkeypatch.setattr(networks, "planned", refuse)
     source, model = default_folder(), tmp_path / "model"
     (model / "vae").mkdir(parents=True)
     for entry in (*source.iterdir(), source / "vae" / "config.json"):

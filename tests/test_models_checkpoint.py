@@ -183,7 +183,7 @@ def test_checkpoints_with_a_hole(tmp_path: Path) -> None:
 def test_named_models_have_the_published_sizes() -> None:
     small = named_model("stable-diffusion-1.5")
     assert small.unet == named_model("stable-diffusion-1.4").unet
-    assert small.default_size == (512, 512) and small.granule == 64
+    assert small.default_size == (512, 512) and small.granule == 8
     assert named_model("stable-diffusion-2.1").default_size == (768, 768)
     assert named_model("stable-diffusion-xl").default_size == (1024, 1024)
     fails("M005", "has no weights")(lambda: small.weights("unet"))

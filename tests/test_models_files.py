@@ -260,7 +260,7 @@ def test_batches_are_numbered() -> None:
 def test_the_shipped_folder() -> None:
     folder = load_folder(None)
     assert folder.default_size == (256, 256)
-    assert (folder.pixels_per_latent, folder.granule, folder.tokens) == (8, 32, 77)
+    assert (folder.pixels_per_latent, folder.granule, folder.tokens) == (8, 8, 77)
 
 
 def copied(tmp_path: Path) -> Path:

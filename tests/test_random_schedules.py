@@ -14,11 +14,14 @@ import pytest
 import run_random
 from conftest import ForAll
 from random_cases import Drawn, Making, contractions, kept, kinds_of, prove, revived, scheduled
+from sdlc.backends.target import load_target
 from sdlc.graph.types import DType
-from sdlc.proof.stages import interpreted, on
+from sdlc.kernel.ir import Declare, statements
+from sdlc.program.pipeline import compile_graph
+from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits, on
 from sdlc.schedule.nest import Bind, Kind, schedule
 from stages import device, legalised
-from strategies import Case, Given, Tensor, cases
+from strategies import Case, Given, Tensor, build_graph, cases
 
 
 @pytest.mark.parametrize(("target", "share"), [("cpu", 0.4), ("adreno", 0.3), ("nvidia", 0.3)])
@@ -95,6 +98,26 @@ def test_lanes_of_truth_values_are_stored_one_by_one(selector: str) -> None:
     )
     drawn = Drawn(case, making, graph, replace(made, kernels=kernels))
     prove(drawn, (interpreted(), on(device(selector))), "opencl")
+
+
+def test_slices_are_fetched_ahead_where_no_variable_holds_a_half() -> None:
+    """Found by drawing: without f16 arithmetic, what is loaded a pass ahead is widened first."""
+    x, w = Tensor("x", "f16", (64, 64)), Tensor("w", "f16", (64, 64))
+    text = f"op drawn(x: {x.type}, w: {w.type}) -> {x.type} {{ return matmul_nt(x, w) }}\n"
+    case = Case(text, (Given(x, "ordinary", 0), Given(w, "ordinary", 1)), DType.F16)
+    graph, target = build_graph(case), load_target("nvidia")
+    for f16 in (True, False):
+        caps = replace(target.caps, f16_arithmetic=f16)
+        program = compile_graph(graph, replace(target, caps=caps))
+        (kernel,) = program.kernels.values()
+        types = {s.var.type.dtype for s in statements(kernel.body) if isinstance(s, Declare)}
+        assert (
+            any("_next" in str(s) for s in statements(kernel.body)) and (DType.F16 in types) == f16
+        )
+        subject = Subject("drawn", graph, graph, program)
+        arrays = Arrays(case.inputs, {})
+        route = Route((interpreted(),))
+        assert fault_of(interpreted(), subject, arrays, limits(subject, arrays, route)) is None
 
 
 def test_what_failed_can_be_run_again(for_all: ForAll) -> None:

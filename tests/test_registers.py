@@ -133,8 +133,9 @@ TURNED = """op turned(x: T[m, k], w: T[n, k]) -> T[n, m] {
 """
 
 
-def tile(source: str, place: Path, registers: int) -> tuple[int, int]:
-    """Results that a work-item keeps, and steps of K of a slice, for Adreno."""
+def tile(source: str, place: Path, registers: int) -> tuple[int, int, int]:
+    """Results that a work-item keeps, steps of K of a slice, and how many are written out, for
+    Adreno."""
     target = load_target("adreno")
     target = replace(target, profile=replace(target.profile, registers=registers))
     (place / "product.sdl").write_text(source)
@@ -145,21 +146,25 @@ def tile(source: str, place: Path, registers: int) -> tuple[int, int]:
     (nest,) = [k.nest for k in made.planned[1].kernels]
     loops = [lp for lp in nest.loops if lp.kind in (Kind.UNROLL, Kind.VECTOR)]
     passes = next(lp for lp in nest.loops if lp.name == "p")
-    return prod(lp.extent for lp in loops if not nest.is_reduced(lp)), 320 // passes.extent
+    kept, written = (
+        prod(lp.extent for lp in loops if nest.is_reduced(lp) is reduced)
+        for reduced in (False, True)
+    )
+    return kept, 320 // passes.extent, written
 
 
 @pytest.mark.parametrize(
     ("source", "registers", "expected"),
     [
-        (PRODUCT, 0, (32, 8)),
-        (PRODUCT, 96, (32, 8)),
-        (PRODUCT, 64, (16, 16)),
-        (TURNED, 64, (16, 16)),
-        (TURNED, 48, (8, 32)),
+        (PRODUCT, 0, (32, 8, 8)),
+        (PRODUCT, 96, (32, 8, 2)),
+        (PRODUCT, 64, (16, 16, 4)),
+        (TURNED, 64, (16, 16, 4)),
+        (TURNED, 48, (8, 32, 8)),
     ],
 )
 def test_tiles_leave_registers_for_the_places_of_results(
-    tmp_path: Path, source: str, registers: int, expected: tuple[int, int]
+    tmp_path: Path, source: str, registers: int, expected: tuple[int, int, int]
 ) -> None:
     """Each vector of results has an address, and one of what is added to it; each scalar where
     results are turned. Of a smaller tile, slices are longer."""

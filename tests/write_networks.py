@@ -76,6 +76,7 @@ CASES: dict[str, tuple[str, str, Config]] = {
     "unet-1": ("unet.sdl", "UNet2DConditionModel", UNET),
     "unet-2": ("unet.sdl", "UNet2DConditionModel", {**UNET, **LINEAR}),
     "unet-xl": ("unet.sdl", "UNet2DConditionModel", XL),
+    "unet-odd": ("unet.sdl", "UNet2DConditionModel", {**UNET, "sample_size": 7}),
     "unet-inpaint": ("unet.sdl", "UNet2DConditionModel", {**UNET, "in_channels": 9}),
     "text-1": ("text_encoder.sdl", "CLIPTextModel", TEXT),
     "text-2": ("text_encoder.sdl", "CLIPTextModel", {**TEXT, "hidden_act": "gelu"}),

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sdlc.graph.types import DType
 from sdlc.kernel.intervals import Bounds
 from sdlc.kernel.ir import (
     Access,
     Assign,
     Barrier,
+    Cast,
     Declare,
     Expr,
     For,
@@ -37,6 +39,7 @@ from sdlc.kernel.ir import (
 from sdlc.kernel.rewrite import Fresh, map_loops, work_ranges
 from sdlc.kernel.simplify import Simplifier, simplify_kernel
 from sdlc.kernel.vectorize import replaced
+from sdlc.target import Target
 
 MOST_LOADS = 16
 """More loads than this would take too many registers."""
@@ -44,17 +47,18 @@ MOST_LOADS = 16
 Values = dict[Expr, Expr]
 
 
-def prefetch_slices(kernel: Kernel, depth: int) -> Kernel:
+def prefetch_slices(kernel: Kernel, target: Target) -> Kernel:
     """`kernel` with its fetching loops a pass ahead, if two slices are to be under way."""
-    if depth < 2:
+    if target.profile.depth < 2:
         return kernel
-    work = _Prefetching(kernel)
+    work = _Prefetching(kernel, target.caps.f16_arithmetic)
     body = map_loops(kernel.body, work.loop)
     return simplify_kernel(replace(kernel, body=body)) if work.count else kernel
 
 
 class _Prefetching:
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, halves: bool) -> None:
+        self.halves = halves
         ranges = work_ranges(kernel)
         for stmt in statements(kernel.body):
             if isinstance(stmt, For):
@@ -73,7 +77,7 @@ class _Prefetching:
         for stmt in (*before, *fill):
             if isinstance(stmt, Let):
                 lets[stmt.var] = replaced(stmt.value, lets)
-        loads = _fetched(fill)
+        loads = _fetched(fill, self.halves)
         if not loads or len(loads) > MOST_LOADS:
             return [loop]
         self.count += 1
@@ -81,9 +85,10 @@ class _Prefetching:
         ahead: list[Stmt] = []
         next_: list[Stmt] = []
         values: Values = {}
-        for load in loads:
-            values[load] = var = Var(self.names.name(f"{load.buffer.name}_next"), load.type)
-            whole = replaced(load, lets)
+        for value, load in loads.items():
+            name = self.names.name(f"{load.buffer.name}_next")
+            values[value] = var = Var(name, value.type)
+            whole = replaced(value, lets)
             ahead.append(Declare(var, self._at(whole, loop.var, i32(0))))
             next_.append(Assign(var, self._at(whole, loop.var, following)))
         filled = [_with(stmt, values) for stmt in fill]
@@ -123,10 +128,17 @@ def _is_constant(load: Load) -> bool:
     return load.buffer.space is Space.GLOBAL and load.buffer.access is Access.READ
 
 
-def _fetched(fill: list[Stmt]) -> tuple[Load, ...]:
-    """The loads from memory, each once; halves stay halves, so that nothing waits for them."""
-    every = (e for s in fill for e in walk(*statement_expressions(s)))
-    return tuple(dict.fromkeys(e for e in every if isinstance(e, Load) and _is_constant(e)))
+def _fetched(fill: list[Stmt], halves: bool) -> dict[Expr, Load]:
+    """What is loaded from memory, each once, with the load in it. `halves` stay halves where
+    variables can hold them, so that nothing waits for them; elsewhere they are widened first."""
+    found: dict[Expr, Load] = {}
+    for e in (e for s in fill for e in walk(*statement_expressions(s))):
+        load = e.value if isinstance(e, Cast) and not halves else e
+        if isinstance(load, Load) and _is_constant(load):
+            half = load.buffer.dtype is DType.F16 and not halves
+            if half == isinstance(e, Cast):
+                found[e] = load
+    return found
 
 
 def _with(stmt: Stmt, values: Values) -> Stmt:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sdlc.kernel.ir import Kernel
 from sdlc.target import Capabilities
@@ -46,6 +46,14 @@ class KernelText:
     grid: tuple[int, int, int]
     group: tuple[int, int, int]
     statements: tuple[int, ...] = field(default=(), compare=False, repr=False)
+
+
+@runtime_checkable
+class BuildsAhead(Protocol):
+    """A device that can have kernels compiled elsewhere, before they are built."""
+
+    def build_ahead(self, groups: Sequence[Sequence[KernelText]]) -> None:
+        """`groups` are the texts of a `build` each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.program.device import Binding, Device, DeviceInfo, KernelText, Timing
+from sdlc.program.host import give_back
 from sdlc.program.load import Kernels, bound, is_prepared, load_weights, of_role
 from sdlc.program.memory import relocate
 from sdlc.program.program import Program, Tensor, TensorRole
@@ -73,9 +74,10 @@ class Executable:
         self.device = device
         self._feedback = dict(feedback)
         self._phase = 0
-        needed = {dispatch.kernel for dispatch in program.all_dispatches}
-        kernels = Kernels.built(device, [text for text in texts if text.name in needed])
-        places = load_weights(program, kernels, weights)
+        loading, running = texts_of(program, texts)
+        places = load_weights(program, Kernels.built(device, loading), weights)
+        give_back()
+        kernels = Kernels.built(device, running)
         places |= _run_places(program, device)
         self._places = (places, _swapped(places, feedback))
         used = self._places if feedback else self._places[:1]
@@ -165,6 +167,16 @@ class Executable:
 
 
 # ---- memory --------------------------------------------------------------------------------------
+
+
+def texts_of(
+    program: Program, texts: Sequence[KernelText]
+) -> tuple[list[KernelText], list[KernelText]]:
+    """The kernels that make weights, and those of runs: the former go before the latter come."""
+    load = () if program.load is None else program.load.dispatches
+    needed = ({d.kernel for d in dispatches} for dispatches in (load, program.dispatches))
+    loading, running = ([t for t in texts if t.name in names] for names in needed)
+    return loading, running
 
 
 def _run_places(program: Program, device: Device) -> dict[str, Binding]:

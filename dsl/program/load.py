@@ -11,9 +11,9 @@ needs, in an arena that is freed at the end.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from sdlc.program.values import (
     overflows,
     range_text,
     shape_text,
-    store,
+    stored_pieces,
 )
 
 Places = dict[str, Binding]
@@ -151,6 +151,25 @@ def _clear_padding(tensor: Tensor, device: Device, place: Binding) -> None:
 # ---- what was given ------------------------------------------------------------------------------
 
 
+PIECE_BYTES = 1 << 22
+"""Bytes of a weight that are converted at once."""
+
+
+def _write(device: Device, place: Binding, pieces: Iterable[bytes | memoryview]) -> None:
+    """Bytes to a place, one piece after the other."""
+    at = place.offset
+    for piece in pieces:
+        device.write(place.memory, at, piece)
+        at += len(piece)
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """Weights whose bytes are at hand as the program stores them, piece by piece."""
+
+    def pieces(self, name: str) -> Iterator[bytes]: ...
+
+
 @dataclass(slots=True)
 class _Given:
     """Weights as they were given, checked as they are asked for."""
@@ -168,12 +187,15 @@ class _Given:
 
     def upload(self, program: Program, tensor: Tensor, device: Device, place: Binding) -> None:
         array: Array | None
+        if isinstance(self.arrays, Stored) and tensor.role is TensorRole.WEIGHT:
+            _write(device, place, self.arrays.pieces(tensor.weight))
+            return
         if tensor.role is TensorRole.CONSTANT:
             array = program.constants[tensor.name].reshape(tensor.shape)
         else:
             array = self.array(tensor)
         if array is not None:
-            device.write(place.memory, place.offset, store(array, tensor))
+            _write(device, place, stored_pieces(array, tensor, PIECE_BYTES))
 
     def settle(self) -> None:
         """Raises SdlError for the problems so far, each once."""

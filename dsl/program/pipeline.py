@@ -42,17 +42,17 @@ from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.schedule.point import NO_CHOICES, Choices
 from sdlc.schedule.profit import scheduled_by
 from sdlc.schedule.storage import stored_count
-from sdlc.target import Profile, Target
+from sdlc.target import Target
 
 Value = tuple[Node, int]
 
-KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Profile], Kernel]], ...] = (
-    ("simplify", lambda kernel, profile: simplify_kernel(kernel)),
-    ("promote", lambda kernel, profile: promote_arrays(kernel)),
-    ("cut", lambda kernel, profile: cut_loops(kernel)),
-    ("gather", lambda kernel, profile: gather_loads(kernel, profile.gather)),
-    ("prefetch", lambda kernel, profile: prefetch_slices(kernel, profile.depth)),
-    ("partial sums", lambda kernel, profile: partial_sums(kernel, profile.partial_sums)),
+KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
+    ("simplify", lambda kernel, target: simplify_kernel(kernel)),
+    ("promote", lambda kernel, target: promote_arrays(kernel)),
+    ("cut", lambda kernel, target: cut_loops(kernel)),
+    ("gather", lambda kernel, target: gather_loads(kernel, target.profile.gather)),
+    ("prefetch", lambda kernel, target: prefetch_slices(kernel, target)),
+    ("partial sums", lambda kernel, target: partial_sums(kernel, target.profile.partial_sums)),
 )
 
 
@@ -302,7 +302,9 @@ def kernels_of(
         if meaning not in known:
             name = _kernel_name(item.group, kernels)
             known[meaning] = name, {s.buffer.name: n for n, s in enumerate(storage.values())}
-            kernels[name] = replace(_kernel(item, storage, profile), name=name)
+            kernels[name] = replace(
+                _kernel(item, storage, replace(target, profile=profile)), name=name
+            )
             verify(kernels[name], target.caps)
         name, places = known[meaning]
         bound = [names[v] for v in storage]
@@ -351,10 +353,10 @@ def _meaning(group: Group, values: dict[Value, Hashable]) -> Hashable:
     return (tuple(parts), group.axes, group.over, group.monoid, lift, stores)
 
 
-def _kernel(item: Scheduled, storage: dict[Value, Storage], profile: Profile) -> Kernel:
+def _kernel(item: Scheduled, storage: dict[Value, Storage], target: Target) -> Kernel:
     kernel = lower(item.group, item.nest, storage, "")
     for _, change in KERNEL_PASSES:
-        kernel = change(kernel, profile)
+        kernel = change(kernel, target)
     return kernel
 
 

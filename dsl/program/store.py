@@ -205,8 +205,8 @@ def _entry(place: Path) -> Entry | None:
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         about = dict(json.loads((place / ABOUT).read_bytes())["about"])
     nbytes = 0
-    for path in (place, *place.rglob("*")):
-        with suppress(OSError):
+    with suppress(OSError):  # another process may remove it meanwhile
+        for path in (place, *place.rglob("*")):
             nbytes += path.stat().st_size if path.is_file() else 0
     return Entry(place.name, about, nbytes, used)
 

@@ -9,7 +9,7 @@ both shapes and the `.sdl` line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from math import prod
 from pathlib import Path
@@ -36,7 +36,8 @@ def stored(array: Array, tensor: Tensor) -> Array:
     if block is not None:
         place = tensor.order.index(block.axis)
         tail = -moved.shape[place] % block.size
-        moved = np.pad(moved, [(0, tail if d == place else 0) for d in range(moved.ndim)])
+        if tail:
+            moved = np.pad(moved, [(0, tail if d == place else 0) for d in range(moved.ndim)])
         *before, extent = moved.shape[: place + 1]
         split = (*before, extent // block.size, block.size, *moved.shape[place + 1 :])
         moved = np.moveaxis(moved.reshape(split), place + 1, -1)
@@ -51,6 +52,19 @@ def store(array: Array, tensor: Tensor) -> bytes | memoryview:
         return made.reshape(-1).view(np.uint8).data
     data = made.tobytes()
     return data + bytes(tensor.nbytes - len(data))
+
+
+def stored_pieces(array: Array, tensor: Tensor, most: int) -> Iterator[bytes | memoryview]:
+    """What `store` gives, piece after piece of about `most` bytes, where it can be cut."""
+    rows = tensor.shape[tensor.order[0]] if tensor.order else 0
+    if tensor.block is not None or tensor.nbytes <= most or rows < 2:
+        yield store(array, tensor)
+        return
+    moved = array.transpose(tensor.order)
+    step = max(1, rows * most // tensor.nbytes)
+    for start in range(0, rows, step):
+        piece = np.ascontiguousarray(moved[start : start + step], tensor.dtype.numpy)
+        yield piece.reshape(-1).view(np.uint8).data
 
 
 def load(data: bytes, tensor: Tensor) -> Array:

@@ -30,6 +30,9 @@ LEAST = 16
 LEAST_STEPS = 4
 """Steps of a slice that a work-item takes at least."""
 
+WRITTEN = 4
+"""Where registers are counted, so many parts of a slice are steps of a loop, not written out."""
+
 PLACE = 2
 """Registers of the address of what is read or stored beside the results."""
 
@@ -181,7 +184,10 @@ def _slices(draft: NestDraft, axis: str, depth: int, shape: Shape, setting: Sett
     inner = f"{axis}.in"
     draft.take(Tile(axis, depth, inner))
     each = depth // shape.ways
-    unroll = divisor(each, setting.profile.unroll * shape.smaller)
+    most = setting.profile.unroll
+    if setting.profile.registers:
+        most = min(most, max(1, depth // WRITTEN))
+    unroll = divisor(each, most)
     if shape.ways > 1:
         name = f"{axis}.way"
         draft.take(Tile(inner, shape.ways * unroll, name), Tile(name, unroll, f"{axis}.unroll"))

@@ -113,11 +113,11 @@ class Profile:
     computes at least, in loops, where there is enough work; `gather` lanes of one load instead of
     scalar loads of neighbours; `partial_sums` products that may be summed in f16 before they are
     added to an f32 accumulator, where factors are f16 (0: none); `across` work-items side by side
-    along the columns of a tile whose operands pass through local memory; `registers` (32-bit) that written
-    out code should stay within (0: not counted); `fold_bytes`: a value of which one entry of a
-    batch takes less is stored rather than folded into a rescaled state block by block (0: it is
-    always folded); `strip` elements that a chain of transforms may store on its way however little
-    else is stored, beyond which it is run in pieces; `matrix` is the matrix instruction that
+    along the columns of a tile whose operands pass through local memory; `registers` (32-bit) that
+    written out code should stay within (0: not counted); `fold_bytes`: a value of which one entry
+    of a batch takes less is stored rather than folded into a rescaled state block by block (0: it
+    is always folded); `strip` elements that a chain of transforms may store on its way however
+    little else is stored, beyond which it is run in pieces; `matrix` is the matrix instruction that
     contractions of its inputs are computed with ('': none).
     """
 

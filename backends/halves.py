@@ -68,6 +68,8 @@ def _moved(body: tuple[Stmt, ...]) -> frozenset[Var]:
 
 def _is_moved(e: Expr, kept: Set[Var]) -> bool:
     match e:
+        case Vector():
+            return all(_is_moved(part, kept) for part in e.parts)
         case Extract():
             return _is_moved(e.value, kept)
         case Var():
@@ -95,6 +97,8 @@ class _Widening:
 
     def still(self, e: Expr) -> Expr:
         """A half that only moves, as a half."""
+        if isinstance(e, Vector):
+            return Vector(tuple(self.still(part) for part in e.parts))
         return Load(e.buffer, self.wide(e.index), e.lanes) if isinstance(e, Load) else e
 
     def factor(self, e: Expr) -> Expr:

@@ -52,7 +52,10 @@ SPACES = MappingProxyType(
 )
 
 ASSEMBLY = MappingProxyType(
-    {"mma_m16n8k16_f16": "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"},
+    {
+        "mma_m16n8k16_f16": "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+        "mma_m16n8k8_f16": "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32",
+    },
 )
 """Matrix instructions by the name that targets' tables give them (PTX ISA, 9.7.14: `mma`)."""
 

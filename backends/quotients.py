@@ -43,13 +43,14 @@ def vector_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     quotients = _Quotients(definitions(kernel), Fresh(kernel))
 
     def change(e: Expr) -> Expr:
-        if isinstance(e, Load) and e.buffer.lanes > 1:
+        if isinstance(e, Load) and e.lanes > 1 and e.buffer.lanes > 1:
             return Load(e.buffer, quotients.scaled(e.index, e.lanes), e.lanes)
         return e
 
     def visit(stmt: Stmt) -> tuple[Stmt, ...]:
-        if isinstance(stmt, Store) and stmt.buffer.lanes > 1:
-            return (replace(stmt, index=quotients.scaled(stmt.index, stmt.value.type.lanes)),)
+        lanes = stmt.value.type.lanes if isinstance(stmt, Store) and stmt.buffer.lanes > 1 else 1
+        if isinstance(stmt, Store) and lanes > 1:
+            return (replace(stmt, index=quotients.scaled(stmt.index, lanes)),)
         return (stmt,)
 
     kernel = map_expressions(kernel, change)

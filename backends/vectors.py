@@ -18,6 +18,7 @@ from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Access,
     Assign,
+    Buffer,
     Call,
     Cast,
     Declare,
@@ -176,7 +177,7 @@ def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     made = {
         b.name: replace(b, lanes=lanes)
         for b in (*kernel.buffers, *kernel.arrays)
-        if (lanes := _common(found[b.name], parts)) in caps.vector_widths
+        if (lanes := _common(b, found[b.name], parts)) in caps.vector_widths
         and lanes > 1
         and b.size % lanes == 0
         and (b.dtype is not DType.F16 or caps.f16_arithmetic or caps.packed_halves)
@@ -204,9 +205,10 @@ def vector_views(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     return map_expressions(kernel, change)
 
 
-def _common(found: set[int], parts: bool) -> int:
-    """The most lanes of an access, if an array of so many serves every access."""
-    several = len(found) > 1 and (not parts or 1 in found)
+def _common(buffer: Buffer, found: set[int], parts: bool) -> int:
+    """The most lanes of an access, if an array of so many serves every access: in memory, single
+    elements are no parts, since compilers see best through what has one type there."""
+    several = len(found) > 1 and (not parts or (1 in found and buffer.space is not Space.LOCAL))
     return 0 if several or 0 in found else max(found, default=0)
 
 

@@ -29,6 +29,7 @@ from sdlc.cli_explain import explain_command
 from sdlc.cli_generate import generate_command
 from sdlc.cli_info import info_command
 from sdlc.cli_memory import memory_command
+from sdlc.cli_precision import precision_command
 from sdlc.cli_report import devices_command, doctor_command, targets_command, version_command
 from sdlc.cli_rules import rules_command
 from sdlc.cli_run import run_command
@@ -72,6 +73,7 @@ for _command in (
     generate_command,
     info_command,
     memory_command,
+    precision_command,
     cache_command,
     version_command,
 ):

@@ -41,6 +41,7 @@ STAGES = MappingProxyType(
         "step": "drawing",
         "decode": "decoding",
         "check": "checking values",
+        "compare": "comparing",
     }
 )
 
@@ -229,7 +230,7 @@ def generate_command(
     for file in files:
         check_writable(file)
     started = time.perf_counter()
-    with _progress() as show:
+    with drawing_progress() as show:
         pictures = generate(wanted, _reporter(show, files), check_finite)
     for number, (file, pixels) in enumerate(zip(files, pictures.pixels, strict=True)):
         write_png(pixels, file, pictures.entries(number))
@@ -284,7 +285,7 @@ def _write_preview(file: Path, step: int, pixels: Array) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def drawing_progress() -> Iterator[Report]:
     """A bar on stderr (plain lines where that is no terminal), with the time of each step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn

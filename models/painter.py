@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,6 @@ import numpy.typing as npt
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import failure
 from sdlc.models.cache import Compiled
-from sdlc.models.check import FiniteCheck
 from sdlc.models.folder import Model
 from sdlc.models.networks import Network, tokenizers_of
 from sdlc.models.packed import open_network
@@ -38,6 +38,16 @@ FEEDBACK = MappingProxyType({"state": "next_state", "step": "next_step"})
 NO_EXTRA: Mapping[str, Array] = MappingProxyType({})
 
 
+class Check(Protocol):
+    """Somebody who looks at what a network does."""
+
+    def opened(self, executable: Executable) -> None:
+        """Its weights are on the device."""
+
+    def step(self, executable: Executable, notes: Notes) -> None:
+        """Its inputs are there: runs a step; `notes` say which, if there is something wrong."""
+
+
 @dataclass(slots=True)
 class Ready:
     """A compiled network of a model, opened on a device when it is first used."""
@@ -46,8 +56,7 @@ class Ready:
     compiled: Compiled
     folder: Model
     device: Device
-    check: FiniteCheck | None = None
-    """Where every value is looked at."""
+    check: Check | None = None
     _open: Executable | None = None
 
     @property

@@ -164,9 +164,16 @@ def _check(painter: Painter, tell: Report | None) -> None:
         each.check = check
 
 
+def compiled_networks(
+    settings: GenerateSettings, folder: Model, device: Device, tell: Report
+) -> Painter:
+    """The networks of a picture, compiled for a device; each is loaded when it is first used."""
+    return _compiled(settings, folder, device, tell, {})
+
+
 def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Report) -> Painter:
     """Compiles the networks for a device and loads their weights, which stay there."""
-    painter = _compiled(settings, folder, device, tell, {})
+    painter = compiled_networks(settings, folder, device, tell)
     for done, network in enumerate(painter.ready.values(), 1):
         begin = time.perf_counter()
         network.open()

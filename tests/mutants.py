@@ -32,6 +32,8 @@ RULES = "tests/test_rules.py -k 'sound or fires'"
 LOAD = "tests/test_program_load.py"
 SPLIT = "tests/test_split.py"
 BLOCKS = "tests/test_random_schedules.py -k blocks"
+PRECISION = "tests/test_precision.py -k 'not random and not large'"
+FINITE = "tests/test_finite.py -k 'not picture and not llvmpipe and not pocl'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,42 @@ class Mutant:
 
 
 MUTANTS = (
+    # ---- precision
+    Mutant(
+        "short sums of what is in f32",
+        "dsl/program/pipeline.py",
+        "if item.group.wide:",
+        "if False:",
+        PRECISION,
+    ),
+    Mutant(
+        "a rule rounds what is in f32",
+        "dsl/language/elaborate_rule.py",
+        "DType.F32 if found.wide else precision",
+        "precision",
+        PRECISION,
+    ),
+    Mutant(
+        "a rule forgets what is in f32",
+        "dsl/graph/match.py",
+        "for n in (self.root, *self.inside)",
+        "for n in ()",
+        PRECISION,
+    ),
+    Mutant(
+        "a matrix instruction rounds what is in f32",
+        "dsl/schedule/fragments.py",
+        "    if group.wide:",
+        "    if False:",
+        PRECISION,
+    ),
+    Mutant(
+        "what a kernel computes inside is not looked into",
+        "dsl/program/culprit.py",
+        "if wrong and node is not stored[0]:",
+        "if False:",
+        FINITE,
+    ),
     # ---- reductions
     Mutant(
         "states change one after the other",

@@ -34,9 +34,12 @@ def small_model(
     write_folder(place, kind, parts, tokenizers)
     config = place / "vae" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **vae}))
-    for file in place.glob("*/model.safetensors"):
+    found = set(factors)
+    for file in place.glob("*/*.safetensors"):
         weights = load_file(file)
-        if factors.keys() & weights.keys():
+        if found & weights.keys():
             scaled = {n: w * np.float32(factors.get(n, 1)) for n, w in weights.items()}
             save_file(scaled, file)
+            found -= weights.keys()
+    assert not found, f"no weights are called {found}"
     return place

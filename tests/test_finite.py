@@ -118,6 +118,26 @@ def test_an_operator_inside_a_kernel_is_named(precision: str) -> None:
     assert "which also computes bend.out" in text
 
 
+IN_PLACE = """op spike(x: T[b, n]) -> T[b, n] { out[b, i] = 0.001 * x[b, i] * x[b, i] }
+op boost(x: T[b, n], y: T[b, n]) -> T[b, n] { out[b, i] = 4e4 * x[b, i] + y[b, i] }
+model written(x: T[b, n], w: T[n, n]) -> T[b, n] {
+  h = matmul_nt(x, w)
+  y = boost(matmul_nt(matmul_nt(h, w), w), spike(h))
+  return matmul_nt(y, w)
+}
+"""
+
+
+def test_what_a_kernel_writes_over_is_remembered() -> None:
+    """The result takes the place of what it is made from, and would be looked at instead."""
+    made = sdlc.compile(IN_PLACE, sizes={"b": 4, "n": 16}, precision="f16")
+    assert any(t.in_place_of for t in made.program.tensors.values())
+    with pytest.raises(SdlError) as error:
+        arrays = {"x": X, "w": np.random.default_rng(2).standard_normal((16, 16))}
+        made.run(arrays, device=device("cpu"), check_finite=True)
+    assert "operator: boost.out" in str(error.value) and "stored in f16" in str(error.value)
+
+
 LOADED = """op sharpen(w: T[m, n]) -> T[m, n] {
   e[i, j] = exp(9 * w[i, j])
   s[j] = sum over i < m of e[i, j]

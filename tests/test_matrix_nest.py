@@ -206,6 +206,29 @@ def test_the_profile_switches_it() -> None:
     assert other.kernels[0].nest.matrix is None
 
 
+def plane_graph(size: int, outputs: int) -> Graph:
+    """A window of three over a plane, channels innermost."""
+    o, y, x = axes(o=outputs, y=size, x=size)
+    c, j = axes(c=64, j=3)
+    source, w = halves("x", size, size + 2, 64), halves("w", outputs, 3, 64)
+    place = apply("add", Index(x), Index(j))
+    lift = (apply("mul", Read(source, (*at(y), place, *at(c)), 0, None), read(w, o, j, c)),)
+    made = Reduce((y, x, o), (j, c), SUM, lift, (H,), Origin("y", "conv"))
+    return Graph("plane", (("y", made, 0),), (source, w))
+
+
+@pytest.mark.parametrize("outputs", [8, 64, 96, 112, 120])
+def test_few_columns_waste_few_products(outputs: int) -> None:
+    """However many rows there are; what is stored is proven to be free of races."""
+    target = load_target("nvidia-matrix")
+    made = plane_graph(256, outputs)
+    chosen = plan(made, target)
+    assert compile_plan(made, chosen, target, H).kernels
+    nest = chosen.kernels[0].nest
+    column = next(a for a in chosen.kernels[0].group.axes if a.name == "o")
+    assert nest.matrix is not None and nest.covered(column) <= max(32, 1.25 * outputs)
+
+
 # ---- steps
 
 

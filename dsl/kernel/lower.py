@@ -85,7 +85,7 @@ class _Staging:
         strides, size = layout(stage, group.axes)
         for output in group.stores:
             dtype = output.node.dtypes[output.field]
-            raw = dtype is not DType.F16 or self.nest.matrix is not None
+            raw = dtype is not DType.F16 or self.nest.multiplies
             kept = dtype if raw else DType.F32
             array = self._array(stage, kept, size)
             start = tuple(first[a] for a in group.axes)

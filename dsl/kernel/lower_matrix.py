@@ -16,7 +16,7 @@ from sdlc.graph.expr import Expr
 from sdlc.graph.types import DType
 from sdlc.kernel import ir as k
 from sdlc.kernel.fragments import packed, place
-from sdlc.kernel.lower_names import Names, loop_var, names_of
+from sdlc.kernel.lower_names import Names, loop_var
 from sdlc.kernel.translate import Scope, translate
 from sdlc.kernel.vectorize import vectorize
 from sdlc.schedule.contraction import contraction
@@ -101,7 +101,7 @@ class Multiplying:
                 for name in made.get(loop.name, (loop.name,)):
                     own = part.nest.loop(name)
                     values[name] = digit if own.stride == loop.stride else k.i32(0)
-        return names_of(part.nest, values, part.work.simplifier.bounds.ranges)
+        return part.names.renamed(values)
 
     def _value(self, factor: Expr, names: Names, width: int) -> k.Expr:
         """The elements of a factor, of the instruction's type; zero beyond an inexact axis of K."""

@@ -9,8 +9,9 @@ the border.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from sdlc.graph.expr import Axis
 from sdlc.kernel import ir as k
@@ -25,12 +26,14 @@ Ranges = dict[k.Expr, tuple[int, int]]
 @dataclass(frozen=True, slots=True)
 class Names:
     """The values of a nest's loops and axes (`axes` never beyond the extent, `raw` possibly), and
-    the conditions of being inside an inexact axis."""
+    the conditions of being inside an inexact axis; `renamed` gives the same for other values of the
+    loops."""
 
     loops: dict[str, k.Expr]
     axes: dict[Axis, k.Expr]
     raw: dict[Axis, k.Expr]
     inside: dict[Axis, k.Expr]
+    renamed: Callable[[dict[str, k.Expr]], Names]
 
 
 def loop_var(loop: Loop, prefix: str = "") -> k.Var:
@@ -87,7 +90,7 @@ def names_of(nest: Nest, loops: dict[str, k.Expr], ranges: Ranges) -> Names:
             inside[axis] = simplify(k.call("lt", start, k.i32(axis.extent)), ranges)
             value = clamped(value, axis.extent, width)
         axes[axis] = simplify(value, ranges)
-    return Names(loops, axes, raw, inside)
+    return Names(loops, axes, raw, inside, partial(names_of, nest, ranges=ranges))
 
 
 def _vector_start(nest: Nest, axis: Axis, value: k.Expr) -> tuple[k.Expr, int]:
@@ -133,7 +136,8 @@ def stage_names(
         raw[axis] = simplifier.visit(value)
         safe = k.call("min", k.call("max", value, k.i32(0)), k.i32(last))
         made[axis] = simplifier.visit(safe)
-    return Names(loops, made, raw, inside)
+    renamed = partial(stage_names, stage, axes, first, simplifier=simplifier)
+    return Names(loops, made, raw, inside, renamed)
 
 
 def form_value(form: Form, loops: Mapping[str, k.Expr]) -> k.Expr:

@@ -87,6 +87,8 @@ class Watch:
     strict: bool = True
     tell: Tell = quietly
     peaks: dict[str, Peak] = field(default_factory=dict)
+    bad: dict[str, int] = field(default_factory=dict)
+    """How many values were no numbers, by tensor, in the order in which they were found."""
     _live: dict[str, Array] = field(default_factory=dict)
     _largest: Peak | None = None
 
@@ -121,6 +123,8 @@ class Watch:
             found = Bad(number, name, values, bad, self._largest, operands)
             self._live.clear()
             raise NotFiniteError(self.executable.program, found)
+        if bad:
+            self.bad[name] = max(bad, self.bad.get(name, 0))
         peak = Peak(size, name, number)
         if name not in self.peaks or self.peaks[name].value < size:
             self.peaks[name] = peak

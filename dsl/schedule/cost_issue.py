@@ -105,8 +105,7 @@ def issue_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Issue:
     for stage in nest.stages:
         part = _issue_of_part(parts[stage.value], stage.nest, orders, peak)
         times = float(_fills(nest, stage))
-        if stage.spread:
-            times /= lanes
+        times /= lanes if stage.spread else _faster(stage.nest, peak)
         slots += times * part.slots
         loads += times * part.loads
         if stage.place is Place.LOCAL:

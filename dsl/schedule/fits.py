@@ -70,8 +70,9 @@ def local_bytes(group: Group, nest: Nest) -> int:
 
 
 def _staged_bytes(part: Group, extents: tuple[int, ...], pad: int) -> int:
-    rows, row = prod(extents[:-1]), (extents[-1] if extents else 1) + pad
-    return rows * row * sum(s.node.dtypes[s.field].itemsize for s in part.stores)
+    row = next((e for e in reversed(extents) if e > 1), 0)
+    elements = prod(extents) // row * (row + pad) if row else 1
+    return elements * sum(s.node.dtypes[s.field].itemsize for s in part.stores)
 
 
 def _exchanged(group: Group, nest: Nest) -> int:

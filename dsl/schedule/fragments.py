@@ -35,6 +35,9 @@ from sdlc.schedule.operands import is_gather, operand, power, read_operand
 from sdlc.schedule.staging import NestDraft
 from sdlc.target import MatrixInstruction
 
+MOST_BEYOND = 4
+"""At most one in so many columns may be computed beyond the last."""
+
 ACCESS = 16
 """Bytes that a work-item fetches at once."""
 
@@ -161,8 +164,8 @@ def fragment_steps(group: Group, form: Contraction, setting: Setting) -> tuple[S
 
 
 def _tiles(form: Contraction, of: MatrixInstruction, setting: Setting) -> Tiles:
-    """The largest shape that fits local memory and gives every core a work-group, or the
-    smallest."""
+    """The largest shape that fits local memory and the columns, and gives every core a work-group,
+    or the smallest."""
     column = column_of(form, of)
     assert column is not None
     m, pitch = prod(a.extent for a in form.m), _pitch(form, of, setting)
@@ -173,9 +176,13 @@ def _tiles(form: Contraction, of: MatrixInstruction, setting: Setting) -> Tiles:
         found = replace(shape, columns=columns)
         height = of.m * shape.rows * shape.down
         width = of.n * columns * shape.across
+        across = -(-column.extent // width)
+        beyond = across * width - column.extent
         if (height + form.fields * width) * pitch > setting.local_bytes:
             continue
-        if others * -(-m // height) * -(-column.extent // width) >= setting.profile.groups:
+        if MOST_BEYOND * beyond > column.extent:
+            continue
+        if others * -(-m // height) * across >= setting.profile.groups:
             break
     return found
 

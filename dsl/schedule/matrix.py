@@ -18,13 +18,34 @@ from sdlc.graph.expr import Expr, Read
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Fragments, Kind, Loop, Matrix, Nest, Refused
+from sdlc.schedule.nest import Place as Memory
 from sdlc.target import Place
 
 Refuse = Callable[[str], Refused]
 
 
 def as_matrix(nest: Nest, step: Matrix, group: Group | None, refuse: Refuse) -> Nest:
-    """The nest after the step; raises `Refused`."""
+    """The nest after the step, for itself or for a stage in local memory; raises `Refused`."""
+    value = step.rows[0].rpartition("/")[0] if step.rows else ""
+    if not value:
+        return _multiplied(nest, step, group, refuse)
+    found = next((s for s in nest.stages if s.value == value), None)
+    if found is None or group is None:
+        raise refuse(f"there is no stage `{value}`")
+    if found.place is not Memory.LOCAL:
+        raise refuse("a sub-group's result is no work-item's own")
+    start = len(value) + 1
+    rows, columns, reduced = (
+        tuple(n[start:] for n in side) for side in (step.rows, step.columns, step.reduced)
+    )
+    own = replace(step, rows=rows, columns=columns, reduced=reduced)
+    part = next(g for g in group.inner if g.name == value)
+    made = replace(found, nest=_multiplied(found.nest, own, part, refuse))
+    return replace(nest, stages=tuple(made if s is found else s for s in nest.stages))
+
+
+def _multiplied(nest: Nest, step: Matrix, group: Group | None, refuse: Refuse) -> Nest:
+    """The nest with its tile by the instruction."""
     names = (*step.rows, *step.columns, *step.reduced)
     known = {lp.name: lp for lp in nest.loops}
     for name in names:

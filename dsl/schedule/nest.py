@@ -207,6 +207,11 @@ class Nest:
     def is_reduced(self, loop: Loop) -> bool:
         return loop.axis in self.reduced
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether it or a stage of it is computed by a matrix instruction."""
+        return self.matrix is not None or any(s.nest.multiplies for s in self.stages)
+
     def size(self, kind: Kind, dim: int) -> int:
         """The product of the extents bound to one dimension of work-groups or lanes."""
         return prod(lp.extent for lp in self.loops if lp.kind is kind and lp.dim == dim)

@@ -12,6 +12,7 @@ Invariant: the value is the same up to rounding, since w(a, m) * w(m, n) = w(a, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from sdlc.graph.expr import (
     ONE,
@@ -303,7 +304,8 @@ def carry(
                 absorbed = None
         if absorbed is not None:
             made[producers[absorbed.stores[0].node]] = None
-        made[number] = Blocked(group, form, blocks_of(axis, profile.block), absorbed).root()
+        blocks = blocks_of(axis, block_size(group, form, profile))
+        made[number] = Blocked(group, form, blocks, absorbed).root()
     return tuple(g for g in made if g is not None)
 
 
@@ -315,6 +317,17 @@ def _unfolded(group: Group, form: Rescaled, profile: Profile) -> str:
     if profile.reduction_lanes > 1 and all(a in narrow for a in group.axes):
         return "no field has axes of its own, so work-items share it like any other reduction"
     return ""
+
+
+def block_size(group: Group, form: Rescaled, profile: Profile) -> int:
+    """How many terms are folded at a time: the profile's block, or half or twice as many where that
+    is nearer to `block_values` of all columns (of heads)."""
+    narrow = axes_of(*(group.lift[f] for f in form.leaders))
+    columns = prod(a.extent for a in group.axes if a not in narrow)
+    if 2 * profile.block * columns <= profile.block_values:
+        return 2 * profile.block
+    halves = profile.block_values and profile.block * columns > profile.block_values
+    return profile.block // 2 if halves else profile.block
 
 
 def _source(group: Group, form: Rescaled, axis: Axis) -> Node | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def layout(stage: Staged, axes: tuple[Axis, ...]) -> tuple[tuple[int, ...], int]:
     """Elements between neighbours of what a stage holds, by axis, and its size; a vector's axis
-    is the innermost."""
+    is the innermost, and the pad follows rows along the innermost axis that has a length."""
     vector = stage.nest.vector_axes
     order = sorted(range(len(axes)), key=lambda n: axes[n] in vector)
     region = stage.region
@@ -31,12 +31,12 @@ def layout(stage: Staged, axes: tuple[Axis, ...]) -> tuple[tuple[int, ...], int]
         for a, extent, step in zip(axes, region.extents, region.steps, strict=True)
     ]
     strides = [0] * len(order)
-    size = 1
-    for place, n in enumerate(reversed(order)):
+    size, pad = 1, stage.pad
+    for n in reversed(order):
         strides[n] = size
         size *= extents[n]
-        if place == 0:
-            size += stage.pad
+        if extents[n] > 1:
+            size, pad = size + pad, 0
     return tuple(strides), size
 
 

@@ -145,7 +145,7 @@ def _stage(draft: NestDraft, part: Group, at: str, shape: Shape, setting: Settin
     else:
         place = _successor(draft.group, part) if not reduces else ""
         draft.take(Stage(part.name, at, Place.LOCAL, 0 if reduces else vector, place))
-        _shared(draft, part, shape, setting)
+        share_part(draft, part, shape, setting)
 
 
 def _successor(group: Group, part: Group) -> str:
@@ -201,7 +201,7 @@ def _unroll(draft: NestDraft, part: Group, setting: Setting) -> None:
     draft.tile(f"{part.name}/{axis.name}", size, Kind.UNROLL, "unroll")
 
 
-def _shared(draft: NestDraft, part: Group, shape: Shape, setting: Setting) -> None:
+def share_part(draft: NestDraft, part: Group, shape: Shape, setting: Setting) -> None:
     """A part that all work-items fill: rows as they own them and keys over lanes 0; a reduction of
     a row is one work-item's, by vectors."""
     prefix, nest, vector = f"{part.name}/", _nest(draft, part), setting.profile.vector

@@ -32,6 +32,7 @@ from sdlc.schedule.factor import factor_rows, fetching_tile, most_tiles, private
 from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
 from sdlc.schedule.held import with_held
+from sdlc.schedule.multiplied import multiplied
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
@@ -80,7 +81,8 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
             yield "", whole, operand_steps(whole, form, lanes, there)
             return
     if is_folded(group) and setting.profile.depth > 1:
-        yield "", *streamed(group, setting)
+        products = multiplied(group, setting)
+        yield "", *(streamed(group, setting) if isinstance(products, str) else products)
         return
     yield "", group, steps_for(group, lanes, setting)
     if "hold_factors" in setting.enabled and form is not None and lanes is not None:

@@ -140,7 +140,7 @@ class Profile:
     across: int = 16
     registers: int = 0
     fold_bytes: int = 0
-    strip: int = 1 << 23
+    strip: int = 10 << 20
     matrix: str = ""
 
 

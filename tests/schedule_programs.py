@@ -95,7 +95,7 @@ _PRODUCT: Ranges = (("n", 16, 35), ("c", 4, 16), ("o", 16, 40))
 _LONG: Ranges = (("b", 1, 2), ("c", 50, 900), ("o", 1, 5))
 _HEADS: Ranges = (("b", 1, 2), ("s", 1, 17), ("t", 1, 33), ("e", 1, 9))
 _PICTURE: Ranges = (("b", 1, 1), ("c", 1, 4), ("h", 4, 9), ("o", 1, 5))
-_PICTURES: Ranges = (("b", 1, 2), ("c", 1, 4), ("h", 4, 9), ("o", 1, 9))
+_PICTURES: Ranges = (("b", 1, 2), ("c", 1, 4), ("h", 4, 9), ("o", 1, 4))
 _LATE = """model m(x: T[s], u: T[n], v: T[n, n]) -> T[s, n] {
   y[i, j] = x[i] * u[j]
   a = matmul_nn(y, v)
@@ -119,8 +119,8 @@ POOL = (
     Pooled(_WEIGHTED, _PRODUCT, "cpu"),
     Pooled(_WINDOWS, _PICTURE, "cpu", ("winograd_2",)),
     Pooled(_WINDOWS, _PICTURE, "adreno", ("winograd_4",)),
-    Pooled(_WINDOWS, _PICTURES, "cpu", ("winograd_2", "halo"), strip=60),
-    Pooled(_WINDOWS, _PICTURES, "nvidia", ("winograd_2",), strip=200),
+    Pooled(_WINDOWS, _PICTURES, "cpu", ("winograd_2", "halo"), strip=650),
+    Pooled(_WINDOWS, _PICTURES, "nvidia", ("winograd_2",), strip=850),
     Pooled(_LATE, _WIDE, "cpu"),
 )
 

@@ -126,7 +126,7 @@ def _sizes(node: Reduce, source: Map, padding: Padding, asked: Asked) -> Sizes:
     others = sum(r is not node for r in asked.around.readers.get(source, ()))
     view = int(is_view(source.body) and source not in asked.around.results)
     found = {"reads": points // elements, "growth": grown // elements}
-    return found | {"others": others + kept, "view": view}
+    return found | {"others": others + kept, "view": view, "bytes": grown * source.dtype.itemsize}
 
 
 def worth(sizes: Sizes) -> str:

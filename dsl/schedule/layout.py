@@ -89,8 +89,12 @@ def _key(group: Group) -> Value:
 
 
 def vector_of(group: Group, vectors: dict[Value, Axis]) -> Axis | None:
-    """The vector axis that `assign_orders` chose for a group."""
-    return vectors.get(_key(group))
+    """The vector axis that `assign_orders` chose for a group. Groups that store parts of one value
+    (`strips.py`) have the same one, each of its own extent."""
+    found = vectors.get(_key(group))
+    if found is None or found in (*group.axes, *group.over):
+        return found
+    return next((a for a in group.axes if a.name == found.name), None)
 
 
 def row_major(value: Value) -> tuple[int, ...]:

@@ -25,24 +25,27 @@ from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.group import Group
 from sdlc.schedule.reasons import Journal
 
-MOST_PIECES = 8
+MOST_PIECES = 16
+SHARE = 4
+"""What a chain stores at once is at most this part of the largest other value, or so small that it
+does not matter: beside large values, those of the chain must not make the peak."""
 NAME = "strips"
 
 
 def in_strips(
     groups: tuple[Group, ...], kept: frozenset[Node], least: int, journal: Journal
 ) -> tuple[Group, ...]:
-    """The groups with chains in pieces, so that what they store on their way is no larger than what
-    other groups store, or `least` elements; `kept` are results."""
+    """The groups with chains in pieces, so that what they store on their way has at most `least`
+    elements, or is small beside the largest value of other groups; `kept` are results."""
     chains = tuple(_chains(groups, kept))
     between = {_stored(groups[n]) for chain in chains for n in chain[:-1]}
     others = (s.node for g in groups for s in g.stores if s.node not in between)
-    room = max(least, *map(element_count, others), 0)
+    room = max(least, max(map(element_count, others), default=0) // SHARE)
     made: dict[int, tuple[Group, ...]] = {}
     for chain in chains:
         members = _while_large([groups[n] for n in chain], room)
         if not members:
-            reason = "what its chain stores is no larger than what is stored beside it"
+            reason = "what its chain stores on its way is small, or beside other values"
             journal.tell(NAME, groups[chain[0]], reason)
             continue
         pieces = cut(members, room)
@@ -107,15 +110,11 @@ def cut(chain: Sequence[Group], room: int) -> tuple[Group, ...]:
     largest = max(element_count(_stored(g)) for g in chain[:-1])
     wanted = -(-largest // room)
     head = _stored(chain[0])
-    found: tuple[int, Cut] | None = None
-    for dimension in range(len(head.shape)):
-        made = _through(chain, dimension)
-        count = 0 if made is None else _count(made.extent, wanted)
-        if made is not None and count and (found is None or count < found[0]):
-            found = count, made
-    if found is None:
+    found = [made for d in range(len(head.shape)) if (made := _through(chain, d)) is not None]
+    counts = [(_count(made.extent, wanted), made) for made in found if made.extent > 1]
+    if not counts:
         return ()
-    count, chosen = found
+    count, chosen = min(counts, key=lambda c: (c[0] < wanted, c[0] if c[0] >= wanted else -c[0]))
     size = -(-chosen.extent // count)
     starts = range(0, chosen.extent, size)
     pieces = (_Piece(chosen, start, min(size, chosen.extent - start)) for start in starts)
@@ -123,10 +122,11 @@ def cut(chain: Sequence[Group], room: int) -> tuple[Group, ...]:
 
 
 def _count(extent: int, wanted: int) -> int:
-    """Pieces of an axis, equal ones if there can be; 0 where there can be none."""
-    if not 1 < wanted <= min(extent, MOST_PIECES):
-        return 0
-    most = min(extent, MOST_PIECES, 2 * wanted)
+    """Pieces of an axis, equal ones if there can be; as many as there can be, where not so many as
+    are wanted."""
+    most = min(extent, MOST_PIECES)
+    wanted = min(wanted, most)
+    most = min(most, 2 * wanted)
     return next((n for n in range(wanted, most + 1) if extent % n == 0), wanted)
 
 

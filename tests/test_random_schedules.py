@@ -100,6 +100,18 @@ def test_lanes_of_truth_values_are_stored_one_by_one(selector: str) -> None:
     prove(drawn, (interpreted(), on(device(selector))), "opencl")
 
 
+@pytest.mark.parametrize("target", ["adreno", "llvmpipe"])
+def test_statistics_behind_an_epilogue_with_rows_of_its_own(target: str) -> None:
+    """Found by drawing: one head's attention is read at a fixed index, which makes no rows."""
+    x, y = Tensor("x", "f32", (5, 3, 3)), Tensor("y", "f32", (5, 3, 3))
+    text = f"op drawn(x: {x.type}, y: {y.type}) -> f32[5, 3, 3, 3] {{\n"
+    text += "  return outer(attention(x, x, x), y)\n}\n"
+    case = Case(text, (Given(x, "ordinary", 0), Given(y, "ordinary", 1)), DType.F32)
+    making = Making(target, rules=True)
+    graph = making.graph(case)
+    prove(Drawn(case, making, graph, making.plan(graph)), (interpreted(),))
+
+
 def test_slices_are_fetched_ahead_where_no_variable_holds_a_half() -> None:
     """Found by drawing: without f16 arithmetic, what is loaded a pass ahead is widened first."""
     x, w = Tensor("x", "f16", (64, 64)), Tensor("w", "f16", (64, 64))

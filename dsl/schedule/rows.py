@@ -60,10 +60,13 @@ def nest_rows(
             if producer is None or not _is_statistics(producer):
                 continue
             why = shared_value(source, kept, readers) or _no_rows(group, source, profile)
+            whole = group if why else _with_statistics(group, producer)
+            if not why and _rows(whole, whole.inner[-1].stores[0].node) is None:
+                why = "where its epilogue is read, its rows are not those of the reader"
             journal.tell("rows", producer, why)
             if not why:
                 assert at is not None
-                made[at], made[number] = None, _with_statistics(group, producer)
+                made[at], made[number] = None, whole
                 break
     return tuple(g for g in made if g is not None)
 

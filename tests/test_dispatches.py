@@ -24,7 +24,7 @@ CONFIG = ROOT / "tests" / "data" / "stable_diffusion_1_4_unet.json"
 SIZES = {"b": 2, "c": 4, "h": 64, "w": 64, "t": 77, "d": 768}
 GATED = 2 * 4096 * 4 * 320
 """Elements of the largest activation: what the gated networks at 64 × 64 have inside."""
-MOST = {"cpu": 350, "nvidia": 355, "apple": 350, "adreno": 350, "mali": 351}
+MOST = {"cpu": 350, "nvidia": 356, "apple": 350, "adreno": 350, "mali": 352}
 """Kernels of a step: where all 22 convolutions take tiles, the largest in two strips."""
 MIB = 1 << 20
 

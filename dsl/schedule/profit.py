@@ -15,7 +15,7 @@ from math import prod
 
 from sdlc.graph.hoist import hoist
 from sdlc.graph.mechanisms import MECHANISMS
-from sdlc.graph.node import Graph, Map, Reduce, topological
+from sdlc.graph.node import Graph, Input, Map, Reduce, topological
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule, Sizes, by_its_own_word, rewrite
 from sdlc.graph.types import DType
@@ -37,6 +37,8 @@ class Profit:
     graph: Graph | None
     rules: Sequence[Rule]
     estimates: Estimates
+    itemsize: int = DType.F32.itemsize
+    """Bytes of an element of what is stored most narrowly."""
     _room: int | None = None
 
     def __call__(self, rule: Rule, sizes: Sizes) -> str:
@@ -58,6 +60,8 @@ class Profit:
         if own or rule.numerics is not Numerics.BILINEAR:
             return own
         dearer = self.estimates.dearer(rule, sizes)
+        if self.itemsize * self.estimates.weight(rule, sizes) > bound:
+            return f"its weights take more than the {bound} bytes that {name} binds"
         if dearer or any(r.name == STRIPS for r in self.rules):
             return dearer
         stored = 0 if self.graph is None else self.estimates.between(rule, sizes)
@@ -83,7 +87,10 @@ class Profit:
 def profitable(target: Target, graph: Graph | None = None, rules: Sequence[Rule] = ()) -> Profit:
     """What says of every match whether it pays on the target, in `graph` rewritten by `rules`."""
     borders = tuple(r for r in MECHANISMS if r.borders and not target.profile.slice)
-    return Profit(target, graph, rules, Estimates(target, borders))
+    inputs = [] if graph is None else [n for n in topological(graph) if isinstance(n, Input)]
+    sizes = (n.dtype.itemsize for n in inputs if n.dtype.is_float)
+    itemsize = min(sizes, default=DType.F32.itemsize)
+    return Profit(target, graph, rules, Estimates(target, borders), itemsize)
 
 
 def largest_inside(rule: Rule, sizes: Sizes) -> int:

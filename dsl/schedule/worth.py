@@ -38,12 +38,13 @@ and what is rounded more must be clearly quicker."""
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Why the right side does not pay, elements of the largest value that it stores on its way, and
-    the seconds that it saves."""
+    """Why the right side does not pay, elements of the largest value that it stores on its way, the
+    seconds that it saves, and elements of its largest weight."""
 
     why: str
     stored: int
     saved: float
+    weight: int = 0
 
 
 @dataclass(slots=True)
@@ -64,6 +65,10 @@ class Estimates:
         """Elements of the largest value that the right side stores on the way to its result."""
         return self._compared(rule, sizes).stored
 
+    def weight(self, rule: Rule, sizes: Sizes) -> int:
+        """Elements of the largest weight that the right side reads."""
+        return self._compared(rule, sizes).weight
+
     def saved(self, rule: Rule, sizes: Sizes) -> float:
         """Seconds by which the right side is quicker."""
         return self._compared(rule, sizes).saved
@@ -82,11 +87,18 @@ class Estimates:
         stored = largest_stored((k.group for k in after.kernels), {n for _, n, _ in right.outputs})
         was, would = (seconds_of(p.kernels, self.target, p.orders) for p in (before, after))
         dearer = f"estimated at {1e3 * would:.3g} ms instead of {1e3 * was:.3g}"
-        return Compared("" if would < WORTH * was else dearer, stored, was - would)
+        weight = max((element_count(n) for n, _ in _weights_read(after)), default=0)
+        return Compared("" if would < WORTH * was else dearer, stored, was - would, weight)
 
     def _planned(self, graph: Graph) -> Plan:
         run = hoist(rewrite(graph, self.along)[0]).run
         return plan(run, self.target, enabled=EVERY - {STRIPS})
+
+
+def _weights_read(made: Plan) -> set[tuple[Node, int]]:
+    """The weights that the kernels of a plan read."""
+    read = {value for k in made.kernels for value in k.group.operands}
+    return {v for v in read if isinstance(v[0], Input) and v[0].role is Role.WEIGHT}
 
 
 def largest_stored(groups: Iterable[Group], but: Collection[Node] = ()) -> int:

@@ -135,6 +135,15 @@ class Peer:
         self._made.cleanup()
 
 
+def result_of(executable: Executable) -> np.ndarray:
+    """The block's result of one step, in f32."""
+    executable.step()
+    made = np.asarray(executable.read(executable.program.outputs[0]), np.float32)
+    if not np.isfinite(made).all():
+        sys.exit("our result is not finite")
+    return made
+
+
 def step_times(executable: Executable) -> Times:
     begin, worked = time.perf_counter(), time.process_time()
     executable.step()
@@ -168,22 +177,20 @@ def main() -> None:
     executable = compiled(args, device, None if args.only is None else parse_names([args.only]))
     inputs = random_inputs(executable.program)
     inputs = {name: np.asarray(array, np.float32) for name, array in inputs.items()}
-    executable.step()
-    ours = np.asarray(executable.read(executable.program.outputs[0]), np.float32)
-    if not np.isfinite(ours).all():
-        sys.exit("our result is not finite")
+    ours = {"sdlc": result_of(executable)}
     if args.profile:
         print_table(PROFILE_COLUMNS, profile_rows(profile(executable, args.rounds)))
     runners: dict[str, Callable[[], Times]] = {"sdlc": lambda: step_times(executable)}
     for name, rules in BASELINES.items() if args.baseline else ():
         plain = compiled(args, device, rules)
+        ours[name] = result_of(plain)
         runners[name] = lambda plain=plain: step_times(plain)
     peer = None if args.peer == "none" else Peer(args, executable, inputs)
     errors = dict.fromkeys(runners, float("nan"))
     if peer is not None:
         wanted = peer.result("torch").astype(np.float64)
-        errors["sdlc"] = relative_error(ours, wanted)
-        errors |= {n: relative_error(peer.result(n), wanted) for n in peer.versions}
+        found = ours | {name: peer.result(name) for name in peer.versions}
+        errors = {name: relative_error(got, wanted) for name, got in found.items()}
         for name in peer.versions:
             runners[name] = lambda name=name: peer.times(name)
     times = by_turns(runners, args.rounds)

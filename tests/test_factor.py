@@ -62,11 +62,21 @@ SHARED = st.builds(
     slice=st.sampled_from((8, 16)),
     depth=st.sampled_from((1, 2)),
 )
+FETCHING = st.builds(
+    Profile,
+    vector=st.sampled_from((1, 4)),
+    lanes=st.sampled_from((8, 32)),
+    register_tile=st.sampled_from(((2, 4), (4, 8), (8, 8))),
+    reduction_lanes=st.just(4),
+    unroll=st.sampled_from((1, 4)),
+    factor_slice=st.sampled_from((8, 16)),
+    registers=st.sampled_from((0, 64)),
+)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    PRIVATE | SHARED,
+    PRIVATE | SHARED | FETCHING,
     st.sampled_from(sorted(ROWS)),
     st.sampled_from(sorted(PRODUCTS)),
     st.tuples(st.sampled_from((64, 67)), SIZES, SIZES),
@@ -105,10 +115,10 @@ def kernels(graph: Graph, name: str, *without: str) -> int:
     return len(plan(graph, load_target(name), enabled=EVERY - set(without)).kernels)
 
 
-@pytest.mark.parametrize("name", ["cpu", "nvidia", "adreno"])
+@pytest.mark.parametrize("name", ["cpu", "nvidia", "adreno", "mali", "apple"])
 @pytest.mark.parametrize("rows", sorted(ROWS))
 def test_one_kernel_where_rows_are_many(name: str, rows: str) -> None:
-    graph = graph_of(rows, "one", {"b": 2, "s": 128, "k": 64, "n": 96})
+    graph = graph_of(rows, "one", {"b": 2, "s": 128, "k": 96, "n": 96})
     assert kernels(graph, name) == 1
     assert kernels(graph, name, "nest_factors") == 2
 
@@ -123,14 +133,35 @@ def test_one_kernel_where_rows_are_many(name: str, rows: str) -> None:
             "{ y = softmax(x)\n z = matmul_nt(y, w)\n o[i, j] = z[i, j] + y[i, 0]\n return o }",
             256,
         ),
+        (
+            "op entry(x: T[b, k], w: T[n, k]) -> T[b, n] "
+            "{ m[j] = max over i of x[i, j]\n y[i, j] = exp(x[i, j] - m[j])\n"
+            "return matmul_nt(y, w) }",
+            64,
+        ),
     ],
-    ids=["few rows", "rows of the other factor", "rows that the result needs as well"],
+    ids=[
+        "few rows",
+        "rows of the other factor",
+        "rows that the result needs as well",
+        "statistics of what is not summed over",
+    ],
 )
 def test_rows_that_stay_a_kernel(text: str, sizes: int) -> None:
     request = make_request(text, "cpu", "entry", {"b": sizes, "k": 64, "n": 32}, (None, "f32"))
     graph = request.graph()
     for name in ("cpu", "nvidia"):
         assert kernels(graph, name) == kernels(graph, name, "nest_factors")
+
+
+def test_rows_stay_a_kernel_where_tiles_would_shrink_for_many_columns() -> None:
+    """Registers for what is fetched are taken from the tile on a target that has few of them."""
+    few, many = ({"b": 2, "s": 128, "k": 64, "n": n} for n in (64, 256))
+    assert [kernels(graph_of("layer", "one", sizes), "mali") for sizes in (few, many)] == [1, 2]
+    assert [kernels(graph_of("layer", "one", sizes), "apple") for sizes in (few, many)] == [1, 1]
+    why = "its many columns would be computed in smaller tiles"
+    stored = plan(graph_of("layer", "one", many), load_target("mali")).kernels
+    assert ("nest_factors", False, why) in {r[:3] for k in stored for r in k.reasons}
 
 
 def test_a_work_item_normalises_its_rows_once() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mutants import MUTANTS, ROOT, Mutant, applied
+from mutants import ROOT, applied
+from mutants_known import MUTANTS, Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)

@@ -188,5 +188,5 @@ def test_a_function_does_not_meet_its_limit_exactly(language: str) -> None:
     graph = graph_of(Map((i,), apply("tanh", at(x, i)), DType.F32), x)
     given = {"x": np.array([20, 0], np.float32)}
     allowed = tolerance(graph, given, {}, language)
-    check(allowed, {"out": np.array([1 - 2.0**-23, 0], np.float32)}, Numerics.EXACT)
-    assert allowed["out"].error[1] < 1e-5
+    assert allowed["out"].error[0] > 2 * np.finfo(np.float32).eps
+    assert allowed["out"].error[1] <= 1e-5

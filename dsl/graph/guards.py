@@ -82,6 +82,16 @@ def _static(match: Match, around: Surroundings, names: tuple[str, ...]) -> str:
     return ""
 
 
+def _apart(match: Match, around: Surroundings, names: tuple[str, ...]) -> str:
+    seen: set[Node] = set()
+    for name in names:
+        own = set(_read(match.bound[name].body))
+        if seen & own:
+            return f"{_described(_ordered(seen & own)[0])} is read for several of them"
+        seen |= own
+    return ""
+
+
 def _read(expr: Expr) -> Iterable[Node]:
     return (e.source for e in walk(expr) if isinstance(e, Read))
 
@@ -109,6 +119,7 @@ GUARDS: Mapping[str, Guard] = MappingProxyType(
                 "What these metavariables stand for depends on weights and constants alone.",
                 _static,
             ),
+            Guard("apart", "These metavariables stand for values of different tensors.", _apart),
         )
     }
 )

@@ -109,6 +109,7 @@ DEFAULT = (
     "halo",
     "flash_attention",
     "compose_products",
+    "scale_and_shift",
     "winograd_4",
     *(r.name for r in (*SCHEDULED, *PLACED)),
 )

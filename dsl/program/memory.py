@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, product
 from types import MappingProxyType
 
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
@@ -56,8 +56,8 @@ class MemoryPlan:
 LONG = 5
 """A tensor is long-lived if it lives for more than the whole program divided by this."""
 
-MOST_REPAIRS = 100
-REPAIR_WORK = 30000
+MOST_REPAIRS = 30
+REPAIR_WORK = 10000
 """Repairs times tensors: placing them takes time by their number squared."""
 
 Offsets = dict[str, int]
@@ -108,10 +108,12 @@ def greedy_by_life(lifetimes: Sequence[Lifetime]) -> Offsets:
 
 def repaired(lifetimes: Sequence[Lifetime]) -> Offsets:
     """By life and by area, then again and again with the tensor that ends highest moved forward,
-    until the lower bound is reached or nothing more is tried: the best of them."""
+    past some quarters of those that it lives with, until the lower bound is reached or nothing more
+    is tried: the best of them."""
     bound = max(_live_bytes(lifetimes).values(), default=0)
     best: Offsets | None = None
-    for order in (_by_life(lifetimes), _by_area(lifetimes)):
+    for order_of, quarters in product((_by_life, _by_area), (2, 3, 1)):
+        order = order_of(lifetimes)
         for _ in range(1 + min(MOST_REPAIRS, REPAIR_WORK // max(1, len(order)))):
             offsets = _place(order)
             best = min(best or offsets, offsets, key=lambda o: arena_size(lifetimes, o))
@@ -120,7 +122,8 @@ def repaired(lifetimes: Sequence[Lifetime]) -> Offsets:
             highest = max(order, key=lambda t: offsets[t.name] + t.nbytes)
             at = order.index(highest)
             mates = [n for n, t in enumerate(order[:at]) if t.overlaps(highest)]
-            order.insert(mates[len(mates) // 2] if mates else 0, order.pop(at))
+            to = mates[quarters * len(mates) // 4] if mates else 0
+            order.insert(to, order.pop(at))
     return best or {}
 
 

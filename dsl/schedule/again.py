@@ -23,7 +23,7 @@ from sdlc.schedule.reasons import Journal
 CHEAP = 256
 """A copy takes at most the program's FLOP divided by this."""
 
-LESS = 0.98
+LESS = 0.9
 """The share of the most live bytes that must be enough with a copy."""
 
 MOST_COPIES = 8

@@ -33,6 +33,12 @@ LEAST_TILES = 4
 MOST_HELD = 1 << 15
 """Elements of rows that a work-item may hold: they stay in a cache of its core."""
 
+FETCHED = 24
+"""Registers for addresses, work-items' numbers, and what is on its way to local memory."""
+
+SMALLER = 0.75
+"""A tile of less than this share of what registers hold otherwise is a smaller one."""
+
 ROWS = 8
 """Rows whose statistics advance together: their counts are one, and none waits for another."""
 
@@ -125,14 +131,32 @@ def _does_not_pay(form: Contraction, target: Target) -> str:
     with its group."""
     profile = target.profile
     rows = prod(a.extent for a in (*form.batch, *form.m))
-    if profile.lanes > 1 and not profile.slice:
+    if profile.lanes > 1 and not (profile.slice or profile.factor_slice):
         return "work-items that fetch nothing together would each normalise it"
+    columns = form.fields * prod(a.extent for a in form.n)
+    if profile.lanes > 1 and not profile.slice and columns > prod(a.extent for a in form.k):
+        tile, whole = prod(fetching_tile(form, profile)) * form.fields, prod(profile.register_tile)
+        if tile < SMALLER * whole:
+            return "its many columns would be computed in smaller tiles"
     tiles = -(-rows // profile.register_tile[0])
     if rows < profile.lanes or (profile.lanes == 1 and tiles < LEAST_TILES * target.peak.cores):
         return "there are too few rows"
     if profile.lanes == 1 and not most_tiles(form, profile):
         return "its rows are too long to be held"
     return ""
+
+
+def fetching_tile(form: Contraction, profile: Profile) -> tuple[int, int]:
+    """Rows and columns (of each field) of a work-item's results on a target where only factors that
+    are computed pass through local memory: those that leave registers for what is fetched."""
+    rows, columns = profile.register_tile
+    rows = max(1, rows // 2) if form.fields > 2 else rows
+    columns = max(profile.vector, columns // form.fields)
+    while 0 < profile.registers < (rows + 1) * columns * form.fields + rows + FETCHED:
+        if columns == profile.vector and rows == 1:
+            break
+        rows, columns = (rows, columns // 2) if columns > profile.vector else (rows // 2, columns)
+    return rows, columns
 
 
 def most_tiles(form: Contraction, profile: Profile) -> int:

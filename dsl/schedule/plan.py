@@ -148,7 +148,7 @@ def with_mechanisms(target: Target, enabled: frozenset[str]) -> Target:
     """The target with a profile that asks for no mechanism but these."""
     profile = target.profile
     if "local_operands" not in enabled:
-        profile = replace(profile, slice=0)
+        profile = replace(profile, slice=0, factor_slice=0)
     if "register_tile" not in enabled:
         profile = replace(profile, register_tile=(1, profile.vector))
     return replace(target, profile=profile)

@@ -28,7 +28,7 @@ from sdlc.schedule.draft import (
     vector_width,
     written_out,
 )
-from sdlc.schedule.factor import factor_rows, most_tiles, private_factor, written_in
+from sdlc.schedule.factor import factor_rows, fetching_tile, most_tiles, private_factor, written_in
 from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
 from sdlc.schedule.held import with_held
@@ -74,10 +74,11 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
             if not isinstance(cells, str):
                 yield "", cells, fragment_steps(cells, form, setting)
                 return
-        whole = with_operands(lean, lanes, setting)
+        there = _fetching(setting, form) if shared else setting
+        whole = with_operands(lean, lanes, there)
         setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
         if lanes is not None and not isinstance(whole, str):
-            yield "", whole, operand_steps(whole, form, lanes, setting)
+            yield "", whole, operand_steps(whole, form, lanes, there)
             return
     if is_folded(group) and setting.profile.depth > 1:
         products = multiplied(group, setting)
@@ -94,6 +95,19 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
         setting.journal.tell_refusal("vector_rows", group, held)
         if not isinstance(held, str):
             yield "vector_rows", held, across_steps(held, setting)
+
+
+def _fetching(setting: Setting, form: Contraction) -> Setting:
+    """The setting in which a factor that is computed as it is fetched passes through local memory,
+    on a target where others do not."""
+    profile = setting.profile
+    if profile.slice or not profile.factor_slice:
+        return setting
+    rows, columns = fetching_tile(form, profile)
+    tile = rows * 2 if form.fields > 2 else rows, columns
+    return replace(
+        setting, profile=replace(profile, slice=profile.factor_slice, register_tile=tile)
+    )
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:

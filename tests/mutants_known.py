@@ -1,0 +1,459 @@
+"""The mutants: what is broken of the compiler, and the tests that must notice.
+
+In: nothing. Out: `MUTANTS`. Invariant: each can be applied (`test_mutants.py`) and is noticed
+(`mutants.py`). Example: `MUTANTS[0].name`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEDULES = "tests/test_schedule.py -k 'legal or default'"
+SLICES = "tests/test_random_schedules.py -k slices"
+RANDOM_PROGRAMS = "tests/test_random_programs.py -k 'programs_interpreted and adreno'"
+NVIDIA = "tests/test_models_targets.py -k 'every_target_runs and nvidia and pocl'"
+STAGING = "tests/test_staging.py"
+RULES = "tests/test_rules.py -k 'sound or fires'"
+LOAD = "tests/test_program_load.py"
+SPLIT = "tests/test_split.py"
+BLOCKS = "tests/test_random_schedules.py -k blocks"
+PRECISION = "tests/test_precision.py -k 'not random and not large'"
+FINITE = "tests/test_finite.py -k 'not picture and not llvmpipe and not pocl'"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """`old` in `file` becomes `new`; `tests` are pytest's arguments for those that must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str = SCHEDULES
+
+
+MUTANTS = (
+    # ---- precision
+    Mutant(
+        "short sums of what is in f32",
+        "dsl/program/pipeline.py",
+        "if item.group.wide:",
+        "if False:",
+        PRECISION,
+    ),
+    Mutant(
+        "a rule rounds what is in f32",
+        "dsl/language/elaborate_rule.py",
+        "DType.F32 if found.wide else precision",
+        "precision",
+        PRECISION,
+    ),
+    Mutant(
+        "a rule forgets what is in f32",
+        "dsl/graph/match.py",
+        "for n in (self.root, *self.inside)",
+        "for n in ()",
+        PRECISION,
+    ),
+    Mutant(
+        "a matrix instruction rounds what is in f32",
+        "dsl/schedule/fragments.py",
+        "    if group.wide:",
+        "    if False:",
+        PRECISION,
+    ),
+    Mutant(
+        "what a kernel computes inside is not looked into",
+        "dsl/program/culprit.py",
+        "if wrong and node is not stored[0]:",
+        "if False:",
+        FINITE,
+    ),
+    # ---- reductions
+    Mutant(
+        "states change one after the other",
+        "dsl/kernel/lower_part.py",
+        "if separate:",
+        "if True:",
+    ),
+    Mutant(
+        "a wrong identity",
+        "dsl/kernel/lower_part.py",
+        "splat(identity(of.identity, of.dtype), width)",
+        "splat(identity(of.identity + 1, of.dtype), width)",
+    ),
+    Mutant(
+        "no guard beyond a reduced axis",
+        "dsl/kernel/lower_part.py",
+        "for axis in self.group.over:\n            if axis in self.names.inside:",
+        "for axis in self.group.over:\n            if axis in ():",
+    ),
+    Mutant(
+        "every lane stores a shared result",
+        "dsl/kernel/lower_part.py",
+        "for loop in self.shared:\n            guard",
+        "for loop in ():\n            guard",
+        RANDOM_PROGRAMS,
+    ),
+    Mutant(
+        "a dropped barrier before the tree",
+        "dsl/kernel/lower_fold.py",
+        "        self.emit.add(k.Barrier())\n        half",
+        "        half",
+    ),
+    Mutant("half of the tree", "dsl/kernel/lower_fold.py", "half = ways // 2", "half = ways // 4"),
+    Mutant(
+        "a lane too many in the tree",
+        "dsl/kernel/lower_fold.py",
+        'k.call("lt", mine, k.i32(half))',
+        'k.call("le", mine, k.i32(half))',
+    ),
+    Mutant(
+        "vector halves that overlap",
+        "dsl/kernel/lower_fold.py",
+        "k.Extract(v, width, width)",
+        "k.Extract(v, 0, width)",
+    ),
+    Mutant(
+        "the statistics of a softmax without their rescale",
+        "stdlib/monoids.sdl",
+        "l = a.l * exp(a.m - m) + b.l * exp(b.m - m)",
+        "l = a.l + b.l",
+        "tests/test_stdlib.py -k softmax",
+    ),
+    Mutant(
+        "a block's sum without its rescale",
+        "dsl/schedule/rescale.py",
+        'apply("mul", weights, term)',
+        "term",
+        STAGING,
+    ),
+    Mutant(
+        "a block runs past the end of its axis",
+        "dsl/schedule/rescale.py",
+        'apply("lt", self.index, i32(self.axis.extent))',
+        'apply("le", self.index, i32(self.axis.extent))',
+        f"{STAGING} {BLOCKS}",
+    ),
+    Mutant(
+        "fields of paired reductions mixed up",
+        "dsl/schedule/merge.py",
+        "combine.append(_of_field(expr, first))",
+        "combine.append(_of_field(expr, 0))",
+        "tests/test_merge.py",
+    ),
+    Mutant(
+        "an empty operand that adds the square of a mean",
+        "stdlib/monoids.sdl",
+        "delta * (a.n * share) * delta",
+        "delta * delta * a.n * share",
+        "tests/test_graph_monoids.py -k finite",
+    ),
+    Mutant(
+        "rows of statistics that have none",
+        "dsl/schedule/rows.py",
+        "if not why and _rows(whole, whole.inner[-1].stores[0].node) is None:",
+        "if ():",
+        "tests/test_random_schedules.py -k epilogue",
+    ),
+    Mutant(
+        "rows normalised by other statistics than their own",
+        "dsl/schedule/factor.py",
+        "if not across.isdisjoint(form.k) or prod(",
+        "if prod(",
+        "tests/test_factor.py",
+    ),
+    # ---- loops and places
+    Mutant(
+        "a tail that is left out",
+        "dsl/schedule/nest.py",
+        "extent=-(-loop.extent // step.size)",
+        "extent=max(1, loop.extent // step.size)",
+    ),
+    Mutant(
+        "off by one in a guard",
+        "dsl/kernel/lower_names.py",
+        'inside[axis] = simplifier.visit(k.call("lt", value, k.i32(axis.extent)))',
+        'inside[axis] = simplifier.visit(k.call("le", value, k.i32(axis.extent)))',
+    ),
+    Mutant(
+        "strides of the wrong order",
+        "dsl/schedule/storage.py",
+        "strides[axis] = prod(extents[place + 1 :])",
+        "strides[axis] = prod(extents[place:])",
+    ),
+    Mutant(
+        "swapped arms of a guarded read",
+        "dsl/kernel/translate.py",
+        '"select", inside, _loaded(storage, tuple(safe)), visit(e.fill)',
+        '"select", inside, visit(e.fill), _loaded(storage, tuple(safe))',
+    ),
+    Mutant(
+        "lanes called consecutive that are not",
+        "dsl/kernel/vectorize.py",
+        "return terms.get(lane) == 1 and not any(",
+        "return lane in terms and not any(",
+    ),
+    Mutant(
+        "hoisted out of the loop that it varies in",
+        "dsl/kernel/emit.py",
+        "self._depths[var] = self.depth",
+        "self._depths[var] = 0",
+    ),
+    Mutant(
+        "no barrier behind a stage",
+        "dsl/kernel/lower.py",
+        "        if written:\n            self.work.emit.add(k.Barrier())",
+        "        if ():\n            self.work.emit.add(k.Barrier())",
+        SLICES,
+    ),
+    Mutant(
+        "no barrier before a stage is filled again",
+        "dsl/kernel/lower.py",
+        "if at and any(s.place is Place.LOCAL for s in stages):",
+        "if ():",
+        NVIDIA,
+    ),
+    Mutant(
+        "the last pass of a spread stage is left out",
+        "dsl/kernel/lower_spread.py",
+        "passes = -(-chunks // lanes)",
+        "passes = max(1, chunks // lanes)",
+        NVIDIA,
+    ),
+    Mutant(
+        "a value staged deeper than a stage that reads it",
+        "dsl/schedule/nest.py",
+        "    if reader:\n        raise",
+        "    if ():\n        raise",
+        f"{BLOCKS} --examples 3000",
+    ),
+    Mutant(
+        "a stage with more work-items than the kernel",
+        "dsl/schedule/nest.py",
+        "if own > all_ or (own < all_ and stage.nest.is_reduced(loop)):",
+        "if ():",
+        f"{BLOCKS} --examples 2000",
+    ),
+    Mutant(
+        "a loop that is cut starts again from the beginning",
+        "dsl/kernel/cut.py",
+        'values: Values = {loop.var: call("add", var, i32(start))}',
+        "values: Values = {loop.var: var}",
+        "tests/test_kernel_cut.py",
+    ),
+    Mutant(
+        "halves in variables that hold none",
+        "dsl/kernel/prefetch.py",
+        "half = load.buffer.dtype is DType.F16 and not halves",
+        "half = False",
+        "tests/test_random_schedules.py -k ahead",
+    ),
+    # ---- parts and matrices
+    Mutant(
+        "the last part of a reduction runs past the end",
+        "dsl/schedule/split.py",
+        "blocks.kept(blocks.moved(e), identity_of(f))",
+        "blocks.moved(e)",
+        SPLIT,
+    ),
+    Mutant(
+        "fields of parts mixed up",
+        "dsl/schedule/split.py",
+        "Read(node, s.indices, s.field)",
+        "Read(node, s.indices, 0)",
+        SPLIT,
+    ),
+    Mutant(
+        "a matrix added to nothing",
+        "dsl/kernel/interpret_matrix.py",
+        "made = state.values[slot] + held[..., number]",
+        "made = held[..., number]",
+        "tests/test_matrix.py",
+    ),
+    Mutant(
+        "a matrix in loops without its first barrier",
+        "backends/matrices.py",
+        "return (*stores, Barrier(), self._loop",
+        "return (*stores, self._loop",
+        "tests/test_matrix.py",
+    ),
+    Mutant(
+        "a work-item's element in its neighbour's place",
+        "dsl/kernel/fragments.py",
+        'digit = call("mod", digit, i32(1 << length))',
+        'digit = call("mod", digit, i32(2 << length))',
+        "tests/test_matrix.py",
+    ),
+    # ---- groups and memory
+    Mutant(
+        "a lost epilogue",
+        "dsl/schedule/fuse.py",
+        "value = substitute(rebuild(body, change), places)",
+        "value = slot(reduction.monoid, 0)",
+    ),
+    Mutant(
+        "inlined without its guard",
+        "dsl/graph/rewrite.py",
+        'return apply("select", inside, _as_stored(substitute(node.body, safe), node), read.fill)',
+        "return _as_stored(substitute(node.body, safe), node)",
+        "tests/test_schedule_mechanisms.py -k beyond",
+    ),
+    Mutant(
+        "every strip computes the first points",
+        "dsl/schedule/strips.py",
+        "return _plus(Index(self.axis), self.start)",
+        "return _plus(Index(self.axis), 0)",
+        "tests/test_schedule_mechanisms.py -k strips",
+    ),
+    Mutant(
+        "tensors that live at once share a place",
+        "dsl/program/memory.py",
+        "last[name] = time",
+        "last[name] = first[name]",
+        "tests/test_program_memory.py tests/test_schedule.py",
+    ),
+    Mutant(
+        "an arena that is repaired until it is worse",
+        "dsl/program/memory.py",
+        "best = min(best or offsets, offsets, key=lambda o: arena_size(lifetimes, o))",
+        "best = offsets",
+        "tests/test_program_memory.py",
+    ),
+    Mutant(
+        "a result over an operand that is read elsewhere",
+        "dsl/program/inplace.py",
+        "or value in within:",
+        "or False:",
+        "tests/test_program_inplace.py",
+    ),
+    Mutant(
+        "inputs hoisted with the weights",
+        "dsl/graph/hoist.py",
+        "known = node.role is Role.WEIGHT",
+        "known = True",
+        LOAD,
+    ),
+    Mutant(
+        "a result hoisted though each run must write it",
+        "dsl/graph/hoist.py",
+        "known = node not in results and all(",
+        "known = all(",
+        LOAD,
+    ),
+    # ---- rules
+    Mutant(
+        "a wrong constant of Winograd's",
+        "stdlib/winograd.sdl",
+        "points[i] ^ q / distance",
+        "points[i] ^ q",
+        "tests/test_rules.py -k 'sound and winograd_2'",
+    ),
+    Mutant(
+        "a guard of a rule that looks away from results",
+        "dsl/graph/guards.py",
+        "        if node in around.results:\n",
+        "        if ():\n",
+        "tests/test_rules.py -k keep_names",
+    ),
+    Mutant(
+        "a halo of the wrong width",
+        "dsl/graph/halo.py",
+        "(max(0, -r[0]), max(0, r[1] - n + 1))",
+        "(max(0, -r[0]), max(0, r[1] - n))",
+        "tests/test_rules.py -k mechanism",
+    ),
+    Mutant(
+        "attention divided by nothing",
+        "stdlib/attention.sdl",
+        "out[*b, i, j] = a.o[*b, i, j] / a.l[*b, i, j]",
+        "out[*b, i, j] = a.o[*b, i, j]",
+        RULES,
+    ),
+    # ---- arithmetic
+    Mutant(
+        "division that truncates",
+        "dsl/graph/scalar.py",
+        "return np.floor_divide(a, np.where(np.equal(b, 0), 1, b))",
+        "return np.trunc(np.true_divide(a, np.where(np.equal(b, 0), 1, b)))",
+        "tests/test_kernel_simplify.py tests/test_graph_reference.py",
+    ),
+    Mutant(
+        "a remainder of negative numbers",
+        "backends/scalars.py",
+        "if here.non_negative(a) and here.positive(b):",
+        "if here.positive(b):",
+        "tests/test_backends_legalize.py",
+    ),
+    Mutant(
+        "a run of f16 sums that is lost",
+        "dsl/kernel/partial.py",
+        "if place == length:",
+        "if place == length + 1:",
+        "tests/test_kernel_partial.py",
+    ),
+    # ---- the proof itself
+    Mutant(
+        "a verifier that lets races pass",
+        "dsl/kernel/verify_races.py",
+        "if not any(a.write for a in segment) or not owners:",
+        "if True:",
+        "tests/test_kernel_verify.py",
+    ),
+    Mutant(
+        "a tolerance for anything",
+        "dsl/proof/tolerance.py",
+        "k = FACTORS[numerics] if",
+        "k = 1e6 * FACTORS[numerics] if",
+        "tests/test_tolerance.py",
+    ),
+    Mutant(
+        "a definition that is cut in the wrong field",
+        "dsl/proof/pieces.py",
+        "known = self.inputs.get((expr.source, expr.field))",
+        "known = self.inputs.get((expr.source, 0))",
+        "tests/test_check.py -k fields",
+    ),
+    Mutant(
+        "parts checked against what the graph says of the whole",
+        "dsl/proof/pieces.py",
+        "if not _closed(graph):",
+        "if ():",
+        "tests/test_check.py -k parts",
+    ),
+    Mutant(
+        "a check of other mechanisms than those chosen",
+        "dsl/cli_prove.py",
+        "planned(graph, request.target, request.rules, wishes)",
+        "planned(graph, request.target, None, wishes)",
+        "tests/test_check.py -k compiled",
+    ),
+    Mutant(
+        "a function that meets its limit",
+        "dsl/proof/tolerance.py",
+        "(near == exact) & (size != accuracy.limit)",
+        "near == exact",
+        "tests/test_tolerance.py",
+    ),
+    Mutant(
+        "evaluations that share a rounding",
+        "dsl/proof/roundings.py",
+        "if made.dtype.is_float and self.axis not in made.axes:",
+        "if ():",
+        "tests/test_tolerance.py",
+    ),
+    Mutant(
+        "a wrong rule that is compiled with",
+        "dsl/api.py",
+        "for rule in own_rules(self.library, self.rules):",
+        "for rule in ():",
+        "tests/test_rules_files.py -k nothing",
+    ),
+    Mutant(
+        "a move that has fired and says why it has not",
+        "dsl/schedule/reasons.py",
+        'if not why or (move, "") not in self._found[node]',
+        "if True",
+        "tests/test_schedule_mechanisms.py -k told",
+    ),
+)

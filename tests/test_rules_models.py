@@ -3,7 +3,8 @@ networks compute the same."""
 
 from __future__ import annotations
 
-import time
+import cProfile
+import pstats
 from functools import cache
 from pathlib import Path
 
@@ -85,10 +86,10 @@ def test_linear_layers_in_a_row_are_one() -> None:
 
 
 def test_a_large_network_is_rewritten_quickly() -> None:
-    stable_diffusion()
-    begin = time.process_time()
-    rewrite(stable_diffusion(), RULES)
-    assert time.process_time() - begin < 3  # 0.7 s on an idle core
+    graph = stable_diffusion()
+    profile = cProfile.Profile()
+    profile.runcall(rewrite, graph, RULES)
+    assert pstats.Stats(profile).total_calls < 15e6  # type: ignore[attr-defined]  # 10e6 for 3 s
 
 
 def test_names_and_places_stay() -> None:

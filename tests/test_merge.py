@@ -8,6 +8,7 @@ import pytest
 from sdlc.api import make_request
 from sdlc.program.interpreted import run_interpreted
 from sdlc.proof.tolerance import Numerics, check, tolerance
+from strategies import weights_of
 
 PAIR = """
 model gated(x: T[b, k]) -> T[b, n] {
@@ -64,10 +65,6 @@ def test_kernels_of_small_programs(
     assert len(program.dispatches) == kernels
     rng = np.random.default_rng(7)
     inputs = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
-    weights = {
-        t.weight: rng.standard_normal(t.shape).astype(np.float32)
-        for t in program.tensors.values()
-        if t.weight
-    }
+    weights = weights_of(graph)
     allowed = tolerance(graph, inputs, weights)
     check(allowed, run_interpreted(program, inputs, weights), Numerics.REASSOCIATED)

@@ -19,7 +19,7 @@ from sdlc.graph.types import DType
 from sdlc.kernel.ir import Declare, statements
 from sdlc.program.pipeline import compile_graph
 from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits, on
-from sdlc.schedule.nest import Bind, Kind, schedule
+from sdlc.schedule.nest import Bind, Kind, Place, Refused, Stage, schedule
 from stages import device, legalised
 from strategies import Case, Given, Tensor, build_graph, cases
 
@@ -110,6 +110,64 @@ def test_statistics_behind_an_epilogue_with_rows_of_its_own(target: str) -> None
     making = Making(target, rules=True)
     graph = making.graph(case)
     prove(Drawn(case, making, graph, making.plan(graph)), (interpreted(),))
+
+
+def found(text: str, precision: DType, *given: Tensor) -> Case:
+    """A program that was found by drawing, on ordinary inputs."""
+    inputs = tuple(Given(t, "ordinary", n) for n, t in enumerate(given))
+    words = ", ".join(f"{t.name}: {t.type}" for t in given)
+    return Case(f"op drawn({words}) {text}", inputs, precision)
+
+
+NAMED = found(
+    "-> f32[3, 4] { y[r, c] = sum over i of x[r, i] * w[i, c]\n"
+    "out[r, i < 4] = y[r, i] * exp(y[r, i + 4])\nreturn out }",
+    DType.F32,
+    Tensor("x", "f32", (3, 4)),
+    Tensor("w", "f32", (4, 8)),
+)
+FIELDS = found(
+    '-> f16[3, 1] { return attention_online(activate(global_avg_pool(x); name = "gelu"), w) }',
+    DType.F16,
+    Tensor("x", "f16", (3, 3, 3)),
+    Tensor("w", "f16", (3, 1)),
+)
+WIDE = found(
+    "-> f16[7, 4, 4, 1] { return attention_online(avg_pool2d(x; stride = 3, pad = 2), w) }",
+    DType.F16,
+    Tensor("x", "f16", (7, 4, 7, 2)),
+    Tensor("w", "f16", (7, 4, 2, 1)),
+)
+
+
+@pytest.mark.parametrize(
+    ("case", "making"),
+    [
+        (NAMED, Making("apple")),
+        (FIELDS, Making("cpu")),
+        (WIDE, Making("cpu", True, (), (("block", 4), ("depth", 2), ("gather", 4)))),
+    ],
+    ids=["a reduced axis with a name of the reader's", "fields m2 and m, twice", "wide halves"],
+)
+def test_programs_that_were_found(case: Case, making: Making) -> None:
+    graph = making.graph(case)
+    prove(Drawn(case, making, graph, making.plan(graph)), (interpreted(),))
+
+
+def test_a_work_item_holds_only_what_it_computes() -> None:
+    """Lanes along what is private would leave each with the others' elements unwritten."""
+    x, w = Tensor("x", "f32", (64, 16)), Tensor("w", "f32", (64, 16))
+    case = found("-> f32[64, 64] { return gelu(matmul_nt(x, w)) }", DType.F32, x, w)
+    making = Making("nvidia")
+    group = making.plan(making.graph(case)).kernels[0].group
+    assert group.inner
+    value = group.inner[0]
+    steps = (
+        Stage(value.name, "", Place.PRIVATE),
+        Bind(f"{value.name}/{value.axes[0].name}", Kind.LANE),
+    )
+    with pytest.raises(Refused, match="computes all that it holds"):
+        schedule(group, steps)
 
 
 def test_slices_are_fetched_ahead_where_no_variable_holds_a_half() -> None:

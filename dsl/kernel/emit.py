@@ -38,6 +38,7 @@ class Emitter:
         self._levels = [_Level(None)]
         self._depths: dict[k.Expr, int] = {}
         self._names: Counter[str] = Counter()
+        self._given: set[str] = set()
         self._shared: frozenset[k.Expr] = frozenset()
         self._mutable: set[k.Var] = set()
         self._momentary: dict[k.Expr, k.Var] = {}
@@ -53,7 +54,8 @@ class Emitter:
             number = self._names[stem]
             self._names[stem] += 1
             name = f"{stem}{number}" if number else stem
-            if name not in self._reserved:
+            if name not in self._reserved and name not in self._given:
+                self._given.add(name)
                 return k.Var(name, type)
 
     def declare(self, var: k.Var, value: k.Expr) -> None:

@@ -16,12 +16,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from sdlc.graph.types import DType
 from sdlc.kernel.intervals import Bounds
 from sdlc.kernel.ir import (
     I32,
     Access,
     Barrier,
     Buffer,
+    Cast,
     Expr,
     Extract,
     For,
@@ -49,11 +51,12 @@ Place = tuple[Buffer, Expr]
 """A buffer and the index, in terms of loops and work-items only, of a vector in it."""
 
 
-def gather_loads(kernel: Kernel, lanes: int) -> Kernel:
-    """`kernel` with neighbouring scalar loads of one body as loads of `lanes` lanes, simplified."""
+def gather_loads(kernel: Kernel, lanes: int, halves: bool = True) -> Kernel:
+    """`kernel` with neighbouring scalar loads of one body as loads of `lanes` lanes, simplified.
+    `halves`: variables can hold them; else vectors of halves are widened as they are loaded."""
     if lanes < 2:
         return kernel
-    gathering = _Gathering(lanes, _simplifier(kernel), Fresh(kernel))
+    gathering = _Gathering(lanes, halves, _simplifier(kernel), Fresh(kernel))
     body = gathering.body(kernel.body)
     return simplify_kernel(replace(kernel, body=body)) if gathering.found else kernel
 
@@ -73,6 +76,7 @@ def _simplifier(kernel: Kernel) -> Simplifier:
 @dataclass(slots=True)
 class _Gathering:
     lanes: int
+    halves: bool
     simplifier: Simplifier
     names: Fresh
     places: dict[Load, tuple[Place, int]] = field(default_factory=dict)
@@ -124,9 +128,14 @@ class _Gathering:
         """The vector that holds the load's element."""
         place, lane = self.places[load]
         index = load.index if lane == 0 else call("sub", load.index, i32(lane))
-        vector = Load(load.buffer, index, self.lanes)
+        vector: Expr = Load(load.buffer, index, self.lanes)
+        if self._widened(load):
+            vector = Cast(vector, DType.F32)
         self.vectors[place] = Var(self.names.name(f"{load.buffer.name}_wide"), vector.type)
         return Let(self.vectors[place], vector)
+
+    def _widened(self, load: Load) -> bool:
+        return load.buffer.dtype is DType.F16 and not self.halves
 
     def _visit(self, e: Expr) -> Expr:
         if e not in self.made:
@@ -134,9 +143,10 @@ class _Gathering:
         return self.made[e]
 
     def _replaced(self, e: Expr) -> Expr:
-        if isinstance(e, Load) and e in self.places:
-            place, lane = self.places[e]
-            if place in self.vectors:
+        load = e.value if isinstance(e, Cast) else e
+        if isinstance(load, Load) and load in self.places:
+            place, lane = self.places[load]
+            if place in self.vectors and self._widened(load) == isinstance(e, Cast):
                 return Extract(self.vectors[place], lane)
         parts = operands(e)
         return with_operands(e, tuple(self._visit(p) for p in parts)) if parts else e

@@ -50,7 +50,12 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("simplify", lambda kernel, target: simplify_kernel(kernel)),
     ("promote", lambda kernel, target: promote_arrays(kernel)),
     ("cut", lambda kernel, target: cut_loops(kernel)),
-    ("gather", lambda kernel, target: gather_loads(kernel, target.profile.gather)),
+    (
+        "gather",
+        lambda kernel, target: gather_loads(
+            kernel, target.profile.gather, target.caps.f16_arithmetic
+        ),
+    ),
     ("prefetch", lambda kernel, target: prefetch_slices(kernel, target)),
     ("partial sums", lambda kernel, target: partial_sums(kernel, target.profile.partial_sums)),
 )

@@ -88,6 +88,7 @@ def _paired(group: Group, producer: Group, max_reads: int) -> Group | str:
         return "it stores only a part of its value, or several"
     if why := _overlapping(reads, group):
         return why
+    over = _apart(producer.over, group.axes)
     monoid = product_monoid([producer.monoid] * len(reads))
     width = len(producer.monoid.fields)
     lift: list[Expr] = []
@@ -95,14 +96,14 @@ def _paired(group: Group, producer: Group, max_reads: int) -> Group | str:
     for number, read in enumerate(reads):
         indices = dict(zip(node.axes, read.indices, strict=True))
         moved = {a: substitute(places[a], indices) for a in producer.axes}
-        lift += [substitute(e, moved) for e in producer.lift]
+        lift += [substitute(e, moved | over) for e in producer.lift]
         value = _of_field(producer.stores[0].value, number * width)
         values[read] = substitute(value, moved)
     store = group.stores[0]
     body = rebuild(store.value, lambda e: values.get(e) if isinstance(e, Read) else None)
     made = replace(
         group,
-        over=producer.over,
+        over=tuple(e.axis for e in over.values()),
         monoid=monoid,
         lift=tuple(lift),
         stores=(replace(store, value=body),),
@@ -110,6 +111,19 @@ def _paired(group: Group, producer: Group, max_reads: int) -> Group | str:
     )
     many = len(made.operands) > max_reads
     return f"both would read more than {max_reads} values" if many else made
+
+
+def _apart(over: tuple[Axis, ...], axes: tuple[Axis, ...]) -> dict[Axis, Index]:
+    """Indices in place of reduced axes, under other names where the map has axes of theirs."""
+    taken = {a.name for a in (*over, *axes)}
+    made: dict[Axis, Index] = {}
+    for axis in over:
+        name = axis.name
+        while any(name == a.name for a in axes) or (name != axis.name and name in taken):
+            name += "_r"
+        taken.add(name)
+        made[axis] = Index(Axis(name, axis.extent))
+    return made
 
 
 def _overlapping(reads: list[Read], group: Group) -> str:

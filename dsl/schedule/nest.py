@@ -390,6 +390,10 @@ def _inside(nest: Nest, step: Step, value: str, refuse: Callable[[str], Refused]
             if step.kind is Kind.GROUP:
                 raise refuse("work-groups are the whole kernel's")
             own = replace(step, name=step.name[start:])
+            loops = (lp for lp in found[0].nest.loops if lp.name == own.name)
+            over = any(found[0].nest.is_reduced(lp) for lp in loops)
+            if step.kind is Kind.LANE and found[0].place is Place.PRIVATE and not over:
+                raise refuse("a work-item computes all that it holds for itself")
         case _:
             raise refuse("a stage has no stages")
     made = replace(found[0], nest=apply(found[0].nest, own))

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "emoji_diffusion" / "pipeline"
 
 
-def draw(settings: Any, report: Any) -> Any:
+def draw(settings: Any, report: Any, check_finite: bool) -> Any:
     """Grey pictures and reports, as `sdlc.models.pipeline.generate` gives them."""
     from sdlc.models.pipeline import Pictures
     from sdlc.models.replay import record_of
     from sdlc.models.settings import Progress
 
+    assert not check_finite
     pixels = np.full((settings.batch, 8, 16, 3), 128, np.uint8)
     for step in range(1, settings.steps + 1):
         shown = pixels if settings.preview and step % settings.preview == 0 else None

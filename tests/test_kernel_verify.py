@@ -192,7 +192,7 @@ def test_arrays_of_vectors_are_accessed_in_whole_vectors() -> None:
     four = Literal(1.0, Type(DType.F32, 4))
     assert not problems(Store(vectors, mul(LX, 4), four), buffers=(vectors,))
     refused("starts a vector of 4", Store(vectors, add(mul(LX, 4), 2), four), buffers=(vectors,))
-    refused("accessed with 1", Store(vectors, mul(LX, 4), ONE), buffers=(vectors,))
+    refused("stored with 1", Store(vectors, mul(LX, 4), ONE), buffers=(vectors,))
 
 
 # Barriers and races

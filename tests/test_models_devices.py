@@ -159,14 +159,14 @@ def test_values_that_are_not_finite_name_their_network(tmp_path: Path) -> None:
     on.step()
     assert not np.isfinite(on.latents()).any()
     with pytest.raises(SdlError, match="denoising network"):
-        draw(on, GenerateSettings("x", steps=3, guidance=1e38, batch=2), lambda _: None)
+        draw(on, GenerateSettings("x", steps=3, guidance=3.4e38, batch=2), lambda _: None)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": (100, 64)}, "multiples of 32, such as 96x64"),
-        ({"size": (0, 64)}, "such as 32x64"),
+        ({"size": (100, 64)}, "multiples of 8, such as 96x64"),
+        ({"size": (0, 64)}, "such as 8x64"),
         ({"batch": 0}, "1 to 64"),
         ({"guidance": float("nan")}, "guidance nan"),
         ({"seed": -1}, "seed -1"),

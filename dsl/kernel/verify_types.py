@@ -197,6 +197,9 @@ class Typing:
         if stmt.guard is not None and stmt.guard.type != BOOL:
             yield f"the guard is {stmt.guard.type}, not bool"
         yield from self.place(buffer, stmt.index, stmt.value.type.lanes)
+        if 1 < buffer.lanes != stmt.value.type.lanes:  # WGSL may write the rest of the vector too
+            lanes = stmt.value.type.lanes
+            yield f"{buffer.name} is an array of vectors of {buffer.lanes}, stored with {lanes}"
 
     def place(self, buffer: Buffer, index: Expr, lanes: int) -> Iterator[str]:
         if buffer not in self.memory:

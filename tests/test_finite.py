@@ -128,8 +128,8 @@ model written(x: T[b, n], w: T[n, n]) -> T[b, n] {
 """
 
 
-def test_what_a_kernel_writes_over_is_remembered() -> None:
-    """The result takes the place of what it is made from, and would be looked at instead."""
+def test_a_result_in_the_place_of_its_operand_is_named() -> None:
+    """The result takes the place of what it is made from."""
     made = sdlc.compile(IN_PLACE, sizes={"b": 4, "n": 16}, precision="f16")
     assert any(t.in_place_of for t in made.program.tensors.values())
     with pytest.raises(SdlError) as error:

@@ -1,9 +1,9 @@
 """Values that are computed again where they are read late, rather than kept.
 
 In: groups in execution order, and which values are results. Out: groups, with copies of some
-before late readers, and which value each copy stores. Invariant: a copy reads only what a run is
-given (inputs and weights), so nothing is kept for it; it is the same kernel; the most that is live
-at any time is less with it.
+before late readers, and which value each copy stores. Invariant: a copy is the same kernel; what it
+reads is given to a run (inputs and weights) or kept for it; the most that is live at any time, with
+what is kept, is less with it.
 
     y = f(x); … z = g(…) needs most memory …; out = h(z, y)
     becomes y = f(x); … z = g(…); y' = f(x); out = h(z, y')
@@ -23,8 +23,11 @@ from sdlc.schedule.reasons import Journal
 CHEAP = 256
 """A copy takes at most the program's FLOP divided by this."""
 
-LESS = 0.9
+LESS = 0.92
 """The share of the most live bytes that must be enough with a copy."""
+
+KEPT = 8
+"""What is kept for a copy takes at most its bytes divided by this."""
 
 MOST_COPIES = 8
 
@@ -88,13 +91,18 @@ def _possible(
         if _not_again(group, kept, total):
             continue
         own = {(s.node, s.field) for s in group.stores}
-        size = sum(map(_bytes, own))
+        less = sum(map(_bytes, own)) - _kept_for(group)
         read = [n for n, g in enumerate(groups) if not own.isdisjoint(g.operands)]
         for last, before in pairwise((number, *read)):
             relieved = live[last + 1 : before]
             if relieved:
-                others = max((*live[: last + 1], *live[before:]))
-                yield _Copy(number, before, max(others, max(relieved) - size))
+                others = max((*live[: last + 1], live[before] + _kept_for(group), *live[before:]))
+                yield _Copy(number, before, max(others, max(relieved) - less))
+
+
+def _kept_for(group: Group) -> int:
+    """Bytes of computed values that a copy of a group reads."""
+    return sum(_bytes(v) for v in group.operands if not isinstance(v[0], (Input, Const)))
 
 
 def _not_again(group: Group, kept: frozenset[Node], total: int) -> str:
@@ -102,9 +110,11 @@ def _not_again(group: Group, kept: frozenset[Node], total: int) -> str:
     sources = [node for node, _ in group.operands]
     if any(s.node in kept for s in group.stores):
         return "it is a result of the program"
-    if not all(isinstance(s, (Input, Const)) for s in sources):
+    if KEPT * _kept_for(group) > sum(_bytes((s.node, s.field)) for s in group.stores):
         return "what it reads would have to be kept for it"
-    if not any(isinstance(s, Input) and s.role is Role.INPUT for s in sources):
+    if all(
+        isinstance(s, Const) or (isinstance(s, Input) and s.role is not Role.INPUT) for s in sources
+    ):
         return "it reads weights alone"
     return f"it takes more than 1/{CHEAP} of all FLOP" if group.flop * CHEAP > total else ""
 

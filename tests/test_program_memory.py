@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdlc.program.ejection import within
+from sdlc.program.ejection import Lifetime, within
 from sdlc.program.memory import (
     STRATEGIES,
-    Lifetime,
     arena_size,
     conflicts,
     greedy_by_area,

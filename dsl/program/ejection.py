@@ -14,33 +14,36 @@ so that what is hard to place is not moved again. Draws are from a fixed seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from random import Random
-from typing import Protocol
 
 
-class Span(Protocol):
-    """What is placed: bytes that are live from one time to another, both included."""
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """A temporary that is live from dispatch `first` to dispatch `last`, both included."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def nbytes(self) -> int: ...
-    def overlaps(self, other: Span, /) -> bool: ...
+    name: str
+    first: int
+    last: int
+    nbytes: int
+
+    def overlaps(self, other: Lifetime) -> bool:
+        return self.first <= other.last and other.first <= self.last
 
 
 Place = tuple[int, int, int]
 """Start, end and number of a tensor that has a place."""
 
 
-def within(spans: Sequence[Span], height: int, steps: int) -> dict[str, int] | None:
-    """Offsets by name, by at most `steps` placements; the first spans are placed first."""
-    sizes = [s.nbytes for s in spans]
+def within(lives: Sequence[Lifetime], height: int, steps: int) -> dict[str, int] | None:
+    """Offsets by name, by at most `steps` placements; the first lives are placed first."""
+    sizes = [s.nbytes for s in lives]
     if max(sizes, default=0) > height:
         return None
-    mates = [[n for n, o in enumerate(spans) if o is not s and s.overlaps(o)] for s in spans]
+    mates = [[n for n, o in enumerate(lives) if o is not s and s.overlaps(o)] for s in lives]
     starts: dict[int, int] = {}
-    weights, waiting, draw = [1] * len(spans), list(range(len(spans))), Random(0)
+    weights, waiting, draw = [1] * len(lives), list(range(len(lives))), Random(0)
     heapify(waiting)
     for _ in range(steps):
         if not waiting:
@@ -52,7 +55,7 @@ def within(spans: Sequence[Span], height: int, steps: int) -> dict[str, int] | N
         for mate in moved:
             del starts[mate]
             heappush(waiting, mate)
-    return None if waiting else {s.name: starts[n] for n, s in enumerate(spans)}
+    return None if waiting else {s.name: starts[n] for n, s in enumerate(lives)}
 
 
 def _place(

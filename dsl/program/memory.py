@@ -21,22 +21,9 @@ from itertools import accumulate
 from math import gcd
 from types import MappingProxyType
 
-from sdlc.program.ejection import within
+from sdlc.program.ejection import Lifetime, within
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.target import Capabilities
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetime:
-    """A temporary that is live from dispatch `first` to dispatch `last`, both included."""
-
-    name: str
-    first: int
-    last: int
-    nbytes: int
-
-    def overlaps(self, other: Lifetime) -> bool:
-        return self.first <= other.last and other.first <= self.last
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def _possible(
         if _not_again(group, fixed, total):
             continue
         own = {(s.node, s.field) for s in group.stores}
-        less = sum(map(_bytes, own)) - _kept_for(group)
+        less = sum(map(bytes_of, own)) - _kept_for(group)
         read = [n for n, g in enumerate(groups) if not own.isdisjoint(g.operands)]
         for last, before in pairwise((number, *read)):
             relieved = live[last + 1 : before]
@@ -103,7 +103,7 @@ def _possible(
 
 def _kept_for(group: Group) -> int:
     """Bytes of computed values that a copy of a group reads."""
-    return sum(_bytes(v) for v in group.operands if not isinstance(v[0], (Input, Const)))
+    return sum(bytes_of(v) for v in group.operands if not isinstance(v[0], (Input, Const)))
 
 
 def _fixed(groups: Sequence[Group], kept: frozenset[Node]) -> dict[Node, str]:
@@ -120,7 +120,7 @@ def _not_again(group: Group, fixed: Mapping[Node, str], total: int) -> str:
     for store in group.stores:
         if store.node in fixed:
             return fixed[store.node]
-    if KEPT * _kept_for(group) > sum(_bytes((s.node, s.field)) for s in group.stores):
+    if KEPT * _kept_for(group) > sum(bytes_of((s.node, s.field)) for s in group.stores):
         return "what it reads would have to be kept for it"
     if all(isinstance(s, Const | Input) for s in sources) and not any(
         isinstance(s, Input) and s.role is Role.INPUT for s in sources
@@ -149,17 +149,18 @@ def _live(groups: Sequence[Group], kept: frozenset[Node]) -> list[int]:
     last: dict[Value, int] = {}
     for time, group in enumerate(groups):
         for store in group.stores:
-            first[(store.node, store.field)] = time
+            first.setdefault((store.node, store.field), time)
         last |= {v: time for v in group.operands if v in first}
     change = [0] * (len(groups) + 1)
     for value, time in first.items():
         if value[0] not in kept:
-            change[time] += _bytes(value)
-            change[last.get(value, time) + 1] -= _bytes(value)
+            change[time] += bytes_of(value)
+            change[last.get(value, time) + 1] -= bytes_of(value)
     return list(accumulate(change[:-1]))
 
 
-def _bytes(value: Value) -> int:
+def bytes_of(value: Value) -> int:
+    """What a value takes, without padding."""
     node, field = value
     return element_count(node) * node.dtypes[field].itemsize
 

@@ -32,6 +32,7 @@ from sdlc.schedule.factor import factor_rows, fetching_tile, most_tiles, private
 from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
 from sdlc.schedule.held import with_held
+from sdlc.schedule.interleaved import column_steps, with_columns
 from sdlc.schedule.multiplied import multiplied
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
@@ -90,11 +91,19 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
         setting.journal.tell_refusal("hold_factors", group, held)
         if not isinstance(held, str):
             yield "hold_factors", held, _rows_steps(held, lanes, setting)
-    if "vector_rows" in setting.enabled and is_folded(group):
-        held = with_rows(group, setting)
+    if "vector_rows" in setting.enabled and (is_folded(group) or holds_rows(group)):
+        folded = is_folded(group)
+        held = with_rows(group, setting) if folded else with_columns(group, setting)
         setting.journal.tell_refusal("vector_rows", group, held)
         if not isinstance(held, str):
-            yield "vector_rows", held, across_steps(held, setting)
+            stored = _stored_axes(group, setting)
+            steps = across_steps(held, setting) if folded else column_steps(held, stored, setting)
+            yield "vector_rows", held, steps
+
+
+def holds_rows(group: Group) -> bool:
+    """Whether a group is a map with the statistics of its rows inside."""
+    return bool(group.inner) and group.monoid is None
 
 
 def _fetching(setting: Setting, form: Contraction) -> Setting:
@@ -114,7 +123,7 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
     """The default schedule of a group."""
     if constant_factor(group) is not None:
         return transform_steps(group, _stored_axes(group, setting), setting)
-    if group.inner and group.monoid is None:
+    if holds_rows(group):
         return rows_steps(group, _stored_axes(group, setting), setting)
     if lanes is not None and factor_rows(group) is not None:
         return _rows_steps(group, lanes, setting)

@@ -138,7 +138,7 @@ def column_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[St
     _vectors(draft, f"{along.name}.in", vector)
     draft.take(Reorder(tuple(a.name for a in stored if a not in sizes)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups([a for a in stored if a in sizes], left, setting.max_groups))
+    draft.take(*bind_groups([a for a in stored if a in sizes], left, setting))
     draft.take(Stage(rows.name, "", Place.PRIVATE), Stage(columns.name, "", Place.PRIVATE))
     column = next(a for a in columns.axes if a not in rows.axes and a not in rows.over)
     _vectors(draft, f"{columns.name}/{column.name}", vector)

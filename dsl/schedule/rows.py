@@ -215,7 +215,7 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
         draft.take(Reorder(tuple(inside)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     bound = [a for a in stored if a in sizes or a.name in beside]
-    draft.take(*bind_groups(bound, left, setting.max_groups))
+    draft.take(*bind_groups(bound, left, setting))
     draft.take(Stage(part.name, "", Place.PRIVATE))
     return (*draft.steps, *_statistics_steps(part, lanes, setting))
 

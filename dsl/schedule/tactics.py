@@ -166,7 +166,7 @@ def _map_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     draft.take(inner, vector_width(inner.extent, profile.vector), Kind.VECTOR, "vec")
     _take_lanes(draft, axes, profile.lanes)
     _take_loops(draft, axes, profile.points // max(1, profile.vector))
-    draft.bind_rest(axes, setting.max_groups)
+    draft.bind_rest(axes, setting)
     return tuple(draft.steps)
 
 
@@ -209,7 +209,7 @@ def _contraction_steps(
     _take_lanes(draft, order, profile.lanes)
     each = 2 * profile.register_tile[0] * profile.register_tile[1] * _reduced_points(group)
     _take_loops(draft, row_axes, profile.flop // each)
-    draft.bind_rest(_in_turn(axes, form, lanes, profile), setting.max_groups)
+    draft.bind_rest(_in_turn(axes, form, lanes, profile), setting)
     draft.steps += _reduced_loops(group, form, draft, setting)
     return tuple(draft.steps)
 
@@ -231,7 +231,7 @@ def _rows_steps(group: Group, lanes: Axis, setting: Setting) -> tuple[Step, ...]
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
     row_axes = _register_tile(draft, axes, form, lanes, setting.profile)
     _take_loops(draft, row_axes, min(MOST_TILES, most_tiles(form, setting.profile)))
-    draft.bind_rest([a for a in axes if a not in form.n], setting.max_groups)
+    draft.bind_rest([a for a in axes if a not in form.n], setting)
     loops = [f"{a.name}.loop" for a in row_axes if _has(draft, f"{a.name}.loop")]
     draft.steps.append(Reorder((*(a.name for a in axes if a in form.n), *loops)))
     draft.steps += _reduced_loops(group, form, draft, setting)
@@ -341,7 +341,7 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
         _share_among_vector(draft, group, strides, profile)
     each = _reduced_points(group)
     _take_loops(draft, axes, profile.points // max(1, each))
-    draft.bind_rest(axes, setting.max_groups)
+    draft.bind_rest(axes, setting)
     loops = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
     if loops:
         draft.steps.append(Reorder(tuple(a.name for a in loops)))

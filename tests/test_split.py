@@ -209,7 +209,7 @@ def test_offered_steps_are_legal(extent: int) -> None:
 # ---- where it pays
 
 FEW_QUERIES = attention_graph(8, 1, 4096, 40, 40)
-SMALL_PICTURE = window_graph(1280, 8, 1280, 3)
+SMALL_PICTURE = window_graph(10240, 8, 1280, 3)
 
 
 def norm() -> Graph:
@@ -223,11 +223,12 @@ def both(graph: Graph, name: str) -> tuple[Plan, Plan, Target]:
     return plan(graph, target), plan(graph, target, enabled=EVERY - {"split_reductions"}), target
 
 
-@pytest.mark.parametrize("graph", [SMALL_PICTURE, FEW_QUERIES, norm()])
-def test_idle_devices_get_parts(graph: Graph) -> None:
-    """Fires, matters (the estimate says by how much) and is optional."""
+@pytest.mark.parametrize(("graph", "more"), [(SMALL_PICTURE, 0), (FEW_QUERIES, 1), (norm(), 1)])
+def test_idle_devices_get_parts(graph: Graph, more: int) -> None:
+    """Fires, matters (the estimate says by how much) and is optional. The picture's parts are
+    combined by the map that reads their sum."""
     split_in, whole, target = both(graph, "nvidia")
-    assert len(split_in.kernels) == len(whole.kernels) + 1
+    assert len(split_in.kernels) == len(whole.kernels) + more
     first = next(k for k in split_in.kernels if k.group.name.endswith("_parts"))
     assert first.group.axes[0].name.endswith(".part")
     before = seconds_of(whole.kernels, target, whole.orders)
@@ -238,6 +239,17 @@ def test_idle_devices_get_parts(graph: Graph) -> None:
 def test_busy_devices_do_not(graph: Graph) -> None:
     split_in, whole, _ = both(graph, "cpu")
     assert str(split_in) == str(whole)
+
+
+def test_parts_are_no_larger_than_other_values() -> None:
+    """An eighth as many channels: eight parts of the result would be the largest value."""
+    (why,) = (
+        why
+        for k in plan(window_graph(1280, 8, 1280, 3), load_target("nvidia")).kernels
+        for move, _, why, _ in k.reasons
+        if move == "split_reductions"
+    )
+    assert why == "its parts would take more memory than all else"
 
 
 def test_rows_with_few_statistics_have_several_work_groups() -> None:

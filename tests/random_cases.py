@@ -104,7 +104,7 @@ def scheduled(
     if work(graph) > MOST_POINTS:
         reject()
     made = making.plan(graph)
-    if draw(st.booleans()):
+    if draw(st.integers(0, 2)):
         splits = draw(random_splits(made, making.machine))
         making = replace(making, splits=tuple((n, s.axis, s.ways) for n, s in splits))
         made = in_parts(made, splits, making.machine)

@@ -233,7 +233,7 @@ def _inside(staged: Staged, number: int) -> st.SearchStrategy[Step]:
 
 
 def _stage(draw: st.DrawFn, draft: Draft, value: str) -> None:
-    """A stage beside the last one, or outermost or in the body of a serial loop: of those drawn, the
+    """A stage beside the last one, outermost or in the body of a serial loop: of those drawn, the
     first legal one."""
     if draft.nest.stages and draw(st.booleans()):
         beside = draft.nest.stages[0]
@@ -281,15 +281,16 @@ def random_splits(draw: st.DrawFn, made: Plan, target: Target) -> Splits:
         folded = statistics_of(item.base) or item.base
         if not folded.over or not draw(st.booleans()):
             continue
-        axis = draw(st.sampled_from([a.name for a in folded.over]))
-        step = SplitReduce(axis, draw(st.integers(2, MOST_WAYS)))
+        axis = draw(st.sampled_from(folded.over))
+        most = min(max(axis.extent, 2), MOST_WAYS)
+        step = SplitReduce(axis.name, draw(st.integers(2, most)))
         try:
             both = split(item.base, step)
         except Refused as problem:
             assert problem.reason
             continue
-        most = target.caps.max_storage_buffers
-        if all(len(g.operands) + len(g.stores) <= most for g in both):
+        buffers = target.caps.max_storage_buffers
+        if all(len(g.operands) + len(g.stores) <= buffers for g in both):
             found = ((number, step), *found)
     return found
 

@@ -46,9 +46,7 @@ def show_nest(nest: Nest) -> str:
     """The loops, indented, then what is staged."""
     lines = []
     for depth, lp in enumerate(nest.loops):
-        place = (
-            f"{lp.kind.value}{lp.dim}" if lp.kind in (Kind.GROUP, Kind.LANE) else lp.kind.value
-        )
+        place = f"{lp.kind.value}{lp.dim}" if lp.kind in (Kind.GROUP, Kind.LANE) else lp.kind.value
         marks = ["reduced"] if nest.is_reduced(lp) else []
         marks += [] if nest.is_exact(lp.axis) else ["guarded"]
         stride = f" step {lp.stride}" if lp.stride != 1 else ""

@@ -14,7 +14,8 @@ import pytest
 from sdlc.api import make_request
 from sdlc.graph.node import element_count
 from sdlc.graph.numerics import Numerics
-from sdlc.program.memory import Lifetime, MemoryPlan, plan_memory
+from sdlc.program.ejection import Lifetime
+from sdlc.program.memory import MemoryPlan, plan_memory
 from sdlc.program.pipeline import Planned, planned, stored_weights, tensors_of
 from sdlc.program.program import TensorRole
 

@@ -20,6 +20,7 @@ from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_
 from sdlc.schedule.contraction import constant_factor, contraction
 from sdlc.schedule.draft import Setting, bind_groups, flat_strides, share, vector_width
 from sdlc.schedule.group import Group
+from sdlc.schedule.held_rows import held_rows_steps
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
 from sdlc.schedule.reasons import Journal
 from sdlc.schedule.staging import NestDraft
@@ -187,6 +188,8 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     part = group.inner[-1]
     sizes = _rows(group, part.stores[0].node)
     assert sizes is not None
+    if len(group.inner) > 1:
+        return held_rows_steps(group, stored, sizes, setting)
     draft = NestDraft(group, initial(group))
     inside: list[str] = []
     for axis in stored:

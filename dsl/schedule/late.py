@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sdlc.graph.node import Node
-from sdlc.schedule.again import Value, bytes_of
+from sdlc.graph.node import Node, byte_count
 from sdlc.schedule.group import Group
 from sdlc.schedule.reasons import Journal
 
 MECHANISM = "compute_late"
+
+Value = tuple[Node, int]
 
 MOST_MOVES = 16
 
@@ -92,7 +93,7 @@ class _Lives:
                 last[value] = time
         begun, live = [0] * len(order), [0] * len(order)
         for value, (start, *_) in stored.items():
-            size = bytes_of(value)
+            size = byte_count(*value)
             begun[start] += size
             for time in range(start, last.get(value, start) + 1):
                 live[time] += size
@@ -107,12 +108,12 @@ def _possible(order: Sequence[_Use], lives: _Lives) -> Iterator[tuple[int, int, 
         until = min((lives.first.get(v, 0) for v in use.stored), default=0)
         if until <= peak or any(len(lives.stored[v]) > 1 for v in use.stored):
             continue
-        less = sum(map(bytes_of, use.stored))
+        less = sum(byte_count(*v) for v in use.stored)
         read = [v for v in use.read if v in lives.stored]
         others, most = max((*live[:number], *live[until:])), 0
         found: list[tuple[int, int, int]] = []
         for time in range(number + 1, until + 1):
-            more = sum(bytes_of(v) for v in read if lives.last[v] < time)
+            more = sum(byte_count(*v) for v in read if lives.last[v] < time)
             here = live[time] - lives.begun[time] + more
             found.append((max(others, most, here, *live[time:until]), number, time))
             most = max(most, live[time] - less + more)

@@ -69,6 +69,13 @@ MUTANTS = (
         "if False:",
         FINITE,
     ),
+    Mutant(
+        "an operand is read when it has been overwritten",
+        "dsl/program/watch.py",
+        "n: self._live[n] if n in self._live else self.executable.peek(n)",
+        "n: self.executable.peek(n)",
+        "tests/test_finite.py -k overwritten",
+    ),
     # ---- reductions
     Mutant(
         "states change one after the other",
@@ -249,7 +256,56 @@ MUTANTS = (
         "half = False",
         "tests/test_random_schedules.py -k ahead",
     ),
+    Mutant(
+        "a place that is taken from what is read later",
+        "dsl/schedule/sharing.py",
+        "if late and any((r.source, r.field) == held for r in reader.reads):",
+        "if ():",
+        f"{STAGING} -k place",
+    ),
+    Mutant(
+        "a place that is taken from what is read elsewhere",
+        "dsl/schedule/sharing.py",
+        "return places[0] == places[1]",
+        "return True",
+        f"{STAGING} -k place",
+    ),
+    Mutant(
+        "scores that keep their place when their weights are known",
+        "dsl/schedule/streamed.py",
+        'place = _successor(draft.group, part) if not reduces else ""',
+        'place = ""',
+        f"{STAGING} -k place",
+    ),
+    Mutant(
+        "a tile that begins in the middle of a block",
+        "dsl/schedule/pack.py",
+        "form[1] % size or extent % size",
+        "extent % size",
+        "tests/test_pack.py -k within",
+    ),
+    Mutant(
+        "a weight that ends within a block",
+        "dsl/schedule/pack.py",
+        "form[1] % size or extent % size",
+        "form[1] % size",
+        "tests/test_pack.py -k within",
+    ),
     # ---- parts and matrices
+    Mutant(
+        "lanes of a matrix instruction in another order",
+        "dsl/schedule/nest.py",
+        "if of is not None and of.in_order(loops) != of.in_order(nest.loops):",
+        "if ():",
+        "tests/test_matrix_nest.py -k refusals",
+    ),
+    Mutant(
+        "a matrix instruction of elements that others hold",
+        "dsl/schedule/nest.py",
+        "reason = _unheld(group, nest, stage) or unshared(group, nest, stage)",
+        "reason = unshared(group, nest, stage)",
+        "tests/test_random_schedules.py -k no_work_items_own",
+    ),
     Mutant(
         "the last part of a reduction runs past the end",
         "dsl/schedule/split.py",
@@ -342,6 +398,27 @@ MUTANTS = (
         LOAD,
     ),
     # ---- rules
+    Mutant(
+        "each part of a joined product read from the beginning",
+        "dsl/graph/beside.py",
+        "before += other.node.shape[position]",
+        "pass",
+        "tests/test_rules.py -k mechanism",
+    ),
+    Mutant(
+        "joined weights on top of each other",
+        "dsl/graph/beside.py",
+        'places[dimension] = apply("sub", places[dimension], i32(end))',
+        "pass",
+        "tests/test_rules.py -k mechanism",
+    ),
+    Mutant(
+        "products that differ in more than their weights are joined",
+        "dsl/graph/beside.py",
+        "if other is None or other.like != form.like:",
+        "if other is None:",
+        "tests/test_rules.py -k mechanism",
+    ),
     Mutant(
         "a wrong constant of Winograd's",
         "stdlib/winograd.sdl",

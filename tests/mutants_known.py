@@ -140,7 +140,7 @@ MUTANTS = (
         "dsl/schedule/rescale.py",
         'apply("lt", self.index, i32(self.axis.extent))',
         'apply("le", self.index, i32(self.axis.extent))',
-        f"{STAGING} {BLOCKS}",
+        f"{STAGING} -k cover",
     ),
     Mutant(
         "fields of paired reductions mixed up",

@@ -143,7 +143,7 @@ def test_a_result_in_the_place_of_its_operand_is_named() -> None:
 def test_what_was_overwritten_is_known() -> None:
     """A kernel's operands are those from before it ran, also the one that its result replaces."""
     made = sdlc.compile(IN_PLACE, sizes={"b": 4, "n": 16}, precision="f16")
-    executable = Executable(made.program, device("cpu"))
+    executable = Executable(made.program, device("cpu"), {})
     executable.give({"x": X, "w": np.random.default_rng(2).standard_normal((16, 16))})
     with pytest.raises(NotFiniteError) as error:
         Watch(executable).step()

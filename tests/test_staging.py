@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from graphs import MAX_AND_SUM, SUM, at, axes, read, slot, weight
 from graphs import given as entry
 from sdlc.backends.target import load_target
-from sdlc.graph.expr import ONE, Index, Read, Slot, apply, i32, substitute
+from sdlc.graph.expr import ONE, ZERO, Index, Read, Slot, apply, i32, substitute
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
+from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import LOWEST, DType, Origin
 from sdlc.kernel.ir import Declare, statements
 from sdlc.language.elaborate import build
@@ -262,6 +263,9 @@ def test_blocks_cover_an_axis(extent: int, size: int) -> None:
     blocks = blocks_of(axis, size)
     total = blocks.outer.extent * blocks.inner.extent
     assert extent <= total < extent + blocks.inner.extent
+    inside = Map((blocks.outer, blocks.inner), blocks.kept(ONE, ZERO), F, Origin("in", "test"))
+    kept = evaluate(Graph("kept", (("in", inside, 0),), ()), {}, {}, Mode.F64)["in"].ravel()
+    assert list(kept) == [1] * extent + [0] * (total - extent)
     assert blocks.is_exact == (total == extent)
     assert blocks.inner.extent <= 2 * size
 

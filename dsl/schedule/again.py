@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from sdlc.graph.expr import Axis, Expr, Index, Read, rebuild, substitute
-from sdlc.graph.node import Const, Input, Map, Node, Reduce, Role, element_count
+from sdlc.graph.node import Const, Input, Map, Node, Reduce, Role, byte_count
 from sdlc.schedule.group import Group
 from sdlc.schedule.reasons import Journal
 
@@ -59,7 +59,7 @@ def compute_again(groups: tuple[Group, ...], kept: frozenset[Node], journal: Jou
     program's results."""
     made, copies = groups, dict[Value, Value]()
     for _ in range(MOST_COPIES):
-        live = _live(made, kept)
+        live = live_bytes(made, kept)
         best = min(_possible(made, kept, live), key=lambda c: c.peak, default=None)
         if best is None or best.peak > LESS * max(live):
             break
@@ -92,7 +92,7 @@ def _possible(
         if _not_again(group, fixed, total):
             continue
         own = {(s.node, s.field) for s in group.stores}
-        less = sum(map(_bytes, own)) - _kept_for(group)
+        less = sum(byte_count(*v) for v in own) - _kept_for(group)
         read = [n for n, g in enumerate(groups) if not own.isdisjoint(g.operands)]
         for last, before in pairwise((number, *read)):
             relieved = live[last + 1 : before]
@@ -103,7 +103,7 @@ def _possible(
 
 def _kept_for(group: Group) -> int:
     """Bytes of computed values that a copy of a group reads."""
-    return sum(_bytes(v) for v in group.operands if not isinstance(v[0], (Input, Const)))
+    return sum(byte_count(*v) for v in group.operands if not isinstance(v[0], (Input, Const)))
 
 
 def _fixed(groups: Sequence[Group], kept: frozenset[Node]) -> dict[Node, str]:
@@ -120,7 +120,7 @@ def _not_again(group: Group, fixed: Mapping[Node, str], total: int) -> str:
     for store in group.stores:
         if store.node in fixed:
             return fixed[store.node]
-    if KEPT * _kept_for(group) > sum(_bytes((s.node, s.field)) for s in group.stores):
+    if KEPT * _kept_for(group) > sum(byte_count(s.node, s.field) for s in group.stores):
         return "what it reads would have to be kept for it"
     if all(isinstance(s, Const | Input) for s in sources) and not any(
         isinstance(s, Input) and s.role is Role.INPUT for s in sources
@@ -131,7 +131,7 @@ def _not_again(group: Group, fixed: Mapping[Node, str], total: int) -> str:
 
 def _tell_of_idle(groups: Sequence[Group], kept: frozenset[Node], journal: Journal) -> None:
     """Why what is kept unused while most bytes are live is not computed again."""
-    live, total = _live(groups, kept), sum(g.flop for g in groups)
+    live, total = live_bytes(groups, kept), sum(g.flop for g in groups)
     fixed = _fixed(groups, kept)
     peak = live.index(max(live)) if live else 0
     late = {v for g in groups[peak + 1 :] for v in g.operands}
@@ -143,7 +143,7 @@ def _tell_of_idle(groups: Sequence[Group], kept: frozenset[Node], journal: Journ
             journal.tell(MECHANISM, group, why)
 
 
-def _live(groups: Sequence[Group], kept: frozenset[Node]) -> list[int]:
+def live_bytes(groups: Sequence[Group], kept: frozenset[Node]) -> list[int]:
     """The bytes of computed values that are live while each group runs."""
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
@@ -154,14 +154,9 @@ def _live(groups: Sequence[Group], kept: frozenset[Node]) -> list[int]:
     change = [0] * (len(groups) + 1)
     for value, time in first.items():
         if value[0] not in kept:
-            change[time] += _bytes(value)
-            change[last.get(value, time) + 1] -= _bytes(value)
+            change[time] += byte_count(*value)
+            change[last.get(value, time) + 1] -= byte_count(*value)
     return list(accumulate(change[:-1]))
-
-
-def _bytes(value: Value) -> int:
-    node, field = value
-    return element_count(node) * node.dtypes[field].itemsize
 
 
 def _copied(node: Node, number: int) -> Node:

@@ -1,4 +1,4 @@
-"""Mutants of rules, arithmetic and the proof itself: what is broken, and the tests that must notice.
+"""Mutants of rules, arithmetic and the proof itself: what is broken, and who must notice.
 
 In: nothing. Out: `EQUATIONS`. Invariant: as for `KERNELS`. Example: `EQUATIONS[0].name`.
 """

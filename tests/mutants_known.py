@@ -158,7 +158,7 @@ KERNELS = (
     Mutant(
         "rows of statistics that have none",
         "dsl/schedule/rows.py",
-        "if not why and _rows(whole, whole.inner[-1].stores[0].node) is None:",
+        "if not why and rows_of(whole, whole.inner[-1].stores[0].node) is None:",
         "if ():",
         "tests/test_random_schedules.py -k epilogue",
     ),

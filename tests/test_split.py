@@ -190,7 +190,7 @@ def test_refusals_say_why() -> None:
     assert reason(product, "c", 1) == "an axis of 12 is not split in 1"
     assert reason(product, "c", 13) == "an axis of 12 is not split in 13"
     assert reason(product, "c", 9) == "9 parts of 2 leave one without elements"
-    attention = group_of(attention_graph(1, 2, 96, 4, 4))
+    attention = group_of(attention_graph(1, 2, 48, 4, 4))
     assert reason(attention, "t.block", 2) == "2 parts would cut through a block"
     with pytest.raises(Refused, match="two kernels"):
         nests.apply(initial(product), SplitReduce("c", 2))

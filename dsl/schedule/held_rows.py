@@ -48,7 +48,7 @@ def held_rows_steps(
         draft.take(Tile(found.loop, found.ways, name), Bind(name, Kind.LANE, dim))
     draft.take(Reorder(tuple(inside[a] for a in stored if a in inside)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups([a for a in stored if a in sizes], left, setting.max_groups))
+    draft.take(*bind_groups([a for a in stored if a in sizes], left, setting))
     draft.take(Stage(part.name, "", Place.PRIVATE))
     for dim, found in enumerate(along):
         name = f"{part.name}/{found.axis.name}"

@@ -242,6 +242,16 @@ def test_blocks_cover_an_axis(extent: int, size: int) -> None:
     assert blocks.inner.extent <= 2 * size
 
 
+@pytest.mark.parametrize("extent", [1, 7, 9, 77, 100, 4096])
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_blocks_are_whole_units(extent: int, size: int) -> None:
+    (axis,) = axes(t=extent)
+    blocks = blocks_of(axis, size, unit=16)
+    inner = blocks.inner.extent
+    assert inner % 16 == 0 or inner == extent <= 8
+    assert 0 <= blocks.outer.extent * inner - extent < inner <= 2 * size
+
+
 def test_scores_are_computed_inside() -> None:
     profile = Profile(8, 1, (4, 16), 1, 4, block=16)
     graph = attention_graph(1, 16, 64, 8, 8)

@@ -235,7 +235,7 @@ def groups_of(
         outruns = partial(deep_axis, of=target.instruction)
         groups = nest_factors(groups, results, target, journal, outruns)
     if "fold_blocks" in enabled:
-        groups = carry(groups, results, profile, journal)
+        groups = carry(groups, results, target, journal)
     if "strips" in enabled:
         groups = in_strips(groups, results, profile.strip, journal)
     return groups

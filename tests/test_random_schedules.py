@@ -139,6 +139,9 @@ FIELDS = found(
     Tensor("x", "f16", (3, 3, 3)),
     Tensor("w", "f16", (3, 1)),
 )
+SCALAR = found(
+    "-> f32[] { out = sum over i of x[i]\nreturn out }", DType.F32, Tensor("x", "f32", (3,))
+)
 WIDE = found(
     "-> f16[7, 4, 4, 1] { return attention_online(avg_pool2d(x; stride = 3, pad = 2), w) }",
     DType.F16,
@@ -151,10 +154,16 @@ WIDE = found(
     ("case", "making"),
     [
         (NAMED, Making("apple")),
+        (SCALAR, Making("cpu")),
         (FIELDS, Making("cpu")),
         (WIDE, Making("cpu", True, (), (("block", 4), ("depth", 2), ("gather", 4)))),
     ],
-    ids=["a reduced axis with a name of the reader's", "fields m2 and m, twice", "wide halves"],
+    ids=[
+        "a reduced axis with a name of the reader's",
+        "no axes of its own",
+        "fields m2 and m, twice",
+        "wide halves",
+    ],
 )
 def test_programs_that_were_found(case: Case, making: Making) -> None:
     graph = making.graph(case)

@@ -37,7 +37,6 @@ def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> No
     assert {
         "Tile",
         "Reorder",
-        "SplitReduce",
         *(f"Bind {k}" for k in ("group", "lane", "unroll", "vector")),
     } <= seen
 
@@ -168,6 +167,19 @@ WIDE = found(
 def test_programs_that_were_found(case: Case, making: Making) -> None:
     graph = making.graph(case)
     prove(Drawn(case, making, graph, making.plan(graph)), (interpreted(),))
+
+
+def test_reductions_in_parts_are_made_again() -> None:
+    x, w = Tensor("x", "f32", (5, 13)), Tensor("w", "f32", (7, 13))
+    case = found("-> f32[5, 7] { return gelu(matmul_nt(x, w)) }", DType.F32, x, w)
+    making = Making("nvidia")
+    (item,) = making.plan(making.graph(case)).kernels
+    making = replace(making, splits=((0, item.base.over[0].name, 4),))
+    drawn = Drawn(case, making, making.graph(case), making.plan(making.graph(case)))
+    assert len(drawn.plan.kernels) == 2 and "SplitReduce" in kinds_of(drawn)
+    again = revived(json.loads(json.dumps(kept(drawn))))
+    assert again.making == making
+    prove(again, (interpreted(),))
 
 
 def test_a_matrix_instruction_reads_no_work_items_own() -> None:

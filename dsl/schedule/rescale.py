@@ -146,15 +146,18 @@ class Blocks:
         return apply("select", inside, value, otherwise)
 
 
-def blocks_of(axis: Axis, size: int) -> Blocks:
+def blocks_of(axis: Axis, size: int, vector: int = 1) -> Blocks:
     """An axis in blocks of about `size`: whole if it is short, exact where a large divisor allows
-    it."""
+    it, else of whole vectors where that takes no more blocks."""
     if axis.extent <= 2 * size:
         count = 1
     else:
         divisor = next(d for d in range(size, 0, -1) if axis.extent % d == 0)
         count = axis.extent // divisor if 2 * divisor > size else -(-axis.extent // size)
     inner = -(-axis.extent // count)
+    whole = -(-inner // vector) * vector
+    if count * inner > axis.extent > (count - 1) * whole:
+        inner = whole
     return Blocks(axis, Axis(f"{axis.name}.block", count), Axis(f"{axis.name}.in", inner))
 
 
@@ -236,11 +239,11 @@ class Blocked:
     def _follower(
         self, number: int, field: int, weight: Expr, lift: list[Expr], tops: list[Expr]
     ) -> Expr:
-        """A follower's sum over a block, each term weighted by how its leaders rescale it."""
+        """A follower's sum over a block, each term weighted by how its leaders rescale it: beyond
+        the axis by 0, so that the sums' loops ask nothing."""
         weights = self._weights(number, weight, lift, tops)
         term = lift[field]
         value = weights if term is ONE else apply("mul", weights, term)
-        value = self.blocks.kept(value, ZERO)
         of = self.monoid.fields[field]
         sums = Monoid("sum", (Field(of.name, of.dtype, 0.0),), (_added(of.dtype),))
         return self._reduction(f"sum_{of.name}", self._axes((value,)), sums, (value,))[0]
@@ -254,7 +257,7 @@ class Blocked:
                 return None
             return lift[e.field] if e.side == 0 else tops[places[e.field]]
 
-        value = rebuild(weight, change)
+        value = self.blocks.kept(rebuild(weight, change), ZERO)
         used = axes_of(value)
         every = (*self.group.axes, *self._other_reduced(), self.blocks.outer, self.blocks.inner)
         axes = tuple(a for a in every if a in used)
@@ -304,7 +307,7 @@ def carry(
                 absorbed = None
         if absorbed is not None:
             made[producers[absorbed.stores[0].node]] = None
-        blocks = blocks_of(axis, block_size(group, form, profile))
+        blocks = blocks_of(axis, block_size(group, form, profile), profile.vector)
         made[number] = Blocked(group, form, blocks, absorbed).root()
     return tuple(g for g in made if g is not None)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 import tempfile
 from functools import cache
@@ -31,6 +32,10 @@ VARIABLE = "OCL_ICD_VENDORS"
 RUNTIME = "intel-opencl-rt"
 LIBRARIES = "intel-cmplr-lib-rt"
 LIBRARY = "libintelocl.so"
+UNKEPT = "PYOPENCL_NO_CACHE"
+"""Asks pyopencl to keep nothing in a cache of its own, which fails on a full disk."""
+ROOM = 1 << 20
+"""Bytes that must be free for it."""
 
 
 def cache_folder(name: str) -> Path:
@@ -80,9 +85,12 @@ def write_vendors(files: dict[str, str]) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as made:
-            made.write(text)
-        os.replace(made.name, folder / name)
+        part = folder / f"{name}.{os.getpid()}.part"
+        try:
+            part.write_text(text, "utf-8")
+            part.replace(folder / name)
+        finally:
+            part.unlink(missing_ok=True)
     return folder
 
 
@@ -97,11 +105,23 @@ def prepare() -> None:
     files = vendor_files(Path(chosen) if chosen else SYSTEM_FOLDER)
     if any(LIBRARY in text for text in files.values()):
         return
-    os.environ[VARIABLE] = str(write_vendors({**files, "sdlc-cpu.icd": f"{library}\n"}))
+    try:
+        place = write_vendors({**files, "sdlc-cpu.icd": f"{library}\n"})
+    except OSError:  # no room on the disk: the loader takes one library too
+        place = library
+    os.environ[VARIABLE] = str(place)
+
+
+def has_room(folder: Path) -> bool:
+    """Whether the disk on which a folder is, or would be, has room for small files."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(there).free >= ROOM
 
 
 @cache
 def load_opencl() -> ModuleType:
     """pyopencl, with the installed CPU runtime in its list. Raises ImportError without pyopencl."""
     prepare()
+    if not has_room(user_cache_path()):
+        os.environ.setdefault(UNKEPT, "1")
     return importlib.import_module("pyopencl")

@@ -29,6 +29,8 @@ WANTED = (
         for name in ("config.json", "*.safetensors", "*.index.json")
     ),
 )
+SECONDS = 10.0
+"""What the hub may take to say what a model consists of."""
 HALF = "*.fp16.*"
 UNWANTED = (HALF, "*.non_ema.*", "*flax*", "*openvino*")
 
@@ -59,9 +61,11 @@ def hub_folder(name: str) -> Path:
 
 
 def _unwanted(hub: Any, name: str) -> tuple[str, ...]:
-    """Second copies in other types, unless there is no first one."""
+    """Second copies in other types, unless there is no first one. The hub is asked once: its own
+    list of files asks for half a minute where there is no network."""
     try:
-        files = hub.list_repo_files(name)
+        found = hub.model_info(name, timeout=SECONDS).siblings or ()
+        files = [each.rfilename for each in found]
     except Exception:  # no network: what was fetched before is found without it
         return UNWANTED
     plain = any(fnmatch(f, "unet/*.safetensors") and not _is_unwanted(f) for f in files)

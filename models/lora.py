@@ -246,8 +246,8 @@ def _low_rank(lora: Lora, model: Model, part: str, name: str, pair: _Pair) -> Lo
 def _misshapen(file: Path, model: Model, pair: _Pair, shape: tuple[int, ...]) -> SdlError:
     up, down = (list(pair.entries[k].shape) for k in ("up", "down"))
     message = (
-        f"{file} is for another model: `{pair.names['down']}` {down} and its other factor {up} "
-        f"do not make the {list(shape)} of this one ({family_of(model)})"
+        f"{file} is for {_whose(_pairs(file))}: `{pair.names['down']}` {down} and its other factor "
+        f"{up} do not make the {list(shape)} of this one ({family_of(model)})"
     )
     return failure("L002", message, help="use a LoRA that was trained on this model's family")
 
@@ -255,9 +255,15 @@ def _misshapen(file: Path, model: Model, pair: _Pair, shape: tuple[int, ...]) ->
 def _other_family(
     file: Path, model: Model, pairs: Mapping[tuple[str, str], _Pair], name: str
 ) -> SdlError:
-    """Says whose it is, where the width of its texts tells."""
-    widths = {p.entries["down"].shape[-1:] for (_, m), p in pairs.items() if "attn2_to_k" in m}
-    told = [CONTEXTS[w[0]] for w in widths if w and w[0] in CONTEXTS]
-    whose = f"one of {told[0]}" if len(told) == 1 else "another model"
+    whose = _whose(pairs)
     message = f"{file} is for {whose}: this one ({family_of(model)}) has no place for `{name}`"
     return failure("L002", message, help="use a LoRA that was trained on this model's family")
+
+
+def _whose(pairs: Mapping[tuple[str, str], _Pair]) -> str:
+    """What a file is for, where a second encoder or the width of the texts tells."""
+    widths = {p.entries["down"].shape[-1:] for (_, m), p in pairs.items() if "attn2_to_k" in m}
+    told = {CONTEXTS[w[0]] for w in widths if w and w[0] in CONTEXTS}
+    if any(part == "text_encoder_2" for part, _ in pairs):
+        told.add(CONTEXTS[2048])
+    return f"one of {told.pop()}" if len(told) == 1 else "another model"

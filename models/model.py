@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sdlc.models.checkpoint import load_checkpoint
+from sdlc.models.family import check_parts
 from sdlc.models.folder import Model, default_folder, load_folder
 from sdlc.models.hub import hub_folder, is_hub_name
 from sdlc.models.lora import Lora, with_loras
@@ -35,7 +36,9 @@ def load_model(
     its weights.
 
     Raises SdlError for whatever is wrong with it."""
-    return with_loras(_load(place, prediction), loras)
+    model = _load(place, prediction)
+    check_parts(model)
+    return with_loras(model, loras)
 
 
 def _load(place: Path | str | None, prediction: str | None) -> Model:

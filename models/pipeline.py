@@ -21,7 +21,7 @@ from typing import Any, TypeGuard
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.check import FiniteCheck
-from sdlc.models.fits import check_fits
+from sdlc.models.fits import check_fits, refusal
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
@@ -46,7 +46,7 @@ from sdlc.models.settings import (
 )
 from sdlc.models.start import begin, put_back
 from sdlc.program.device import Device, DeviceInfo
-from sdlc.program.execute import check_memory, check_sizes
+from sdlc.program.execute import TooLargeError, check_memory, check_sizes
 from sdlc.program.host import give_back
 from sdlc.program.program import Program
 from sdlc.target import Target
@@ -205,10 +205,7 @@ def _compiled(
         elif _is_for(held.get(role), network, folder, settings):
             ready[role] = held[role]
         else:
-            program = compiled(network, folder, place.target, settings.precision, device)
-            sizes = {} if role == "encoder" else network.sizes  # its sizes are pixels
-            check_fits(program[0], sizes, folder, device.info)
-            ready[role] = Ready(network, program, folder, device)
+            ready[role] = _network(settings, folder, network, place)
         tell(Progress("compile", done, len(parts), time.perf_counter() - started, network.part))
     gc.collect()
     give_back()  # of what compiling took, nothing is left when weights come
@@ -219,6 +216,17 @@ def _compiled(
         given = folder.scheduler.get("_class_name")
         painter.warnings.append(f"the model's {given} is not described: it is sampled with ddim")
     return painter
+
+
+def _network(settings: GenerateSettings, folder: Model, network: Network, place: _Place) -> Ready:
+    """A network that fits its device."""
+    sizes = {} if network.role == "encoder" else network.sizes  # its sizes are pixels
+    try:
+        program = compiled(network, folder, place.target, settings.precision, place.device)
+    except TooLargeError as error:
+        raise refusal(error, network.part, sizes, folder) from None
+    check_fits(program[0], sizes, folder, place.device.info)
+    return Ready(network, program, folder, place.device)
 
 
 def _is_for(
@@ -242,8 +250,14 @@ def _decoder(
         held = place.held.get(network.role)
         if _is_for(held, network, owner, settings):
             return held
-        made = compiled(network, owner, place.target, settings.precision, device)
-        if _fits(made[0], device.info):
+        last = tile == sizes[-1]
+        try:
+            made = compiled(network, owner, place.target, settings.precision, device)
+        except TooLargeError as error:
+            if last:
+                raise refusal(error, network.part, network.sizes, owner) from None
+            continue
+        if last or _fits(made[0], device.info):
             break
     check_fits(made[0], network.sizes, owner, device.info)
     return Ready(network, made, owner, device)

@@ -9,14 +9,15 @@ that sdlc and diffusers read. Invariant: a tensor's values depend on its name an
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
 
 from sdlc.graph.node import Input, Role, topological
 from sdlc.graph.types import DType
@@ -50,9 +51,23 @@ def write_folder(
         (place / part).symlink_to(folder)
     (place / "model_index.json").write_text(json.dumps(index))
     for part, shapes in declared(load_folder(place)).items():
-        tensors = {n: drawn(n, shape).astype(stored) for n, shape in shapes.items()}
-        save_file(tensors, place / part / file_of(parts[part][0]))
+        write_weights(place / part / file_of(parts[part][0]), shapes, np.dtype(stored))
     return place
+
+
+def write_weights(file: Path, shapes: Shapes, stored: np.dtype[Any]) -> None:
+    """One tensor at a time: a large network never lies in memory."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in sorted(shapes.items()):
+        begin, end = end, end + prod(shape) * stored.itemsize
+        kind = f"F{8 * stored.itemsize}"
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name, shape in sorted(shapes.items()):
+            stream.write(drawn(name, shape).astype(stored).tobytes())
 
 
 def library_of(name: str) -> str:

@@ -314,10 +314,10 @@ MUTANTS = (
         "tests/test_program_memory.py tests/test_schedule.py",
     ),
     Mutant(
-        "an arena that is repaired until it is worse",
-        "dsl/program/memory.py",
-        "best = min(best or offsets, offsets, key=lambda o: arena_size(lifetimes, o))",
-        "best = offsets",
+        "a search that moves what is easy to place again and again",
+        "dsl/program/ejection.py",
+        "weights[number] += bool(moved)",
+        "weights[number] += 0",
         "tests/test_program_memory.py",
     ),
     Mutant(

@@ -17,7 +17,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import reject
 
-from random_schedules import random_plan
+from random_schedules import in_parts, random_plan, random_splits
 from sdlc.backends.target import load_target
 from sdlc.graph.node import Graph
 from sdlc.graph.rules import Rule, always, rewrite
@@ -27,13 +27,14 @@ from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.sample import work
-from sdlc.proof.stages import Arrays, Route, Stage, Subject, fault_of, interpreted, limits
+from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits
+from sdlc.proof.stages import Stage as Level
 from sdlc.schedule import nest
 from sdlc.schedule.draft import EVERY
-from sdlc.schedule.nest import Bind, Kind, Place, Step, schedule
+from sdlc.schedule.nest import Bind, Kind, Matrix, Place, SplitReduce, Stage, Step, schedule
 from sdlc.schedule.plan import Plan, Scheduled, plan
 from sdlc.target import Target
-from strategies import Case, Given, Tensor, build_graph, weights_of
+from strategies import FLOATS, Case, Given, Tensor, build_graph, weights_of
 
 MOST_POINTS = 1 << 15
 """Interpreting a schedule is slow: larger programs are not drawn."""
@@ -44,12 +45,14 @@ PROFILES: Mapping[str, tuple[int, ...]] = {"gather": (1, 4), "depth": (1, 2), "b
 @dataclass(frozen=True, slots=True)
 class Making:
     """How a plan was made: the target, whether rules rewrote the program, which mechanisms were
-    not used, what the profile says otherwise than the target's."""
+    not used, what the profile says otherwise than the target's, and which kernels of the plan
+    (number, axis, ways) were then made in parts."""
 
     target: str
     rules: bool = False
     without: tuple[str, ...] = ()
     profile: tuple[tuple[str, int], ...] = ()
+    splits: tuple[tuple[int, str, int], ...] = ()
 
     @property
     def machine(self) -> Target:
@@ -61,7 +64,9 @@ class Making:
         return rewrite(graph, every_rule(), always)[0] if self.rules else graph
 
     def plan(self, graph: Graph) -> Plan:
-        return plan(graph, self.machine, enabled=EVERY - set(self.without))
+        made = plan(graph, self.machine, enabled=EVERY - set(self.without))
+        splits = tuple((number, SplitReduce(axis, ways)) for number, axis, ways in self.splits)
+        return in_parts(made, splits, self.machine)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,12 @@ def scheduled(
     graph = making.graph(case)
     if work(graph) > MOST_POINTS:
         reject()
-    return Drawn(case, making, graph, draw(random_plan(making.plan(graph), making.machine)))
+    made = making.plan(graph)
+    if draw(st.integers(0, 2)):
+        splits = draw(random_splits(made, making.machine))
+        making = replace(making, splits=tuple((n, s.axis, s.ways) for n, s in splits))
+        made = in_parts(made, splits, making.machine)
+    return Drawn(case, making, graph, draw(random_plan(made, making.machine)))
 
 
 def _without() -> st.SearchStrategy[tuple[str, ...]]:
@@ -114,7 +124,7 @@ def _profile(block: int | None) -> st.SearchStrategy[tuple[tuple[str, int], ...]
     return st.one_of(st.just(()), other.map(lambda made: tuple(sorted(made.items()))))
 
 
-def prove(drawn: Drawn, stages: tuple[Stage, ...], language: str = "numpy") -> None:
+def prove(drawn: Drawn, stages: tuple[Level, ...], language: str = "numpy") -> None:
     """Raises AssertionError with the guilty stage where one differs from the program's meaning."""
     graph, precision = drawn.graph, drawn.case.precision
     program = compile_plan(graph, drawn.plan, drawn.making.machine, precision)
@@ -126,18 +136,27 @@ def prove(drawn: Drawn, stages: tuple[Stage, ...], language: str = "numpy") -> N
         assert fault is None, f"{stage.name}: {fault.problem}\n{drawn!r}"
 
 
-def kinds_of(made: Plan) -> set[str]:
-    """The kinds of steps that a plan's kernels took."""
-    steps = (s for item in made.kernels for s in item.steps)
-    return {f"Bind {s.kind.value}" if isinstance(s, Bind) else type(s).__name__ for s in steps}
+def kinds_of(drawn: Drawn) -> set[str]:
+    """The kinds of steps that were taken."""
+    found = {_kind(s) for item in drawn.plan.kernels for s in item.steps}
+    return found | ({"SplitReduce"} if drawn.making.splits else set())
+
+
+def _kind(step: Step) -> str:
+    match step:
+        case Bind():
+            return f"Bind {step.kind.value}"
+        case Stage(shares=later) if later:
+            return "shares"
+    return type(step).__name__
 
 
 @st.composite
-def contractions(draw: st.DrawFn) -> Case:
+def contractions(draw: st.DrawFn, floats: tuple[str, ...] = FLOATS) -> Case:
     """Products that are large enough for their factors to pass through local memory."""
     m, n = draw(st.sampled_from((16, 17, 24))), draw(st.sampled_from((16, 20, 33)))
     k = draw(st.sampled_from((4, 5, 8, 16)))
-    precision = draw(st.sampled_from(("f32", "f16")))
+    precision = draw(st.sampled_from(floats))
     x, w, b = (Tensor("x", precision, (m, k)), Tensor("w", precision, (n, k)), (m, n))
     result = Tensor("out", precision, b)
     text = f"model drawn(x: {x.type}, w: {w.type}) -> {result.type} {{\n"
@@ -178,11 +197,12 @@ def revived(record: Record) -> Drawn:
     """The drawn program of a record. Raises Refused where its steps are not legal any more."""
     case, made = revived_case(record), record["making"]
     without, profile = tuple(made["without"]), tuple((n, v) for n, v in made["profile"])
-    making = Making(made["target"], made["rules"], without, profile)
+    splits = tuple((number, axis, ways) for number, axis, ways in made["splits"])
+    making = Making(made["target"], made["rules"], without, profile, splits)
     graph = making.graph(case)
     planned = making.plan(graph)
     kernels = tuple(
-        _stepped(item, tuple(_revived_step(s) for s in steps))
+        _stepped(item, tuple(_revived_step(s, making.machine) for s in steps))
         for item, steps in zip(planned.kernels, record["steps"], strict=True)
     )
     return Drawn(case, making, graph, replace(planned, kernels=kernels))
@@ -194,14 +214,22 @@ def _stepped(item: Scheduled, steps: tuple[Step, ...]) -> Scheduled:
 
 def _kept_step(step: Step) -> Record:
     values = {f.name: getattr(step, f.name) for f in fields(step)}
+    if isinstance(step, Matrix):
+        values["instruction"] = step.instruction.name
     plain = {n: v.value if isinstance(v, Enum) else v for n, v in values.items()}
     return {"step": type(step).__name__, **plain}
 
 
-def _revived_step(record: Record) -> Step:
+def _revived_step(record: Record, target: Target) -> Step:
     made = dict(record)
     kind = getattr(nest, made.pop("step"))
-    words: Iterable[tuple[str, Any]] = (("kind", Kind), ("place", Place), ("names", tuple))
+    known = {i.name: i for i in target.caps.matrix}
+    words: Iterable[tuple[str, Any]] = (
+        ("kind", Kind),
+        ("place", Place),
+        ("instruction", known.__getitem__),
+        *((name, tuple) for name in ("names", "rows", "columns", "reduced")),
+    )
     for name, convert in words:
         if name in made:
             made[name] = convert(made[name])

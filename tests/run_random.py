@@ -97,6 +97,7 @@ def _programs(target: str, way: Way, share: float) -> Kind:
 
 FOLDS = partial(cases, 1, only=["attention_online", "softmax", "logsumexp"])
 TARGETS = ("cpu", "cpu-avx2", "nvidia", "adreno", "mali", "apple", "llvmpipe", "swiftshader")
+MATRIX, HALVES = "nvidia-matrix", ("f16",)
 LANGUAGES = {"adreno": ("opencl", "wgsl"), "mali": ("opencl", "wgsl"), "nvidia": ("opencl", "wgsl")}
 LANGUAGES |= {"cpu": ("opencl",), "apple": ("wgsl",), "swiftshader": ("wgsl",)}
 DEVICES = (("intel", "opencl", "cpu"), ("pocl", "opencl", "pocl"), ("llvmpipe", "wgsl", "llvmpipe"))
@@ -105,11 +106,15 @@ DEVICES = (("intel", "opencl", "cpu"), ("pocl", "opencl", "pocl"), ("llvmpipe", 
 def kinds() -> dict[str, Kind]:
     """Every kind of case by name. Interpreted schedules, blocks and slices are the whole of
     `--cases`; the others come on top."""
-    made = {f"schedules-{t}": _schedules(t, 0.1) for t in TARGETS}
-    made |= {f"blocks-{t}": _schedules(t, 0.03, programs=FOLDS, block=4) for t in ("cpu", "nvidia")}
+    made = {f"schedules-{t}": _schedules(t, 0.09) for t in TARGETS}
+    made[f"schedules-{MATRIX}"] = _schedules(MATRIX, 0.07)
+    made |= {f"blocks-{t}": _schedules(t, 0.02, programs=FOLDS, block=4) for t in ("cpu", "nvidia")}
     made |= {
-        f"slices-{t}": _schedules(t, 0.07, programs=contractions) for t in ("nvidia", "adreno")
+        f"slices-{t}": _schedules(t, 0.05, programs=contractions) for t in ("nvidia", "adreno")
     }
+    made[f"blocks-{MATRIX}"] = _schedules(MATRIX, 0.02, programs=partial(FOLDS, floats=HALVES))
+    halves = partial(contractions, HALVES)
+    made[f"slices-{MATRIX}"] = _schedules(MATRIX, 0.05, programs=halves)
     for target, languages in LANGUAGES.items():
         for language in languages:
             stage = partial(legalised, target, language)

@@ -102,6 +102,13 @@ _LATE = """model m(x: T[s], u: T[n], v: T[n, n]) -> T[s, n] {
   z = matmul_nn(matmul_nn(matmul_nn(matmul_nn(a, v), v), v), v)
   return y + a + z
 }"""
+_KEPT = """model m(x: T[s], w: T[s, s], u: T[n], v: T[n, n]) -> T[s, n] {
+  f[i] = sum over k < s of w[i, k] * x[k]
+  y[i, j] = f[i] * u[j]
+  a = matmul_nn(y, v)
+  z = matmul_nn(matmul_nn(matmul_nn(matmul_nn(a, v), v), v), v)
+  return y + a + z
+}"""
 _WIDE: Ranges = (("s", 3, 5), ("n", 32, 40))
 
 POOL = (
@@ -122,6 +129,7 @@ POOL = (
     Pooled(_WINDOWS, _PICTURES, "cpu", ("winograd_2", "halo"), strip=650),
     Pooled(_WINDOWS, _PICTURES, "nvidia", ("winograd_2",), strip=850),
     Pooled(_LATE, _WIDE, "cpu"),
+    Pooled(_KEPT, _WIDE, "cpu"),
 )
 
 

@@ -284,6 +284,27 @@ def test_the_reason_why_the_runtime_is_missing(monkeypatch: pytest.MonkeyPatch) 
     assert finding._reason(cpu) == cpu.missing
 
 
+def test_the_runtime_is_found_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk: an empty file can be made there, and nothing be written into it."""
+
+    def full(self: Path, *_: object) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(opencl_loader, "cache_folder", lambda name: tmp_path)
+    monkeypatch.setattr(opencl_loader, "SYSTEM_FOLDER", tmp_path / "none")
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.delenv(opencl_loader.VARIABLE, raising=False)
+    opencl_loader.prepare()
+    assert os.environ[opencl_loader.VARIABLE] == str(opencl_loader.installed_runtime())
+    assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
+    assert opencl_loader.has_room(tmp_path / "a" / "b")
+    monkeypatch.setattr(opencl_loader, "ROOM", 1 << 60)
+    assert not opencl_loader.has_room(tmp_path / "a" / "b")
+
+
 def test_the_loader_lists_the_users_drivers_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

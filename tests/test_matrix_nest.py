@@ -25,6 +25,7 @@ from sdlc.schedule.nest import (
     Matrix,
     Nest,
     Refused,
+    Reorder,
     Step,
     Tile,
     initial,
@@ -242,6 +243,10 @@ def tiled(*steps: Step) -> tuple[Nest, object]:
 
 TILES = (Tile("i", 2, "i.in"), Tile("o", 2, "o.in"), Tile("c", 2, "c.in"))
 WHOLE = Matrix(("i.in",), ("o.in",), ("c.in",), SMALL)
+FRAGMENTS = (
+    *(replace(tile, size=size) for tile, size in zip(TILES, (16, 8, 16), strict=True)),
+    replace(WHOLE, instruction=load_target("nvidia").caps.matrix[0]),
+)
 
 
 def test_a_matrix_is_lanes_and_copies() -> None:
@@ -279,6 +284,9 @@ def test_rows_may_be_several_loops() -> None:
         ((*TILES, WHOLE, replace(WHOLE, rows=("i",))), "there is no loop `o.in`"),
         ((*TILES, Bind("o", Kind.VECTOR), WHOLE), "consecutive"),
         ((*TILES, Bind("o", Kind.LANE), WHOLE), "dimension 0 of the lanes"),
+        ((*TILES, WHOLE, Bind("o", Kind.LANE)), "dimension 0 of the lanes"),
+        ((*FRAGMENTS, Reorder(("o.in.0", "i.in.0"))), "in which order"),
+        ((*FRAGMENTS, Reorder(("o.in.1", "i.in.1"))), "in which order"),
         ((Bind("c", Kind.MATRIX),), "bound together"),
         ((*TILES, replace(WHOLE, instruction=replace(SMALL, inputs="f32"))), "value of f32"),
     ],

@@ -238,11 +238,12 @@ def test_names_of_the_hub(only_half: bool, monkeypatch: pytest.MonkeyPatch) -> N
         asked.append((name, what))
         return str(default_folder())
 
-    def listed(name: str) -> list[str]:
+    def described(name: str, timeout: float) -> SimpleNamespace:
         files = ["unet/config.json", "unet/model.fp16.safetensors"]
-        return files if only_half else [*files, "unet/model.safetensors"]
+        files += [] if only_half else ["unet/model.safetensors"]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
 
-    library = SimpleNamespace(snapshot_download=fetch, list_repo_files=listed)
+    library = SimpleNamespace(snapshot_download=fetch, model_info=described)
     monkeypatch.setitem(sys.modules, "huggingface_hub", library)
     assert load_model("some-one/a_model.v1").path == default_folder()
     ((name, what),) = asked

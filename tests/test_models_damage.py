@@ -18,12 +18,17 @@ from safetensors.numpy import save, save_file
 
 import sdlc
 from checkpoints import arrays, with_sizes, write_checkpoint
+from sdlc.backends.target import load_target
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.checkpoint import load_checkpoint
 from sdlc.models.fits import check_fits
 from sdlc.models.lora import Lora, with_loras
+from sdlc.models.networks import networks
+from sdlc.models.pipeline import _decoder, _network, _Place
+from sdlc.models.settings import GenerateSettings
 from sdlc.models.weights import load_weights
 from sdlc.program.interpreted import InterpreterDevice
+from stages import device
 from test_models_files import fails
 
 MEBI = 2**20
@@ -190,3 +195,23 @@ def test_what_fits_a_device_that_is_too_small(model: Any) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("model")
     return load_checkpoint(write_checkpoint(folder / "m.safetensors", SMALL))
+
+
+def test_values_that_a_target_does_not_bind(model: Any) -> None:
+    """The decoder goes to tiles; of another network the message says what would do."""
+    target, here = load_target("cpu"), device("cpu")
+    asked = GenerateSettings("", steps=1, size=(80, 80), guidance=1.0)
+    sizes = next(n.sizes for n in networks(model, asked) if n.role == "decoder")
+    whole = 4 * 80 * 80 * 32
+    bound = replace(target, caps=replace(target.caps, max_binding=whole * 3 // 4))
+    ready = _decoder(asked, model, (), _Place(bound, here, {}))
+    assert (sizes["h"], ready.network.sizes["h"]) == (80, 64)
+    (drawn,) = (n for n in networks(model, asked) if n.role == "sampler")
+    few = replace(target, caps=replace(target.caps, max_binding=whole // 4))
+    fails("P010", "unet: `", "`cpu` binds", "--size 20x20, which should fit")(
+        lambda: _network(asked, model, drawn, _Place(few, here, {}))
+    )
+    none = replace(target, caps=replace(target.caps, max_binding=4000))
+    fails("P010", "vae: `", "no size of picture would fit")(
+        lambda: _decoder(asked, model, (), _Place(none, here, {}))
+    )

@@ -12,8 +12,10 @@ import pytest
 from checkpoints import arrays, with_sizes, write_checkpoint
 from sdlc.cli import status_of
 from sdlc.models.family import family_of
+from sdlc.models.folder import default_folder
 from sdlc.models.inventory import inventory
 from sdlc.models.model import load_model
+from test_models_files import fails
 
 SMALL = with_sizes("1.x", channels=(32, 64), depths=(1, 0), layers=1, vae=(32,), text=(64, 1, 9))
 NETWORK = Path(__file__).parent / "programs" / "small_network.sdl"
@@ -33,6 +35,20 @@ def test_families() -> None:
         "stable-diffusion-xl": "Stable Diffusion XL",
     }
     assert {name: family_of(load_model(name)) for name in families} == families
+
+
+def test_parts_of_two_families_are_refused(tmp_path: Path) -> None:
+    """Before a network is built, and without its weights."""
+    for entry in default_folder().iterdir():
+        if entry.name != "unet":
+            (tmp_path / entry.name).symlink_to(entry)
+    config = {**load_model("stable-diffusion-xl").unet, "_class_name": "UNet2DConditionModel"}
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    fails("M009", "2048 wide", "write 192", "XL")(lambda: load_model(tmp_path))
+    config["cross_attention_dim"] = 192
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    fails("M009", "text_encoder_2")(lambda: load_model(tmp_path))
 
 
 def test_a_checkpoint_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

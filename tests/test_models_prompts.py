@@ -1,16 +1,23 @@
-"""Prompts: what brackets mean, whatever they hold; texts of any length in rows of tokens."""
+"""Prompts: what brackets mean, whatever they hold; texts of any length in rows of tokens.
+
+`tests/data/prompts.npz` holds what compel and transformers make of weighted texts
+(`tests/parity_prompts.py`)."""
 
 from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdlc.models.folder import default_folder
+from backend_run import device
+from parity_prompts import FILE, conditions, painter_for, small_texts
+from peer_prompts import CASES
+from sdlc.models.folder import default_folder, load_folder
 from sdlc.models.prompts import UP, Phrase, chunk_count, emphasise, parse, tokenize
 from sdlc.models.tokenizer import ClipTokenizer, load_tokenizer
 
@@ -143,3 +150,14 @@ def test_emphasis_keeps_the_mean() -> None:
     np.testing.assert_allclose(got[0], states[0], rtol=1e-5)
     np.testing.assert_allclose(got[1, 1] / got[1, 0], 2 * states[1, 1] / states[1, 0], rtol=1e-5)
     assert emphasise(states, np.ones((2, 4), np.float32)) is states
+
+
+def test_states_of_a_weighted_text_are_those_of_the_peers(tmp_path: Path) -> None:
+    """SDXL's two encoders and two ways to fill rows up; one row of tokens, and two."""
+    held = np.load(FILE)
+    model = load_folder(small_texts("xl", tmp_path / "model"))
+    for number, text in enumerate(CASES):
+        if str(number) in held:
+            states, pooled = conditions(painter_for(model, text, device("cpu")), text)
+            np.testing.assert_allclose(states, held[str(number)], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(pooled, held[f"{number}/pooled"], rtol=1e-4, atol=1e-5)

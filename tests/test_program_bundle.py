@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from program_samples import affine, affine_arrays, tensor
+from sdlc.api import compile
+from sdlc.backends.target import load_target
 from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.program.bundle import file_names, is_bundle, read_bundle, write_bundle
@@ -20,6 +22,7 @@ from sdlc.program.device import KernelText
 from sdlc.program.interpreted import InterpreterDevice
 from sdlc.program.program import Dispatch, Program, TensorRole
 from sdlc.target import Capabilities
+from stages import device
 
 CAPS = Capabilities(("interpreter",), offset_alignment=64)
 SCHEMA_DOC = Path(__file__).parents[1] / "docs" / "bundle.md"
@@ -306,6 +309,32 @@ def test_the_first_language_that_the_device_speaks_is_taken(tmp_path: Path) -> N
     assert names == {".cl", ".wgsl"}
     chosen = read_bundle(directory).texts_for(Capabilities(("wgsl", "opencl")))
     assert {t.language for t in chosen} == {"wgsl"}
+
+
+def test_a_matrix_instruction_is_asked_for(tmp_path: Path) -> None:
+    """A device without it is refused before its compiler sees inline assembly."""
+    sizes = {"m": 64, "k": 64, "n": 64, "b": ()}
+    source = Path(__file__).parents[1] / "stdlib" / "matmul.sdl"
+    settings = {"target": "nvidia-matrix", "precision": "f16", "entry": "matmul"}
+    compile(source, sizes=sizes, **settings).save(tmp_path / "b")
+    bundle = read_bundle(tmp_path / "b")
+    (needed,) = bundle.requires["matrix"]
+    assert needed == {
+        "name": "mma_m16n8k16_f16",
+        "m": 16,
+        "n": 8,
+        "k": 16,
+        "inputs": "f16",
+        "accumulator": "f32",
+        "lanes": 32,
+    }
+    assert bundle.texts_for(load_target("nvidia-matrix").caps)
+    with pytest.raises(SdlError, match=r"mma_m16n8k16_f16: needed \(16 x 8 x 16.* none"):
+        bundle.texts_for(replace(load_target("nvidia-matrix").caps, matrix=()))
+    with pytest.raises(SdlError, match=r"B006.*cannot run bundle `matmul`"):
+        bundle.executable(device("cpu"))
+    edit(tmp_path / "b", lambda manifest: manifest["requires"].pop("matrix"))
+    assert read_bundle(tmp_path / "b").texts_for(device("cpu").info.caps)  # an older compiler's
 
 
 # ---- schema --------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from sdlc.graph.types import DType
 from sdlc.kernel.ir import Declare, statements
 from sdlc.program.pipeline import compile_graph
 from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits, on
-from sdlc.schedule.nest import Bind, Kind, Place, Refused, Stage, schedule
+from sdlc.schedule.nest import Bind, Kind, Matrix, Place, Refused, Spread, Stage, schedule
 from stages import device, legalised
-from strategies import Case, Given, Tensor, build_graph, cases
+from strategies import FLOATS, Case, Given, Tensor, build_graph, cases
 
 
 @pytest.mark.parametrize(("target", "share"), [("cpu", 0.4), ("adreno", 0.3), ("nvidia", 0.3)])
@@ -31,12 +31,13 @@ def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> No
 
     def check(drawn: Drawn) -> None:
         prove(drawn, (interpreted(),))
-        seen.update(kinds_of(drawn.plan))
+        seen.update(kinds_of(drawn))
 
     for_all(scheduled(target, cases(2)), check, 80, share)
     assert {
         "Tile",
         "Reorder",
+        "SplitReduce",
         *(f"Bind {k}" for k in ("group", "lane", "unroll", "vector")),
     } <= seen
 
@@ -48,23 +49,29 @@ def test_blocks_interpreted(target: str, for_all: ForAll) -> None:
 
     def check(drawn: Drawn) -> None:
         prove(drawn, (interpreted(),))
-        seen.update(kinds_of(drawn.plan))
+        seen.update(kinds_of(drawn))
 
     programs = cases(1, only=["attention_online", "softmax", "logsumexp"])
     for_all(scheduled(target, programs, block=4), check, 20, 0.1)
     assert "Stage" in seen
 
 
-def test_slices_interpreted(for_all: ForAll) -> None:
-    """Factors that pass through local memory."""
+@pytest.mark.parametrize(
+    ("target", "floats", "steps"),
+    [("nvidia", FLOATS, {"Stage", "Spread"}), ("nvidia-matrix", ("f16",), {"Stage", "Matrix"})],
+)
+def test_slices_interpreted(
+    target: str, floats: tuple[str, ...], steps: set[str], for_all: ForAll
+) -> None:
+    """Factors that pass through local memory, and tiles by matrix instructions."""
     seen: set[str] = set()
 
     def check(drawn: Drawn) -> None:
         prove(drawn, (interpreted(),))
-        seen.update(kinds_of(drawn.plan))
+        seen.update(kinds_of(drawn))
 
-    for_all(scheduled("nvidia", contractions()), check, 25, 0.1)
-    assert {"Stage", "Spread"} <= seen
+    for_all(scheduled(target, contractions(floats)), check, 20, 0.1)
+    assert steps <= seen
 
 
 @pytest.mark.parametrize(("target", "language"), [("mali", "opencl"), ("apple", "wgsl")])
@@ -152,6 +159,21 @@ WIDE = found(
 def test_programs_that_were_found(case: Case, making: Making) -> None:
     graph = making.graph(case)
     prove(Drawn(case, making, graph, making.plan(graph)), (interpreted(),))
+
+
+def test_a_matrix_instruction_reads_no_work_items_own() -> None:
+    """Found by drawing: each lane of a sub-group fetches what the instruction says it holds, which
+    is not what it computes."""
+    x, w = Tensor("x", "f16", (16, 16)), Tensor("w", "f16", (16, 16))
+    case = found("-> f16[16, 16] { return gelu(matmul_nt(x, w)) }", DType.F16, x, w)
+    making = Making("nvidia-matrix")
+    item = making.plan(making.graph(case)).kernels[0]
+    steps = tuple(s for s in item.steps if not isinstance(s, Spread))
+    assert any(isinstance(s, Matrix) for s in steps)
+    schedule(item.group, steps)
+    own = (replace(s, place=Place.PRIVATE) if isinstance(s, Stage) else s for s in steps)
+    with pytest.raises(Refused, match="elements that other work-items hold"):
+        schedule(item.group, tuple(own))
 
 
 def test_a_work_item_holds_only_what_it_computes() -> None:

@@ -232,3 +232,10 @@ def test_default_schedules_compute_the_definition(profile: str, graph: Graph, se
     program = compile_graph(graph, target(PROFILES[profile]))
     outputs = run_interpreted(program, inputs, weights)
     check(tolerance(graph, inputs, weights), outputs, Numerics.REASSOCIATED)
+
+
+@pytest.mark.parametrize(("m", "n", "order"), [(64, 4096, ["o", "i"]), (4096, 64, ["i", "o"])])
+def test_a_core_keeps_the_larger_factor(m: int, n: int, order: list[str]) -> None:
+    """Neighbouring work-groups share the tile of the larger factor: its axis is the slower one."""
+    (kernel,) = plan(matmul_graph(m, 256, n), load_target("cpu")).kernels
+    assert [lp.name for lp in kernel.nest.loops if lp.kind is Kind.GROUP] == order

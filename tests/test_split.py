@@ -190,7 +190,7 @@ def test_refusals_say_why() -> None:
     assert reason(product, "c", 1) == "an axis of 12 is not split in 1"
     assert reason(product, "c", 13) == "an axis of 12 is not split in 13"
     assert reason(product, "c", 9) == "9 parts of 2 leave one without elements"
-    attention = group_of(attention_graph(1, 2, 96, 4, 4))
+    attention = group_of(attention_graph(1, 2, 48, 4, 4))
     assert reason(attention, "t.block", 2) == "2 parts would cut through a block"
     with pytest.raises(Refused, match="two kernels"):
         nests.apply(initial(product), SplitReduce("c", 2))
@@ -209,6 +209,7 @@ def test_offered_steps_are_legal(extent: int) -> None:
 # ---- where it pays
 
 FEW_QUERIES = attention_graph(8, 1, 4096, 40, 40)
+FEW_ROWS = matmul_graph(128, 20480, 1280)
 SMALL_PICTURE = window_graph(1280, 8, 1280, 3)
 
 
@@ -223,7 +224,7 @@ def both(graph: Graph, name: str) -> tuple[Plan, Plan, Target]:
     return plan(graph, target), plan(graph, target, enabled=EVERY - {"split_reductions"}), target
 
 
-@pytest.mark.parametrize("graph", [SMALL_PICTURE, FEW_QUERIES, norm()])
+@pytest.mark.parametrize("graph", [FEW_ROWS, FEW_QUERIES, norm()])
 def test_idle_devices_get_parts(graph: Graph) -> None:
     """Fires, matters (the estimate says by how much) and is optional."""
     split_in, whole, target = both(graph, "nvidia")
@@ -238,6 +239,17 @@ def test_idle_devices_get_parts(graph: Graph) -> None:
 def test_busy_devices_do_not(graph: Graph) -> None:
     split_in, whole, _ = both(graph, "cpu")
     assert str(split_in) == str(whole)
+
+
+def test_parts_are_no_larger_than_other_values() -> None:
+    """As many channels as there are results: parts of these would be the largest value."""
+    (why,) = (
+        why
+        for k in plan(SMALL_PICTURE, load_target("nvidia")).kernels
+        for move, _, why, _ in k.reasons
+        if move == "split_reductions"
+    )
+    assert why == "its parts would take more memory than all else"
 
 
 def test_rows_with_few_statistics_have_several_work_groups() -> None:

@@ -63,7 +63,7 @@ SCHEDULED: tuple[Rule, ...] = (
     ),
     Rule(
         "vector_rows",
-        "Vector lanes of a folded state run along its rows, where that is estimated to be quicker.",
+        "Vector lanes run along rows folded side by side, where that is estimated to be quicker.",
         Numerics.REASSOCIATED,
     ),
     Rule(

@@ -236,3 +236,8 @@ def is_static(node: Node) -> bool:
 
 def element_count(node: Node) -> int:
     return prod(node.shape)
+
+
+def byte_count(node: Node, field: int) -> int:
+    """Bytes of one result as it is stored."""
+    return element_count(node) * node.dtypes[field].itemsize

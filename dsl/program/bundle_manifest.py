@@ -15,13 +15,14 @@ from typing import Any
 
 from sdlc.graph.hoist import MARK
 from sdlc.graph.types import DType, Origin, Span
+from sdlc.kernel.ir import MatrixMultiply, statements
 from sdlc.program.bundle_schema import FORMAT, VERSION
 from sdlc.program.device import KernelText
 from sdlc.program.memory import LOAD, RUN, align, conflicts, has_overlaps, lifetimes_of
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.program.values import stored_shape
 from sdlc.schedule.storage import Block
-from sdlc.target import Capabilities
+from sdlc.target import Capabilities, MatrixInstruction
 
 Manifest = dict[str, Any]
 
@@ -151,7 +152,20 @@ def _requires(program: Program, texts: Sequence[KernelText], caps: Capabilities)
         "binding_bytes": max((t.nbytes for t in program.all_tensors), default=0),
         "offset_alignment": caps.offset_alignment,
         "overlapping_bindings": has_overlaps(program),
+        "matrix": [_matrix_record(of) for of in _instructions(program)],
     }
+
+
+def _instructions(program: Program) -> list[MatrixInstruction]:
+    """The matrix instructions of all kernels, each once."""
+    every = (s for kernel in program.all_kernels for s in statements(kernel.body))
+    found = {s.instruction.name: s.instruction for s in every if isinstance(s, MatrixMultiply)}
+    return [found[name] for name in sorted(found)]
+
+
+def _matrix_record(of: MatrixInstruction) -> Manifest:
+    names = ("name", "m", "n", "k", "inputs", "accumulator", "lanes")
+    return {name: getattr(of, name) for name in names}
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -357,3 +371,10 @@ def lacks(requires: Mapping[str, Any], caps: Capabilities) -> Iterator[tuple[str
     for flag in ("f16_storage", "f16_arithmetic", "overlapping_bindings"):
         if requires[flag] and not getattr(caps, flag):
             yield flag.replace("_", " "), "needed, but not supported by the device"
+    known = {of.name for of in caps.matrix}
+    for of in requires.get("matrix", ()):
+        if of["name"] not in known:
+            shape = " x ".join(str(of[n]) for n in "mnk")
+            listed = ", ".join(sorted(known)) or "none"
+            means = f"{shape}, {of['inputs']}, by sub-groups of {of['lanes']}"
+            yield f"matrix instruction {of['name']}", f"needed ({means}), the device has {listed}"

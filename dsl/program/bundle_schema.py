@@ -125,8 +125,20 @@ _DISPATCH = _record(
     bindings=_list("One for each parameter, in the kernel's order.", _BINDING),
 )
 
+_MATRIX = _record(
+    "A matrix instruction: a sub-group adds left (m x k) times right (k x n) to m x n sums.",
+    name=_text("Which it is: what the target's table calls it."),
+    m=_integer("Rows of the result.", 1),
+    n=_integer("Columns of the result.", 1),
+    k=_integer("Products of one sum.", 1),
+    inputs=_text("Type of both factors."),
+    accumulator=_text("Type of the sums."),
+    lanes=_integer("Work-items of the sub-group, with consecutive numbers.", 1),
+)
+
 _REQUIRES = _record(
     "What a device must have: the most that any kernel uses.",
+    optional=("matrix",),
     languages=_list("Languages in which the kernels are given; one is enough.", _NAME),
     f16_storage=_flag("Kernels load and store 16-bit floats."),
     f16_arithmetic=_flag("Kernels may compute in 16-bit floats."),
@@ -138,6 +150,9 @@ _REQUIRES = _record(
     binding_bytes=_integer("Bytes of the largest bound tensor."),
     offset_alignment=_integer("All offsets in the arena are multiples of this.", 1),
     overlapping_bindings=_flag("Launches read and write the same bytes through two bindings."),
+    matrix=_list(
+        "Matrix instructions, as inline assembly; nothing else relies on sub-groups.", _MATRIX
+    ),
 )
 
 _MEMORY = _record(

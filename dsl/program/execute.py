@@ -202,11 +202,23 @@ def _swapped(places: dict[str, Binding], feedback: Mapping[str, str]) -> dict[st
 # ---- checks --------------------------------------------------------------------------------------
 
 
+class TooLargeError(SdlError):
+    """P007: tensors that cannot be bound. `share` of the largest of them could be; 0 where it is
+    a weight."""
+
+    share = 0.0
+
+
 def check_sizes(tensors: Iterable[Tensor], limit: int, place: str) -> None:
-    """Raises SdlError (P007) for tensors of more bytes than one binding may have at `place`."""
+    """Raises TooLargeError (P007) for tensors of more bytes than one binding may have at
+    `place`."""
     large = [t for t in tensors if bound(t) > limit]
     if large:
-        raise located(_too_large(t, limit, place) for t in large)
+        found = located(_too_large(t, limit, place) for t in large)
+        error = TooLargeError(found.diagnostics, found.sources)
+        if not any(t.weight for t in large):
+            error.share = limit / max(map(bound, large))
+        raise error
 
 
 def _too_large(tensor: Tensor, limit: int, place: str) -> Diagnostic:

@@ -10,31 +10,20 @@ in place of the other; every offset is a multiple of the alignment; lower bound 
 Strategies are pure functions from aligned lifetimes to offsets. The first two greedy ones follow
 Pisarchyk and Lee, "Efficient memory management for deep neural net inference", arXiv 2001.03288,
 section 5; the third suits lives of unlike length, as results in place of operands make them, the
-fourth networks with long shortcuts; the fifth mends the plans of both.
+fourth networks with long shortcuts; the fifth is a search, where those miss the bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import accumulate, product
+from itertools import accumulate
+from math import gcd
 from types import MappingProxyType
 
+from sdlc.program.ejection import Lifetime, within
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.target import Capabilities
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetime:
-    """A temporary that is live from dispatch `first` to dispatch `last`, both included."""
-
-    name: str
-    first: int
-    last: int
-    nbytes: int
-
-    def overlaps(self, other: Lifetime) -> bool:
-        return self.first <= other.last and other.first <= self.last
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +45,10 @@ class MemoryPlan:
 LONG = 5
 """A tensor is long-lived if it lives for more than the whole program divided by this."""
 
-MOST_REPAIRS = 30
-REPAIR_WORK = 10000
-"""Repairs times tensors: placing them takes time by their number squared."""
+SEARCH = 4000
+"""Placements of a search; networks of five hundred tensors take a third of it."""
+ABOVE = (0, 5, 20)
+"""How far above the lower bound a search may end, in thousandths of it."""
 
 Offsets = dict[str, int]
 NONE: Mapping[str, Tensor] = MappingProxyType({})
@@ -106,25 +96,17 @@ def greedy_by_life(lifetimes: Sequence[Lifetime]) -> Offsets:
     return _place(_by_life(lifetimes))
 
 
-def repaired(lifetimes: Sequence[Lifetime]) -> Offsets:
-    """By life and by area, then again and again with the tensor that ends highest moved forward,
-    past some quarters of those that it lives with, until the lower bound is reached or nothing more
-    is tried: the best of them."""
+def by_ejection(lifetimes: Sequence[Lifetime]) -> Offsets:
+    """At the lower bound, or little above it, by a search that moves what is in the way; by life
+    where it finds nothing."""
     bound = max(_live_bytes(lifetimes).values(), default=0)
-    best: Offsets | None = None
-    for order_of, quarters in product((_by_life, _by_area), (2, 3, 1)):
-        order = order_of(lifetimes)
-        for _ in range(1 + min(MOST_REPAIRS, REPAIR_WORK // max(1, len(order)))):
-            offsets = _place(order)
-            best = min(best or offsets, offsets, key=lambda o: arena_size(lifetimes, o))
-            if arena_size(lifetimes, best) <= bound:
-                return best
-            highest = max(order, key=lambda t: offsets[t.name] + t.nbytes)
-            at = order.index(highest)
-            mates = [n for n, t in enumerate(order[:at]) if t.overlaps(highest)]
-            to = mates[quarters * len(mates) // 4] if mates else 0
-            order.insert(to, order.pop(at))
-    return best or {}
+    order = _by_life([t for t in lifetimes if t.nbytes])
+    empty = {t.name: 0 for t in lifetimes if not t.nbytes}
+    step = gcd(*(t.nbytes for t in order)) or 1
+    for height in dict.fromkeys(bound + bound * share // 1000 // step * step for share in ABOVE):
+        if found := within(order, height, SEARCH):
+            return empty | found
+    return greedy_by_life(lifetimes)
 
 
 def _by_area(lifetimes: Sequence[Lifetime]) -> list[Lifetime]:
@@ -148,7 +130,7 @@ STRATEGIES: tuple[tuple[str, Strategy], ...] = (
     ("greedy_by_breadth", greedy_by_breadth),
     ("greedy_by_area", greedy_by_area),
     ("greedy_by_life", greedy_by_life),
-    ("repaired", repaired),
+    ("by_ejection", by_ejection),
     ("naive", naive),
 )
 

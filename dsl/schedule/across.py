@@ -127,7 +127,7 @@ def across_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
         columns //= size
     _own_rows(draft, row, _vectors(group, row, columns, setting), setting)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting.max_groups))
+    draft.take(*bind_groups(group.axes, left, setting))
     if len(group.over) > 1:
         draft.take(Reorder(tuple(a.name for a in group.over)))
     for part in reversed(group.inner):

@@ -15,7 +15,7 @@ from sdlc.graph.expr import Axis, Expr, reads_of
 from sdlc.graph.mechanisms import PLACED, SCHEDULED
 from sdlc.schedule.affine import affine
 from sdlc.schedule.layout import Orders
-from sdlc.schedule.nest import Bind, Kind, Step, Tile
+from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.reasons import Journal
 from sdlc.target import MatrixInstruction, Profile
 
@@ -65,18 +65,21 @@ class Draft:
             self.steps.append(Tile(axis.name, size, f"{axis.name}.{label}"))
             self.left[axis] = -(-self.left[axis] // size)
 
-    def bind_rest(self, axes: Iterable[Axis], max_groups: int) -> None:
+    def bind_rest(self, axes: Iterable[Axis], setting: Setting) -> None:
         """Runs what is left over work-groups."""
-        self.steps += bind_groups(axes, self.left, max_groups)
+        self.steps += bind_groups(axes, self.left, setting)
 
 
-def bind_groups(axes: Iterable[Axis], left: Mapping[Axis, int], max_groups: int) -> list[Step]:
-    """Outermost loops of extents `left` over work-groups; the last axis is the fastest, in
-    dimension 0."""
+def bind_groups(axes: Iterable[Axis], left: Mapping[Axis, int], setting: Setting) -> list[Step]:
+    """Outermost loops of extents `left` over work-groups, from dimension 0 on. Where a work-group
+    is one work-item, a core takes one after the other: the last axis is the fastest."""
     steps: list[Step] = []
     dim, size = 0, 1
-    for axis in reversed(list(axes)):
-        if size * left[axis] > max_groups and size > 1 and dim < 2:
+    axes = list(axes)
+    if setting.profile.lanes == 1:
+        steps.append(Reorder(tuple(a.name for a in axes)))
+    for axis in reversed(axes):
+        if size * left[axis] > setting.max_groups and size > 1 and dim < 2:
             dim, size = dim + 1, 1
         size *= left[axis]
         steps.append(Bind(axis.name, Kind.GROUP, dim))

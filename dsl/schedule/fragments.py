@@ -153,7 +153,7 @@ def fragment_steps(group: Group, form: Contraction, setting: Setting) -> tuple[S
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     order = [a for a in group.axes if a not in form.m and a != column]
     order += [*(a for a in group.axes if a in form.m), column]
-    draft.take(*bind_groups(order, left, setting.max_groups))
+    draft.take(*bind_groups(order, left, setting))
     draft.take(Reorder(tuple(a.name for a in (*(k for k in form.k if k != axis), axis))))
     size = DType(of.inputs).itemsize
     for part in reversed(group.inner):

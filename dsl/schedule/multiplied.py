@@ -171,7 +171,7 @@ def _tiled(
     _lane(draft, column.name, across, 0)
     _own_rows(draft, row.name, height, subgroups, of.lanes // across)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups([a for a in group.axes if a != column], left, setting.max_groups))
+    draft.take(*bind_groups([a for a in group.axes if a != column], left, setting))
     draft.take(Bind(column.name, Kind.UNROLL))
     made = {p.part.name: p for p in products}
     shape = Shape(of.lanes, subgroups, of.m)

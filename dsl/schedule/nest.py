@@ -12,12 +12,12 @@ refused with the reason and the current nest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import prod
 
-from sdlc.graph.expr import Axis
+from sdlc.graph.expr import Axis, reads_of
 from sdlc.schedule.group import Group
 from sdlc.schedule.region import Region, Unknown, region_of
 from sdlc.schedule.sharing import unshared
@@ -175,6 +175,11 @@ class Fragments:
     reduced: tuple[Loop, ...]
     made: tuple[tuple[str, tuple[str, ...]], ...]
 
+    def in_order(self, loops: Sequence[Loop]) -> list[Loop]:
+        """Those that rows and columns became: lanes, then copies, each in their order."""
+        names = {name for _, made in self.made for name in made}
+        return sorted((lp for lp in loops if lp.name in names), key=lambda lp: lp.kind.value)
+
 
 @dataclass(frozen=True, slots=True)
 class Nest:
@@ -217,25 +222,9 @@ class Nest:
         return prod(lp.extent for lp in self.loops if lp.kind is kind and lp.dim == dim)
 
     def __str__(self) -> str:
-        lines = []
-        for depth, lp in enumerate(self.loops):
-            place = (
-                f"{lp.kind.value}{lp.dim}" if lp.kind in (Kind.GROUP, Kind.LANE) else lp.kind.value
-            )
-            marks = ["reduced"] if self.is_reduced(lp) else []
-            marks += [] if self.is_exact(lp.axis) else ["guarded"]
-            stride = f" step {lp.stride}" if lp.stride != 1 else ""
-            note = f"  ({', '.join(marks)})" if marks else ""
-            lines.append(f"{'  ' * depth}{place} {lp.name} < {lp.extent}{stride}{note}")
-        for stage in self.stages:
-            size = " × ".join(str(e) for e in stage.region.extents)
-            how = f", spread by {stage.spread}" if stage.spread else ""
-            how += f", its place {stage.shares}'s later" if stage.shares else ""
-            where = f"at {stage.at}" if stage.at else "outermost"
-            lines.append(f"stage {stage.value} {where} in {stage.place.value}: {size}{how}")
-            if not stage.spread:
-                lines += [f"  {line}" for line in str(stage.nest).splitlines()]
-        return "\n".join(lines)
+        from sdlc.schedule.show import show_nest
+
+        return show_nest(self)
 
 
 def initial(group: Group) -> Nest:
@@ -265,10 +254,24 @@ def complete(nest: Nest, group: Group) -> Nest:
             nest = apply(nest, Stage(part.name, at, Place.PRIVATE), group)
     for stage in nest.stages:
         _check_lanes(nest, stage)
-        if stage.shares and (reason := unshared(group, nest, stage)):
+        reason = _unheld(group, nest, stage) or unshared(group, nest, stage)
+        if reason:
             step = Stage(stage.value, stage.at, stage.place, stage.pad, stage.shares)
             raise Refused(step, reason, nest, group)
     return settled(nest)
+
+
+def _unheld(group: Group, nest: Nest, stage: Staged) -> str:
+    """Why a matrix instruction cannot read the stage; '' if none does or it can."""
+    multiplied = {s.value for s in nest.stages if s.nest.matrix is not None}
+    readers = [g for g in group.inner if g.name in multiplied]
+    readers += [group] if nest.matrix is not None else []
+    held = {s.node for g in group.inner if g.name == stage.value for s in g.stores}
+    if stage.place is Place.LOCAL or not any(
+        r.source in held for g in readers for r in reads_of(*g.lift)
+    ):
+        return ""
+    return "a matrix instruction reads elements that other work-items hold"
 
 
 def _check_lanes(nest: Nest, stage: Staged) -> None:
@@ -411,7 +414,7 @@ def _apply_here(nest: Nest, step: Tile | Reorder | Bind, refuse: Callable[[str],
         case Tile():
             return _tile(nest, step, refuse)
         case Reorder():
-            return _reorder(nest, step)
+            return _reorder(nest, step, refuse)
         case Bind():
             return _bind(nest, step, refuse)
 
@@ -432,11 +435,14 @@ def _tile(nest: Nest, step: Tile, refuse: Callable[[str], Refused]) -> Nest:
     return replace(nest, loops=(*nest.loops[:at], outer, inner, *nest.loops[at + 1 :]))
 
 
-def _reorder(nest: Nest, step: Reorder) -> Nest:
+def _reorder(nest: Nest, step: Reorder, refuse: Callable[[str], Refused]) -> Nest:
     places = sorted(i for i, lp in enumerate(nest.loops) if lp.name in step.names)
     loops = list(nest.loops)
     for place, name in zip(places, step.names, strict=True):
         loops[place] = nest.loop(name)
+    of = nest.matrix
+    if of is not None and of.in_order(loops) != of.in_order(nest.loops):
+        raise refuse("a matrix instruction says in which order its elements are held")
     return replace(nest, loops=tuple(loops))
 
 
@@ -456,6 +462,8 @@ def _bind(nest: Nest, step: Bind, refuse: Callable[[str], Refused]) -> Nest:
             raise refuse("a vector runs along consecutive elements of its axis")
         if loop.extent not in (2, 4, 8, 16):
             raise refuse("a vector has 2, 4, 8 or 16 lanes")
+    if step.kind is Kind.LANE and step.dim == 0 and nest.matrix is not None:
+        raise refuse("dimension 0 of the lanes is the sub-group")
     if step.kind is Kind.MATRIX:
         raise refuse("the loops of a matrix instruction are bound together")
     made = replace(loop, kind=step.kind, dim=step.dim)

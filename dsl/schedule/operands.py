@@ -162,7 +162,7 @@ def _tiled(
     _rows(draft, rows, shape)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     order = [*(a for a in group.axes if a not in rows and a != lanes), *rows, lanes]
-    draft.take(*bind_groups(order, left, setting.max_groups))
+    draft.take(*bind_groups(order, left, setting))
     depth, axis = _depth(form, setting, shape.smaller)
     assert axis is not None
     draft.take(Reorder(tuple(a.name for a in (*(k for k in form.k if k != axis), axis))))

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph
-from sdlc.schedule.again import MECHANISM, compute_again
+from sdlc.schedule.again import MECHANISM, compute_again, live_bytes
+from sdlc.schedule.combined import Combining
 from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import EVERY, Setting
@@ -168,10 +170,35 @@ def _split(
         here = replace(setting, orders=orders, journal=Journal())
         return estimate(scheduled(group, lanes, here, target, DEFAULT), target, orders)
 
-    made = Splitting(target, estimating, setting.journal).groups(groups, orders, vectors)
+    results = frozenset(node for node, _ in kept)
+    splitting = Splitting(target, estimating, setting.journal, results)
+    made = splitting.groups(groups, orders, vectors)
     if len(made) == len(groups):
         return groups, orders, vectors
+    made = _combined(made, kept, setting, target)
     return made, *_orders(made, kept, target, setting.enabled)
+
+
+def _combined(
+    groups: tuple[Group, ...], kept: Orders, setting: Setting, target: Target
+) -> tuple[Group, ...]:
+    """The groups with parts combined where their value is read, where that pays."""
+    orders, vectors = _orders(groups, kept, target, setting.enabled)
+    setting = replace(setting, orders=orders, journal=Journal())
+    known: dict[str, float] = {}
+
+    def seconds(group: Group) -> float:
+        lanes = vector_of(group, vectors)
+        key = digest_of(group, lanes, orders, {})
+        if key not in known:
+            made = scheduled(group, lanes, setting, target, DEFAULT)
+            refused = misfit(made.group, made.nest, orders, target)
+            known[key] = inf if refused else estimate(made, target, orders).seconds
+        return known[key]
+
+    results = frozenset(node for node, _ in kept)
+    most, room = target.caps.max_storage_buffers, max(live_bytes(groups, results))
+    return Combining(seconds, orders, results, most, room).groups(groups)
 
 
 def _orders(

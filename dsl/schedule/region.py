@@ -6,12 +6,13 @@ which any reader reads the value while the place's loops stand still lies in the
 
     out[x] = sum over k of a[x*2 + k] * w[k]   with x < 8 by tiles of 4, staged at the tiles' loop:
     a is needed from 8*x on, (4 - 1)*2 + (3 - 1) + 1 = 9 elements
+    out[x] = a[x / 3]   with x < 96 by tiles of 48: from 16*x on, 16 elements
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from math import gcd
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,27 @@ class Region:
 
 class Unknown(Exception):
     """An index whose range over the loops cannot be told; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """How far each loop goes, by key, and each quotient that several loops make together: that is
+    no sum of theirs, but moves like a loop of its own, of `quotients`' loops."""
+
+    extents: dict[str, int]
+    quotients: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def loops(self, key: str) -> frozenset[str]:
+        """The loops that a key stands for."""
+        return self.quotients.get(key, frozenset((key,)))
+
+    def quotient(self, terms: Mapping[str, int], constant: int, by: int) -> Terms:
+        """The quotient of a sum of loops, as a key of its own from its least value on."""
+        low, high = (end + constant for end in _range(terms, self.extents))
+        key = f"({' + '.join(f'{c} {n}' for n, c in sorted(terms.items()))} + {constant}) / {by}"
+        self.extents[key] = high // by - low // by + 1
+        self.quotients[key] = frozenset().union(*(self.loops(n) for n in terms))
+        return {key: 1}, low // by
 
 
 def axis_forms(group: Group, nest: Nest) -> dict[str, dict[Axis, Terms]]:
@@ -70,27 +92,31 @@ def region_of(
 
     Raises `Unknown` where an index is not a sum of loops.
     """
-    extents = {key: lp.extent for key, lp in loops_by_key(nest)}
-    found = _places(group, nest, value, extents)
+    moves = _Moves({key: lp.extent for key, lp in loops_by_key(nest)})
+    found = _places(group, nest, value, moves)
     if any(not place for place in found):
         raise Unknown("nothing reads it at this place")
-    spans = [_span(place, fixed, extents) for place in found]
-    steps = [_step(place, fixed, extents) if strided else 1 for place in found]
+    if any(not fixed.isdisjoint(loops) for loops in moves.quotients.values()):
+        raise Unknown("loops that stand still there are part of a quotient")
+    spans = [_span(place, fixed, moves.extents) for place in found]
+    steps = [_step(place, fixed, moves.extents) if strided else 1 for place in found]
     counts = tuple((s[1] - 1) // step + 1 for s, step in zip(spans, steps, strict=True))
     return Region(tuple(s[0] for s in spans), counts, tuple(steps))
 
 
 def moved_by(group: Group, nest: Nest, value: str, loop: str) -> frozenset[Axis]:
     """The axes of inner group `value` along which its readers move with a loop (by key)."""
-    extents = {key: lp.extent for key, lp in loops_by_key(nest)}
+    moves = _Moves({key: lp.extent for key, lp in loops_by_key(nest)})
     part = next(g for g in group.inner if g.name == value)
-    places = _places(group, nest, value, extents)
+    places = _places(group, nest, value, moves)
     return frozenset(
-        a for a, place in zip(part.axes, places, strict=True) if any(loop in t for t, _ in place)
+        a
+        for a, place in zip(part.axes, places, strict=True)
+        if any(loop in moves.loops(key) for terms, _ in place for key in terms)
     )
 
 
-def _places(group: Group, nest: Nest, value: str, extents: Mapping[str, int]) -> list[list[Terms]]:
+def _places(group: Group, nest: Nest, value: str, moves: _Moves) -> list[list[Terms]]:
     """By axis of the inner group, the indices at which readers that are placed already read it."""
     forms = axis_forms(group, nest)
     part = next(g for g in group.inner if g.name == value)
@@ -103,7 +129,7 @@ def _places(group: Group, nest: Nest, value: str, extents: Mapping[str, int]) ->
         for read in reader.reads:
             if (read.source, read.field) in wanted:
                 for place, index in zip(found, read.indices, strict=True):
-                    place.append(form_of(index, forms[name], extents))
+                    place.append(form_of(index, forms[name], moves.extents, moves.quotient))
     return found
 
 
@@ -141,8 +167,17 @@ def _range(terms: Mapping[str, int], extents: Mapping[str, int]) -> tuple[int, i
     return sum(e for e in ends if e < 0), sum(e for e in ends if e > 0)
 
 
-def form_of(expr: Expr, axes: Mapping[Axis, Terms], extents: Mapping[str, int]) -> Terms:
-    """An index as a form over loops."""
+def _no_quotient(terms: Mapping[str, int], constant: int, by: int) -> Terms:
+    raise Unknown(f"loops step across a multiple of {by}")
+
+
+def form_of(
+    expr: Expr,
+    axes: Mapping[Axis, Terms],
+    extents: Mapping[str, int],
+    quotient: Callable[[Mapping[str, int], int, int], Terms] = _no_quotient,
+) -> Terms:
+    """An index as a form over loops; `quotient` gives what stands for one that is none."""
 
     def visit(e: Expr) -> Terms:
         match e:
@@ -159,7 +194,7 @@ def form_of(expr: Expr, axes: Mapping[Axis, Terms], extents: Mapping[str, int]) 
             case Apply(op="mul", args=(left, right)):
                 return _product(visit(left), visit(right))
             case Apply(op="floordiv" | "mod" as op, args=(left, Literal(value=int(by)))) if by > 0:
-                return _divided(op, visit(left), int(by), extents)
+                return _divided(op, visit(left), int(by), extents, quotient)
             case Read():
                 raise Unknown("an index is read from memory")
             case _:
@@ -182,14 +217,23 @@ def _product(left: Terms, right: Terms) -> Terms:
     return {n: c * factor for n, c in terms.items() if c * factor}, constant * factor
 
 
-def _divided(op: str, form: Terms, by: int, extents: Mapping[str, int]) -> Terms:
-    """A quotient or remainder whose divisor the loops' strides respect."""
+def _divided(
+    op: str,
+    form: Terms,
+    by: int,
+    extents: Mapping[str, int],
+    across: Callable[[Mapping[str, int], int, int], Terms],
+) -> Terms:
+    """A quotient or remainder whose divisor the loops' strides respect, or a quotient that loops
+    step `across`."""
     whole = {n: c // by for n, c in form[0].items() if c % by == 0}
     rest = {n: c for n, c in form[0].items() if c % by}
     low, high = _range(rest, extents)
     quotient = (low + form[1]) // by
     if (high + form[1]) // by != quotient:
-        raise Unknown(f"loops step across a multiple of {by}")
+        if op == "mod":
+            raise Unknown(f"loops step across a multiple of {by}")
+        return _sum((whole, 0), across(rest, form[1], by), 1)
     if op == "floordiv":
         return whole, quotient
     return rest, form[1] - quotient * by

@@ -11,7 +11,7 @@ every row's statistics are computed once, by the work-items that then compute th
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
+from math import lcm, prod
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, rebuild, substitute
 from sdlc.graph.node import Map, Node
@@ -20,6 +20,7 @@ from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_
 from sdlc.schedule.contraction import constant_factor, contraction
 from sdlc.schedule.draft import Setting, bind_groups, flat_strides, share, vector_width
 from sdlc.schedule.group import Group
+from sdlc.schedule.held_rows import held_rows_steps
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
 from sdlc.schedule.reasons import Journal
 from sdlc.schedule.staging import NestDraft
@@ -61,7 +62,7 @@ def nest_rows(
                 continue
             why = shared_value(source, kept, readers) or _no_rows(group, source, profile)
             whole = group if why else _with_statistics(group, producer)
-            if not why and _rows(whole, whole.inner[-1].stores[0].node) is None:
+            if not why and rows_of(whole, whole.inner[-1].stores[0].node) is None:
                 why = "where its epilogue is read, its rows are not those of the reader"
             journal.tell("rows", producer, why)
             if not why:
@@ -113,12 +114,12 @@ def _continued(rows: Group, reader: Group | None, most: int) -> Group | None:
     whole = replace(reader, stores=stores, inner=rows.inner, origins=origins)
     fits = len(whole.operands) + len(whole.stores) <= most
     statistics = rows.inner[0].stores[0].node
-    return whole if fits and _rows(whole, statistics) is not None else None
+    return whole if fits and rows_of(whole, statistics) is not None else None
 
 
 def _no_rows(group: Group, source: Node, profile: Profile) -> str:
     """Why a map does not compute the statistics that it reads, or ''."""
-    rows = _rows(group, source)
+    rows = rows_of(group, source)
     if rows is None:
         return "its reader reads it in several ways, or in rows that are cut short"
     if not _pays(rows, profile):
@@ -127,10 +128,14 @@ def _no_rows(group: Group, source: Node, profile: Profile) -> str:
 
 
 def _pays(rows: dict[Axis, int], profile: Profile) -> bool:
-    """Whether the parts of axes that a row has can be vectors where no work-items share it."""
-    parts = [size for size in rows.values() if size > 1]
+    """Whether the parts of axes that a row has, or those of neighbouring rows together, can be
+    vectors where no work-items share it."""
     few = min(2, profile.vector)
-    return profile.reduction_lanes > 1 or all(vector_width(p, few) == few for p in parts)
+    return profile.reduction_lanes > 1 or all(
+        vector_width(size, few) == few or axis.extent % lcm(size, profile.vector) == 0
+        for axis, size in rows.items()
+        if size > 1
+    )
 
 
 def _is_statistics(group: Group) -> bool:
@@ -157,7 +162,7 @@ def _other_name(name: str, taken: str) -> str:
     return name if name != taken else f"{name}_inner"
 
 
-def _rows(group: Group, source: Node) -> dict[Axis, int] | None:
+def rows_of(group: Group, source: Node) -> dict[Axis, int] | None:
     """The axes that rows run along and how much of each is one row; None if reads differ."""
     found = {r.indices for r in group.reads if r.source is source}
     if len(found) != 1 or any(r.fill is not None for r in group.reads if r.source is source):
@@ -185,8 +190,10 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     """Rows over work-groups; the elements of one over vectors, work-items and loops. A row whose
     statistics are quickly folded may have several work-groups."""
     part = group.inner[-1]
-    sizes = _rows(group, part.stores[0].node)
+    sizes = rows_of(group, part.stores[0].node)
     assert sizes is not None
+    if len(group.inner) > 1:
+        return held_rows_steps(group, stored, sizes, setting)
     draft = NestDraft(group, initial(group))
     inside: list[str] = []
     for axis in stored:
@@ -211,7 +218,7 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
         draft.take(Reorder(tuple(inside)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     bound = [a for a in stored if a in sizes or a.name in beside]
-    draft.take(*bind_groups(bound, left, setting.max_groups))
+    draft.take(*bind_groups(bound, left, setting))
     draft.take(Stage(part.name, "", Place.PRIVATE))
     return (*draft.steps, *_statistics_steps(part, lanes, setting))
 

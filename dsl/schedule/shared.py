@@ -37,7 +37,7 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
             down //= 2
         _own_rows(draft, "", row, down, each)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting.max_groups))
+    draft.take(*bind_groups(group.axes, left, setting))
     at = group.over[-1].name
     if len(group.over) > 1:
         draft.take(Reorder(tuple(a.name for a in group.over)))

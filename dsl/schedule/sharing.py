@@ -41,7 +41,10 @@ def layout(stage: Staged, axes: tuple[Axis, ...]) -> tuple[tuple[int, ...], int]
 
 
 def unshared(group: Group, nest: Nest, stage: Staged) -> str:
-    """Why a stage cannot share the array of the later one that it names; '' if it can."""
+    """Why a stage cannot share the array of the later one that it names; '' if it can, or names
+    none."""
+    if not stage.shares:
+        return ""
     names = [s.value for s in nest.stages]
     if stage.shares not in names[names.index(stage.value) + 1 :]:
         return f"no stage `{stage.shares}` comes after it"

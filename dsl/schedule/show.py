@@ -1,4 +1,4 @@
-"""Readable text of groups and of the steps of schedules.
+"""Readable text of groups, of nests and of the steps of schedules.
 
 In: a group. Out: a few lines. Example: `matmul_nt out: total = sum over k of x[m, k] * w[n, k]`.
 In: a step. Out: one line. Example: `tile x by 4 into x.in`.
@@ -10,7 +10,18 @@ from sdlc.graph.expr import Read, walk
 from sdlc.graph.node import Node
 from sdlc.graph.show import show_expr
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Matrix, Reorder, SplitReduce, Spread, Stage, Step, Tile
+from sdlc.schedule.nest import (
+    Bind,
+    Kind,
+    Matrix,
+    Nest,
+    Reorder,
+    SplitReduce,
+    Spread,
+    Stage,
+    Step,
+    Tile,
+)
 
 
 def show_group(group: Group) -> str:
@@ -29,6 +40,27 @@ def show_group(group: Group) -> str:
         lines.append(f"  {names[store.node]}{field}[{indices}] = {value}")
     head = f"{group.origins[0].definition} {group.name}".strip()
     return "\n".join([f"{head}:", *lines])
+
+
+def show_nest(nest: Nest) -> str:
+    """The loops, indented, then what is staged."""
+    lines = []
+    for depth, lp in enumerate(nest.loops):
+        place = f"{lp.kind.value}{lp.dim}" if lp.kind in (Kind.GROUP, Kind.LANE) else lp.kind.value
+        marks = ["reduced"] if nest.is_reduced(lp) else []
+        marks += [] if nest.is_exact(lp.axis) else ["guarded"]
+        stride = f" step {lp.stride}" if lp.stride != 1 else ""
+        note = f"  ({', '.join(marks)})" if marks else ""
+        lines.append(f"{'  ' * depth}{place} {lp.name} < {lp.extent}{stride}{note}")
+    for stage in nest.stages:
+        size = " × ".join(str(e) for e in stage.region.extents)
+        how = f", spread by {stage.spread}" if stage.spread else ""
+        how += f", its place {stage.shares}'s later" if stage.shares else ""
+        where = f"at {stage.at}" if stage.at else "outermost"
+        lines.append(f"stage {stage.value} {where} in {stage.place.value}: {size}{how}")
+        if not stage.spread:
+            lines += [f"  {line}" for line in str(stage.nest).splitlines()]
+    return "\n".join(lines)
 
 
 def show_step(step: Step) -> str:

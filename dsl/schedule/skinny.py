@@ -65,5 +65,5 @@ def skinny_steps(
     order = sorted(form.k, key=lambda a: -strides.get(a, 1 << 40))
     draft.take(Reorder(tuple(a.name for a in order)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting.max_groups))
+    draft.take(*bind_groups(group.axes, left, setting))
     return tuple(draft.steps)

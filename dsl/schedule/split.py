@@ -56,7 +56,7 @@ def split(group: Group, step: SplitReduce) -> tuple[Group, Group]:
         raise refuse(f"{step.ways} parts of {size} leave one without elements")
     if folded.inner and axis.extent % step.ways:
         raise refuse(f"{step.ways} parts would cut through a block")
-    parts = _parts(folded, axis, step.ways, size)
+    parts = parts_of(folded, axis, step.ways, size)
     combined = _combined(folded, parts)
     return parts, combined if part is None else _around(group, combined)
 
@@ -82,7 +82,7 @@ def ways_of(group: Group) -> tuple[SplitReduce, ...]:
     return tuple(SplitReduce(axis.name, n) for n in sorted(found))
 
 
-def _parts(group: Group, axis: Axis, ways: int, size: int) -> Group:
+def parts_of(group: Group, axis: Axis, ways: int, size: int) -> Group:
     """The reduction over the elements of each part; its state is what is stored."""
     assert group.monoid is not None
     blocks = Blocks(axis, Axis(f"{axis.name}.part", ways), Axis(axis.name, size))

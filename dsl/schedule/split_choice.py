@@ -2,7 +2,8 @@
 
 In: groups with their storage orders, a target, and who estimates. Out: groups, some of them two.
 Invariant: a group is split only where both kernels together are estimated to take clearly less
-time than the one; nothing but axes, extents and the target's table is looked at.
+time than the one, and where its parts are no larger than another value of the program and hardly
+raise the memory that it needs; nothing but axes, extents and the target's table is looked at.
 
     out[128, 1280] over 11520 on 132 cores: 40 work-groups      → 8 parts: 320 and a sum of 8
 """
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 
 from sdlc.graph.expr import Axis
+from sdlc.graph.node import Const, Input, Node, Role, byte_count
+from sdlc.schedule.again import live_bytes
 from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.cost import Estimate
 from sdlc.schedule.digest import digest_of
@@ -33,26 +36,40 @@ LEAST = 64
 FULL = 2
 """Work-groups for each core with which nothing is idle."""
 
+MORE = 1.1
+"""Parts may raise the most bytes that are live to this much of it."""
+
 Estimating = Callable[[Group, Axis | None, Orders], Estimate]
 """The estimate of a group's default schedule, with its vector axis and storage orders."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A split, why it is `refused`, or what both kernels and the parts' storage take."""
+
+    step: SplitReduce
+    refused: str
+    seconds: float = inf
+    nbytes: int = 0
+
+
 @dataclass(slots=True)
 class Splitting:
-    """Decides for each group; equal groups are looked at once."""
+    """Decides for each group; equal groups are looked at once. `kept` are the program's results."""
 
     target: Target
     estimating: Estimating
     journal: Journal
-    _known: dict[str, tuple[SplitReduce | None, str]] = field(default_factory=dict)
+    kept: frozenset[Node]
+    _known: dict[str, tuple[Estimate, tuple[_Way, ...]]] = field(default_factory=dict)
 
     def groups(
         self, groups: Iterable[Group], orders: Orders, vectors: dict[Value, Axis]
     ) -> tuple[Group, ...]:
         """The groups, with those split that gain by it."""
-        made: list[Group] = []
-        for group in groups:
-            step, why = self.chosen(group, vector_of(group, vectors), orders)
+        groups, made = tuple(groups), list[Group]()
+        for group, room in zip(groups, _rooms(groups, self.kept), strict=True):
+            step, why = self.chosen(group, vector_of(group, vectors), orders, room)
             both = (group,) if step is None else split(group, step)
             for each in both if is_reduction(group) else ():
                 self.journal.tell("split_reductions", each, why)
@@ -60,16 +77,17 @@ class Splitting:
         return tuple(made)
 
     def chosen(
-        self, group: Group, lanes: Axis | None, orders: Orders
+        self, group: Group, lanes: Axis | None, orders: Orders, room: int
     ) -> tuple[SplitReduce | None, str]:
-        """The step that splits a group, or None and why not."""
+        """The step that splits a group into parts of at most `room` bytes, or None and why not."""
         reason = self._too_small(group)
         if reason:
             return None, reason
         key = digest_of(group, lanes, orders, {})
         if key not in self._known:
-            self._known[key] = self._best(group, lanes, orders)
-        return self._known[key]
+            whole = self.estimating(group, lanes, orders)
+            self._known[key] = whole, self._ways(group, orders) if self._idle(whole) else ()
+        return self._best(*self._known[key], room)
 
     def _too_small(self, group: Group) -> str:
         """Why a split cannot pay, without an estimate."""
@@ -85,41 +103,62 @@ class Splitting:
             return "there are results enough for all cores"
         return ""
 
+    def _idle(self, whole: Estimate) -> bool:
+        """Whether a kernel leaves cores idle for longer than two launches take."""
+        peak = self.target.peak
+        long = 2 * peak.launch_seconds <= CLEARLY * whole.seconds
+        return long and whole.groups < FULL * peak.cores
+
     def _best(
-        self, group: Group, lanes: Axis | None, orders: Orders
+        self, whole: Estimate, ways: tuple[_Way, ...], room: int
     ) -> tuple[SplitReduce | None, str]:
-        peak, whole = self.target.peak, self.estimating(group, lanes, orders)
+        """The step that takes least time."""
+        peak = self.target.peak
         if whole.groups >= FULL * peak.cores:
             return None, f"its {whole.groups} work-groups keep all cores busy"
-        if 2 * peak.launch_seconds > CLEARLY * whole.seconds:
+        if not self._idle(whole):
             return None, _dearer(2 * peak.launch_seconds, whole.seconds)
-        best: tuple[SplitReduce | None, str] = None, "no number of parts suits its reduced axes"
-        least = whole.seconds
-        for step in ways_of(group):
-            found = self._seconds(group, step, orders)
-            if isinstance(found, str):
-                best = best if best[0] is not None else (None, found)
-            elif found < least:
-                least, best = found, (step, "")
-            elif best[0] is None:
-                best = None, _dearer(found, whole.seconds)
-        if least > CLEARLY * whole.seconds:
-            return None, best[1] or _dearer(least, whole.seconds)
-        return best
+        fitting = [way for way in ways if way.nbytes <= room]
+        best = min(fitting, key=lambda way: way.seconds, default=None)
+        if best is not None and best.seconds <= CLEARLY * whole.seconds:
+            return best.step, ""
+        if best is not None and best.seconds < inf:
+            return None, _dearer(best.seconds, whole.seconds)
+        if len(fitting) < len(ways):
+            return None, "its parts would take more memory than all else"
+        return None, ways[0].refused if ways else "no number of parts suits its reduced axes"
 
-    def _seconds(self, group: Group, step: SplitReduce, orders: Orders) -> float | str:
-        """The estimate of both kernels, or why they cannot be."""
+    def _ways(self, group: Group, orders: Orders) -> tuple[_Way, ...]:
+        """What each split would take, or why it cannot be."""
+        return tuple(self._way(group, step, orders) for step in ways_of(group))
+
+    def _way(self, group: Group, step: SplitReduce, orders: Orders) -> _Way:
         try:
             both = split(group, step)
             most = self.target.caps.max_storage_buffers
             if any(len(g.operands) + len(g.stores) > most for g in both):
-                return f"a kernel would read more than {most} buffers"
+                return _Way(step, f"a kernel would read more than {most} buffers")
             kept = {(s.node, s.field): orders[(s.node, s.field)] for s in group.stores}
             own, vectors = assign_orders(both, kept, self.target.profile.vector)
             every = {**own, **orders}
-            return sum(self.estimating(g, vector_of(g, vectors), every).seconds for g in both)
+            seconds = sum(self.estimating(g, vector_of(g, vectors), every).seconds for g in both)
+            return _Way(step, "", seconds, sum(byte_count(s.node, s.field) for s in both[0].stores))
         except Refused as problem:
-            return problem.reason
+            return _Way(step, problem.reason)
+
+
+def _rooms(groups: tuple[Group, ...], kept: frozenset[Node]) -> list[int]:
+    """The bytes that parts of each group may take: with what lives beside it hardly more than is
+    live at another time, and no more than the largest value takes, weights apart."""
+    values = {v for g in groups for v in (*g.operands, *((s.node, s.field) for s in g.stores))}
+    largest = max(byte_count(*v) for v in values if not _is_weight(v[0]))
+    live = live_bytes(groups, kept)
+    most = max(largest, int(MORE * max(live)))
+    return [min(largest, most - now) for now in live]
+
+
+def _is_weight(node: Node) -> bool:
+    return isinstance(node, Const) or (isinstance(node, Input) and node.role is Role.WEIGHT)
 
 
 def is_reduction(group: Group) -> bool:

@@ -53,7 +53,7 @@ def private_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     width = _tile_wide(draft, wide, setting)
     _tile_rows(draft, rows, width, setting)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting.max_groups))
+    draft.take(*bind_groups(group.axes, left, setting))
     at = group.over[-1].name if group.over else ""
     if len(group.over) > 1:
         draft.take(Reorder(tuple(a.name for a in group.over)))

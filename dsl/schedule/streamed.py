@@ -120,7 +120,7 @@ def _tiled(group: Group, shape: Shape, setting: Setting) -> NestDraft:
     if rows:
         _rows(draft, _row(rows).name, shape, 1, Kind.UNROLL)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting.max_groups))
+    draft.take(*bind_groups(group.axes, left, setting))
     at = group.over[-1].name
     if len(group.over) > 1:
         draft.take(Reorder(tuple(a.name for a in group.over)))

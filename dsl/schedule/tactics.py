@@ -33,6 +33,7 @@ from sdlc.schedule.factor import factor_rows, fetching_tile, most_tiles, private
 from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
 from sdlc.schedule.held import with_held
+from sdlc.schedule.interleaved import column_steps, with_columns
 from sdlc.schedule.multiplied import multiplied
 from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
@@ -88,11 +89,19 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
         setting.journal.tell_refusal("hold_factors", group, held)
         if not isinstance(held, str):
             yield "hold_factors", held, _rows_steps(held, lanes, setting)
-    if "vector_rows" in setting.enabled and is_folded(group):
-        held = with_rows(group, setting)
+    if "vector_rows" in setting.enabled and (is_folded(group) or holds_rows(group)):
+        folded = is_folded(group)
+        held = with_rows(group, setting) if folded else with_columns(group, setting)
         setting.journal.tell_refusal("vector_rows", group, held)
         if not isinstance(held, str):
-            yield "vector_rows", held, across_steps(held, setting)
+            stored = _stored_axes(group, setting)
+            steps = across_steps(held, setting) if folded else column_steps(held, stored, setting)
+            yield "vector_rows", held, steps
+
+
+def holds_rows(group: Group) -> bool:
+    """Whether a group is a map with the statistics of its rows inside."""
+    return bool(group.inner) and group.monoid is None
 
 
 def _fetching(setting: Setting, form: Contraction) -> Setting:
@@ -112,7 +121,7 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
     """The default schedule of a group."""
     if constant_factor(group) is not None:
         return transform_steps(group, _stored_axes(group, setting), setting)
-    if group.inner and group.monoid is None:
+    if holds_rows(group):
         return rows_steps(group, _stored_axes(group, setting), setting)
     if lanes is not None and factor_rows(group) is not None:
         return _rows_steps(group, lanes, setting)
@@ -155,7 +164,7 @@ def _map_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     draft.take(inner, vector_width(inner.extent, profile.vector), Kind.VECTOR, "vec")
     _take_lanes(draft, axes, profile.lanes)
     _take_loops(draft, axes, profile.points // max(1, profile.vector))
-    draft.bind_rest(axes, setting.max_groups)
+    draft.bind_rest(axes, setting)
     return tuple(draft.steps)
 
 
@@ -198,7 +207,7 @@ def _contraction_steps(
     _take_lanes(draft, order, profile.lanes)
     each = 2 * profile.register_tile[0] * profile.register_tile[1] * _reduced_points(group)
     _take_loops(draft, row_axes, profile.flop // each)
-    draft.bind_rest(_in_turn(axes, form, lanes, profile), setting.max_groups)
+    draft.bind_rest(_in_turn(axes, form, lanes, profile), setting)
     draft.steps += _reduced_loops(group, form, draft, setting)
     return tuple(draft.steps)
 
@@ -220,7 +229,7 @@ def _rows_steps(group: Group, lanes: Axis, setting: Setting) -> tuple[Step, ...]
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
     row_axes = _register_tile(draft, axes, form, lanes, setting.profile)
     _take_loops(draft, row_axes, min(MOST_TILES, most_tiles(form, setting.profile)))
-    draft.bind_rest([a for a in axes if a not in form.n], setting.max_groups)
+    draft.bind_rest([a for a in axes if a not in form.n], setting)
     loops = [f"{a.name}.loop" for a in row_axes if _has(draft, f"{a.name}.loop")]
     draft.steps.append(Reorder((*(a.name for a in axes if a in form.n), *loops)))
     draft.steps += _reduced_loops(group, form, draft, setting)
@@ -330,7 +339,7 @@ def _reduction_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
         _share_among_vector(draft, group, strides, profile)
     each = _reduced_points(group)
     _take_loops(draft, axes, profile.points // max(1, each))
-    draft.bind_rest(axes, setting.max_groups)
+    draft.bind_rest(axes, setting)
     loops = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
     if loops:
         draft.steps.append(Reorder(tuple(a.name for a in loops)))

@@ -111,7 +111,7 @@ def _drafted(group: Group, stored: list[Axis], setting: Setting, vector: int) ->
             draft.take(Tile(axis.name, size, inner), Bind(inner, Kind.LANE, dim))
             lanes //= size
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(stored, left, setting.max_groups))
+    draft.take(*bind_groups(stored, left, setting))
     for part in reversed(group.inner):
         draft.take(Stage(part.name, "", Place.PRIVATE))
         _unroll(draft, part, f"{part.name}/")

@@ -56,7 +56,7 @@ def _in_body(body: tuple[Stmt, ...], mutable: frozenset[Var], names: Fresh) -> t
         if isinstance(stmt, For):
             still = _still(body[:number]) - _stored((stmt,))
             settled = _Settled(still, mutable | _bound(stmt), names)
-            inside = map_statements(stmt.body, lambda s, of=settled: (of.statement(s),))
+            inside = map_statements(stmt.body, settled.statement)
             if 0 < len(settled.named) <= MOST:
                 stmt = replace(stmt, body=inside)
                 made += [Let(var, value) for value, var in settled.named.items()]
@@ -100,8 +100,8 @@ class _Settled:
     names: Fresh
     named: dict[Expr, Var] = field(default_factory=dict)
 
-    def statement(self, stmt: Stmt) -> Stmt:
-        return with_expressions(stmt, self.visit) if self.still else stmt
+    def statement(self, stmt: Stmt) -> tuple[Stmt, ...]:
+        return (with_expressions(stmt, self.visit) if self.still else stmt,)
 
     def visit(self, e: Expr) -> Expr:
         if self._is_settled(e):

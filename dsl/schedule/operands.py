@@ -206,8 +206,7 @@ def _shape(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> Sh
     m, n = prod(a.extent for a in form.m), lanes.extent
     rows, columns = _fitted(group, form, lanes, setting)
     smaller = prod(profile.register_tile) // (rows * columns) if form.fields == 1 else 1
-    wider = -(-columns * form.fields // profile.register_tile[1])
-    beside = 1 << (wider - 1).bit_length()  # every field has a slice of its own
+    beside = 1 << (form.fields - 1).bit_length()  # every field has a slice of its own
     across = min(max(1, profile.across // beside), -(-n // columns))
     down = 1 << (-(-profile.lanes // across) - 1).bit_length()
     depth = _depth(form, setting, smaller)[0]
@@ -226,7 +225,7 @@ def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> t
     """
     (rows, columns), vector = setting.profile.register_tile, setting.profile.vector
     if form.fields > 1:
-        return rows, columns if form.fields == 2 else max(vector, columns // 2)
+        return (rows if form.fields == 2 else max(1, rows // 2)), columns
     each = 1 + PLACE * _places(group, form, lanes, setting)
     while 0 < FULL * setting.profile.registers < rows * columns * each:
         if columns >= 2 * vector:

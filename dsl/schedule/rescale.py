@@ -37,7 +37,7 @@ from sdlc.graph.types import DType
 from sdlc.schedule.absorb import Absorbed, arrangement, readers_of
 from sdlc.schedule.group import Group, Output, slot
 from sdlc.schedule.reasons import Journal
-from sdlc.target import Profile
+from sdlc.target import Profile, Target
 
 COMBINED = 2
 """The side of a slot that stands for the combined leaders in a weight."""
@@ -146,9 +146,10 @@ class Blocks:
         return apply("select", inside, value, otherwise)
 
 
-def blocks_of(axis: Axis, size: int, vector: int = 1) -> Blocks:
+def blocks_of(axis: Axis, size: int, unit: int = 1, vector: int = 1) -> Blocks:
     """An axis in blocks of about `size`: whole if it is short, exact where a large divisor allows
-    it, else of whole vectors where that takes no more blocks."""
+    it, else of whole vectors where that takes no more blocks; whole units each, but where they are
+    shorter than half of one."""
     if axis.extent <= 2 * size:
         count = 1
     else:
@@ -158,6 +159,9 @@ def blocks_of(axis: Axis, size: int, vector: int = 1) -> Blocks:
     whole = -(-inner // vector) * vector
     if count * inner > axis.extent > (count - 1) * whole:
         inner = whole
+    if 2 * inner > unit:
+        inner = -(-inner // unit) * unit
+        count = -(-axis.extent // inner)
     return Blocks(axis, Axis(f"{axis.name}.block", count), Axis(f"{axis.name}.in", inner))
 
 
@@ -249,7 +253,8 @@ class Blocked:
         return self._reduction(f"sum_{of.name}", self._axes((value,)), sums, (value,))[0]
 
     def _weights(self, number: int, weight: Expr, lift: list[Expr], tops: list[Expr]) -> Expr:
-        """The weight of every term as a read of an inner map, which equal followers share."""
+        """The weight of every term as a read of an inner map, which equal followers share: zero
+        beyond the axis, so that followers need not ask where they are."""
         places = {f: n for n, f in enumerate(self.form.leaders)}
 
         def change(e: Expr) -> Expr | None:
@@ -282,11 +287,13 @@ def _added(dtype: DType) -> Expr:
 
 
 def carry(
-    groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile, journal: Journal
+    groups: tuple[Group, ...], kept: frozenset[Node], target: Target, journal: Journal
 ) -> tuple[Group, ...]:
     """The groups with every rescaled reduction folded in blocks; a producer that only such a
     reduction reads is computed inside it, block by block. Where work-items share reductions, only
-    those whose followers have axes of their own: the others are a reduction like any other."""
+    those whose followers have axes of their own: the others are a reduction like any other. Blocks
+    hold whole steps of the matrix instruction that the profile names."""
+    profile, of = target.profile, target.instruction
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
     producers = {g.stores[0].node: n for n, g in enumerate(groups) if len(g.stores) == 1}
@@ -307,7 +314,8 @@ def carry(
                 absorbed = None
         if absorbed is not None:
             made[producers[absorbed.stores[0].node]] = None
-        blocks = blocks_of(axis, block_size(group, form, profile), profile.vector)
+        unit = of.k if of is not None else 1
+        blocks = blocks_of(axis, block_size(group, form, profile), unit, profile.vector)
         made[number] = Blocked(group, form, blocks, absorbed).root()
     return tuple(g for g in made if g is not None)
 

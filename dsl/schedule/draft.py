@@ -22,6 +22,9 @@ from sdlc.target import MatrixInstruction, Profile
 EVERY = frozenset(rule.name for rule in (*SCHEDULED, *PLACED))
 """The names of all mechanisms."""
 
+RESERVE = 18
+"""Registers for buffers' addresses, work-items' numbers and what a compiler loads ahead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

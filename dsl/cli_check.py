@@ -42,7 +42,11 @@ FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_ty
 OPTIONS = (
     click.option("--syntax", is_flag=True, help="Stop before kernels are made."),
     click.option("--target", metavar="NAME", help="Test the kernels made for this target."),
-    click.option("--device", metavar="DEVICE", help="Run them here as well, not interpreted only."),
+    click.option(
+        "--device",
+        metavar="DEVICE[,DEVICE]",
+        help="Run them on these as well, not interpreted only.",
+    ),
     click.option(
         "--examples",
         type=click.IntRange(1),

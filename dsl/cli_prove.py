@@ -28,6 +28,7 @@ from sdlc.proof.source import Source
 from sdlc.proof.stages import (
     Fault,
     Route,
+    Stage,
     Subject,
     changed,
     interpreted,
@@ -36,7 +37,7 @@ from sdlc.proof.stages import (
     rewritten,
 )
 from sdlc.proof.structure import Header
-from sdlc.target import Target
+from sdlc.target import Capabilities, Target
 
 if TYPE_CHECKING:
     from sdlc.program.device import Device
@@ -54,17 +55,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What kernels are made for, where they run (None: interpreted only), the words for both."""
+    """What kernels are made for, where they run (nowhere: interpreted only), the words for both."""
 
     target: Target
-    device: Device | None
+    devices: tuple[Device, ...]
     words: tuple[str, ...]
-
-    @property
-    def language(self) -> str:
-        if self.device is not None:
-            return "opencl" if self.device.info.kind == "opencl" else "wgsl"
-        return self.target.caps.languages[0]
 
 
 def prove(
@@ -104,11 +99,11 @@ def _place(target: str | None, device: str | None) -> Place:
     from sdlc.backends.devices import open_device, target_of
     from sdlc.backends.target import load_target
 
-    opened = None if device is None else open_device(device)
+    opened = () if device is None else tuple(map(open_device, device.split(",")))
     if target is not None:
         made = load_target(target)
-    elif opened is not None:
-        made = target_of(opened.info)
+    elif opened:
+        made = target_of(opened[0].info)
     else:
         raise click.UsageError("give --target, --device or both")
     words = ("--target", made.name, *(("--device", device) if device else ()))
@@ -116,20 +111,34 @@ def _place(target: str | None, device: str | None) -> Place:
 
 
 def route_for(place: Place) -> Route:
-    """Every stage that there is: the interpreter takes the place of a device that is not given."""
+    """Every stage that there is: the interpreter takes the place of devices that are not given, and
+    several devices are held against what is computed once."""
+    stages = [reference(), rewritten(), interpreted()]
+    if not place.devices:
+        language = place.target.caps.languages[0]
+        stages.append(_legalised(place.target.caps, language))
+        return Route(tuple(stages), language)
+    for device in place.devices:
+        language = language_of(device)
+        made = _legalised(device.info.caps, language)
+        named = (
+            made
+            if len(place.devices) == 1
+            else replace(made, name=f"legalised for {device.info.id}")
+        )
+        stages += [replace(named, language=language), replace(on(device), language=language)]
+    return Route(tuple(stages), language_of(place.devices[0]))
+
+
+def language_of(device: Device) -> str:
+    """What the device's kernels are printed in."""
+    return "opencl" if device.info.kind == "opencl" else "wgsl"
+
+
+def _legalised(caps: Capabilities, language: str) -> Stage:
     from sdlc.backends.legalize import legalize
 
-    caps = place.device.info.caps if place.device else place.target.caps
-    language = place.language
-    stages = [
-        reference(),
-        rewritten(),
-        interpreted(),
-        changed("legalised", lambda kernel: legalize(kernel, caps, language)),
-    ]
-    if place.device is not None:
-        stages.append(on(place.device))
-    return Route(tuple(stages), language)
+    return changed("legalised", lambda kernel: legalize(kernel, caps, language))
 
 
 # ---- what to compile -----------------------------------------------------------------------------

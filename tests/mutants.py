@@ -19,11 +19,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mutants_known import MUTANTS, Mutant
+from mutants_known import KERNELS, Mutant
+from mutants_rules import EQUATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("dsl", "backends", "stdlib", "models")
 TOGETHER = 2
+MUTANTS = (*KERNELS, *EQUATIONS)
 
 
 def applied(mutant: Mutant, text: str) -> str | None:

@@ -1,7 +1,7 @@
-"""The mutants: what is broken of the compiler, and the tests that must notice.
+"""Mutants of schedules, kernels and memory: what is broken, and the tests that must notice.
 
-In: nothing. Out: `MUTANTS`. Invariant: each can be applied (`test_mutants.py`) and is noticed
-(`mutants.py`). Example: `MUTANTS[0].name`.
+In: nothing. Out: `KERNELS`. Invariant: each can be applied (`test_mutants.py`) and is noticed
+(`mutants.py`). Example: `KERNELS[0].name`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ SLICES = "tests/test_random_schedules.py -k slices"
 RANDOM_PROGRAMS = "tests/test_random_programs.py -k 'programs_interpreted and adreno'"
 NVIDIA = "tests/test_models_targets.py -k 'every_target_runs and nvidia and pocl'"
 STAGING = "tests/test_staging.py"
-RULES = "tests/test_rules.py -k 'sound or fires'"
 LOAD = "tests/test_program_load.py"
 SPLIT = "tests/test_split.py"
 BLOCKS = "tests/test_random_schedules.py -k blocks"
@@ -32,7 +31,7 @@ class Mutant:
     tests: str = SCHEDULES
 
 
-MUTANTS = (
+KERNELS = (
     # ---- precision
     Mutant(
         "short sums of what is in f32",
@@ -68,6 +67,13 @@ MUTANTS = (
         "if wrong and node is not stored[0]:",
         "if False:",
         FINITE,
+    ),
+    Mutant(
+        "an operand is read when it has been overwritten",
+        "dsl/program/watch.py",
+        "n: self._live[n] if n in self._live else self.executable.peek(n)",
+        "n: self.executable.peek(n)",
+        "tests/test_finite.py -k overwritten",
     ),
     # ---- reductions
     Mutant(
@@ -133,7 +139,7 @@ MUTANTS = (
         "dsl/schedule/rescale.py",
         'apply("lt", self.index, i32(self.axis.extent))',
         'apply("le", self.index, i32(self.axis.extent))',
-        f"{STAGING} {BLOCKS}",
+        f"{STAGING} -k cover",
     ),
     Mutant(
         "fields of paired reductions mixed up",
@@ -152,7 +158,7 @@ MUTANTS = (
     Mutant(
         "rows of statistics that have none",
         "dsl/schedule/rows.py",
-        "if not why and _rows(whole, whole.inner[-1].stores[0].node) is None:",
+        "if not why and rows_of(whole, whole.inner[-1].stores[0].node) is None:",
         "if ():",
         "tests/test_random_schedules.py -k epilogue",
     ),
@@ -249,7 +255,56 @@ MUTANTS = (
         "half = False",
         "tests/test_random_schedules.py -k ahead",
     ),
+    Mutant(
+        "a place that is taken from what is read later",
+        "dsl/schedule/sharing.py",
+        "if late and any((r.source, r.field) == held for r in reader.reads):",
+        "if ():",
+        f"{STAGING} -k place",
+    ),
+    Mutant(
+        "a place that is taken from what is read elsewhere",
+        "dsl/schedule/sharing.py",
+        "return places[0] == places[1]",
+        "return True",
+        f"{STAGING} -k place",
+    ),
+    Mutant(
+        "scores that keep their place when their weights are known",
+        "dsl/schedule/streamed.py",
+        'place = _successor(draft.group, part) if not reduces else ""',
+        'place = ""',
+        f"{STAGING} -k place",
+    ),
+    Mutant(
+        "a tile that begins in the middle of a block",
+        "dsl/schedule/pack.py",
+        "form[1] % size or extent % size",
+        "extent % size",
+        "tests/test_pack.py -k within",
+    ),
+    Mutant(
+        "a weight that ends within a block",
+        "dsl/schedule/pack.py",
+        "form[1] % size or extent % size",
+        "form[1] % size",
+        "tests/test_pack.py -k within",
+    ),
     # ---- parts and matrices
+    Mutant(
+        "lanes of a matrix instruction in another order",
+        "dsl/schedule/nest.py",
+        "if of is not None and of.in_order(loops) != of.in_order(nest.loops):",
+        "if ():",
+        "tests/test_matrix_nest.py -k refusals",
+    ),
+    Mutant(
+        "a matrix instruction of elements that others hold",
+        "dsl/schedule/nest.py",
+        "reason = _unheld(group, nest, stage) or unshared(group, nest, stage)",
+        "reason = unshared(group, nest, stage)",
+        "tests/test_random_schedules.py -k no_work_items_own",
+    ),
     Mutant(
         "the last part of a reduction runs past the end",
         "dsl/schedule/split.py",
@@ -340,120 +395,5 @@ MUTANTS = (
         "known = node not in results and all(",
         "known = all(",
         LOAD,
-    ),
-    # ---- rules
-    Mutant(
-        "a wrong constant of Winograd's",
-        "stdlib/winograd.sdl",
-        "points[i] ^ q / distance",
-        "points[i] ^ q",
-        "tests/test_rules.py -k 'sound and winograd_2'",
-    ),
-    Mutant(
-        "a guard of a rule that looks away from results",
-        "dsl/graph/guards.py",
-        "        if node in around.results:\n",
-        "        if ():\n",
-        "tests/test_rules.py -k keep_names",
-    ),
-    Mutant(
-        "a halo of the wrong width",
-        "dsl/graph/halo.py",
-        "(max(0, -r[0]), max(0, r[1] - n + 1))",
-        "(max(0, -r[0]), max(0, r[1] - n))",
-        "tests/test_rules.py -k mechanism",
-    ),
-    Mutant(
-        "attention divided by nothing",
-        "stdlib/attention.sdl",
-        "out[*b, i, j] = a.o[*b, i, j] / a.l[*b, i, j]",
-        "out[*b, i, j] = a.o[*b, i, j]",
-        RULES,
-    ),
-    # ---- arithmetic
-    Mutant(
-        "division that truncates",
-        "dsl/graph/scalar.py",
-        "return np.floor_divide(a, np.where(np.equal(b, 0), 1, b))",
-        "return np.trunc(np.true_divide(a, np.where(np.equal(b, 0), 1, b)))",
-        "tests/test_kernel_simplify.py tests/test_graph_reference.py",
-    ),
-    Mutant(
-        "a remainder of negative numbers",
-        "backends/scalars.py",
-        "if here.non_negative(a) and here.positive(b):",
-        "if here.positive(b):",
-        "tests/test_backends_legalize.py",
-    ),
-    Mutant(
-        "a run of f16 sums that is lost",
-        "dsl/kernel/partial.py",
-        "if place == length:",
-        "if place == length + 1:",
-        "tests/test_kernel_partial.py",
-    ),
-    # ---- the proof itself
-    Mutant(
-        "a verifier that lets races pass",
-        "dsl/kernel/verify_races.py",
-        "if not any(a.write for a in segment) or not owners:",
-        "if True:",
-        "tests/test_kernel_verify.py",
-    ),
-    Mutant(
-        "a tolerance for anything",
-        "dsl/proof/tolerance.py",
-        "k = FACTORS[numerics] if",
-        "k = 1e6 * FACTORS[numerics] if",
-        "tests/test_tolerance.py",
-    ),
-    Mutant(
-        "a definition that is cut in the wrong field",
-        "dsl/proof/pieces.py",
-        "known = self.inputs.get((expr.source, expr.field))",
-        "known = self.inputs.get((expr.source, 0))",
-        "tests/test_check.py -k fields",
-    ),
-    Mutant(
-        "parts checked against what the graph says of the whole",
-        "dsl/proof/pieces.py",
-        "if not _closed(graph):",
-        "if ():",
-        "tests/test_check.py -k parts",
-    ),
-    Mutant(
-        "a check of other mechanisms than those chosen",
-        "dsl/cli_prove.py",
-        "planned(graph, request.target, request.rules, wishes)",
-        "planned(graph, request.target, None, wishes)",
-        "tests/test_check.py -k compiled",
-    ),
-    Mutant(
-        "a function that meets its limit",
-        "dsl/proof/tolerance.py",
-        "(near == exact) & (size != accuracy.limit)",
-        "near == exact",
-        "tests/test_tolerance.py",
-    ),
-    Mutant(
-        "evaluations that share a rounding",
-        "dsl/proof/roundings.py",
-        "if made.dtype.is_float and self.axis not in made.axes:",
-        "if ():",
-        "tests/test_tolerance.py",
-    ),
-    Mutant(
-        "a wrong rule that is compiled with",
-        "dsl/api.py",
-        "for rule in own_rules(self.library, self.rules):",
-        "for rule in ():",
-        "tests/test_rules_files.py -k nothing",
-    ),
-    Mutant(
-        "a move that has fired and says why it has not",
-        "dsl/schedule/reasons.py",
-        'if not why or (move, "") not in self._found[node]',
-        "if True",
-        "tests/test_schedule_mechanisms.py -k told",
     ),
 )

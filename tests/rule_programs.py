@@ -46,6 +46,14 @@ _WIDTHS = """model m(x: T[b, c], r: T[b, o]) -> T[b] {
   }
   return z
 }"""
+_UNLIKE = """model m(x: T[b, c], r: T[b, o]) -> T[b] {
+  y = silu(x)
+  param weight: T[o, c]
+  z[i, j] = sum over p < c of exp(y[i, p]) * weight[j, p]
+  u = first: linear(y, o; bias = false)
+  v = second: linear(y, o; bias = false)
+  return reduce_sum(silu(z)) + reduce_sum(silu(u)) + reduce_sum(silu(v)) + reduce_sum(r)
+}"""
 _SMALL: dict[str, Range] = {"b": (1, 2), "c": (1, 3), "h": (2, 7), "w": (3, 5), "o": (1, 3)}
 _SIZES: dict[str, Range] = {"b": (1, 3), "c": (1, 4), "d": (1, 5), "o": (1, 3)}
 
@@ -58,6 +66,7 @@ MECHANISM_PROGRAMS: dict[str, tuple[tuple[str, dict[str, Range]], ...]] = {
     "join_weights": (
         (_WEIGHTS, {"b": (1, 2), "s": (1, 3), "c": (1, 4), "o": (1, 5)}),
         (_WIDTHS, {"b": (1, 3), "c": (1, 4), "o": (1, 4)}),
+        (_UNLIKE, {"b": (1, 3), "c": (1, 4), "o": (1, 4)}),
     ),
     "halo": (
         (_CONVOLUTION, {**_SMALL, "s": (3, 3)}),

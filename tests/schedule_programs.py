@@ -109,6 +109,12 @@ _KEPT = """model m(x: T[s], w: T[s, s], u: T[n], v: T[n, n]) -> T[s, n] {
   z = matmul_nn(matmul_nn(matmul_nn(matmul_nn(a, v), v), v), v)
   return y + a + z
 }"""
+_BESIDE = """model m(x: T[s, n], u: T[n, n], v: T[n, m], t: T[m, m], w: T[m, n]) -> T[s, n] {
+  y = silu(x)
+  short = matmul_nn(y, u)
+  return short + matmul_nn(matmul_nn(matmul_nn(y, v), t), w) + y
+}"""
+_UP: Ranges = (("s", 3, 5), ("n", 8, 12), ("m", 30, 40))
 _WIDE: Ranges = (("s", 3, 5), ("n", 32, 40))
 
 POOL = (
@@ -130,6 +136,8 @@ POOL = (
     Pooled(_WINDOWS, _PICTURES, "nvidia", ("winograd_2",), strip=850),
     Pooled(_LATE, _WIDE, "cpu"),
     Pooled(_KEPT, _WIDE, "cpu"),
+    Pooled(_BESIDE, _UP, "cpu"),
+    Pooled(_WINDOWS, _PICTURES, "cpu", ("winograd_4", "halo"), strip=200),
 )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import sdlc.backends.legalize
 import sdlc.program.pipeline
+import sdlc.proof.stages
 from rule_programs import values_for
 from schedule_programs import POOL, Pooled, fired_in
 from sdlc.api import make_request
@@ -30,6 +31,7 @@ from sdlc.proof.pieces import definition
 from sdlc.proof.sample import at_points, interpret_sample, sample_of
 from sdlc.proof.source import source_of
 from sdlc.proof.stages import Route, interpreted, reference
+from sdlc.proof.tolerance import tolerance
 
 ROOT = Path(__file__).parents[1]
 SOFTMAX = str(ROOT / "stdlib" / "softmax.sdl")
@@ -82,6 +84,25 @@ def test_right_kernels_pass(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert "the whole program agree on" in out
     assert "reference = rewritten = interpreted = legalised = device pocl" in out
     assert not (tmp_path / "r").exists()
+
+
+def test_devices_are_held_against_one_reference(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is computed of the definition is computed once for devices of one language."""
+    computed: list[str] = []
+
+    def counted(*args: object) -> object:
+        computed.append(str(args[3]))
+        return tolerance(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sdlc.proof.stages, "tolerance", counted)
+    words = ("check", SOFTMAX, *SIZES, "--target", "cpu", "--examples", 1)
+    status, out, _ = run(capsys, *words, "--device", "cpu,pocl,llvmpipe")
+    assert status == 0
+    ways = (f"legalised for {name} = device {name}" for name in ("cpu", "pocl", "llvmpipe"))
+    assert " = ".join(("reference = rewritten = interpreted", *ways)) in out
+    assert len(computed) == 2 * computed.count("wgsl") == 2 * computed.count("opencl")
 
 
 def test_a_wrong_pass_is_named_and_reproduced(

@@ -19,6 +19,8 @@ from sdlc.language.diagnostics import SdlError
 from sdlc.models.painter import check_finite
 from sdlc.models.pipeline import generate
 from sdlc.models.settings import GenerateSettings, Progress
+from sdlc.program.execute import Executable
+from sdlc.program.watch import NotFiniteError, Watch
 from small_models import small_model
 
 NET = """op gate(x: T[b, n]) -> T[b, n] { out[b, i] = x[b, i] * x[b, i] }
@@ -136,6 +138,19 @@ def test_a_result_in_the_place_of_its_operand_is_named() -> None:
         arrays = {"x": X, "w": np.random.default_rng(2).standard_normal((16, 16))}
         made.run(arrays, device=device("cpu"), check_finite=True)
     assert "operator: boost.out" in str(error.value) and "stored in f16" in str(error.value)
+
+
+def test_what_was_overwritten_is_known() -> None:
+    """A kernel's operands are those from before it ran, also the one that its result replaces."""
+    made = sdlc.compile(IN_PLACE, sizes={"b": 4, "n": 16}, precision="f16")
+    executable = Executable(made.program, device("cpu"), {})
+    executable.give({"x": X, "w": np.random.default_rng(2).standard_normal((16, 16))})
+    with pytest.raises(NotFiniteError) as error:
+        Watch(executable).step()
+    bad = error.value.bad
+    replaced = made.program.tensors[bad.tensor].in_place_of
+    assert replaced in bad.operands and np.isfinite(bad.operands[replaced]).all()
+    assert not np.isfinite(bad.stored).all()
 
 
 LOADED = """op sharpen(w: T[m, n]) -> T[m, n] {

@@ -1,6 +1,7 @@
 """Many pictures by one `Pipeline`: what stays on the device, what reports see, and where they stop.
 
-A scaled-down network with seeded weights draws on the embedded device.
+A network with one level and seeded weights draws on the embedded device: what a pipeline keeps and
+tells is the same for any network, and large ones are compared elsewhere.
 """
 
 from __future__ import annotations
@@ -13,21 +14,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from folders import write_folder
 from sdlc.language.diagnostics import SdlError
 from sdlc.models import pipeline
 from sdlc.models.image import to_pixels
 from sdlc.models.pipeline import Pictures, Pipeline, generate
 from sdlc.models.replay import ENTRY
 from sdlc.models.settings import GenerateSettings, Progress
-from test_models_pipelines import folder_of
-from write_pipelines import SIZE, pictures
+from write_networks import CROSS, CROSS_UP
+from write_pipelines import CASES, SIZE, TOKENIZER, parts_of, pictures
 
+SMALLER = {
+    "text_encoder": {"num_hidden_layers": 1},
+    "unet": {"block_out_channels": [16], "down_block_types": [CROSS], "up_block_types": [CROSS_UP]},
+    "vae": {"block_out_channels": [8, 8]},
+}
 USUAL: dict[str, Any] = {"device": "cpu", "steps": 3, "size": SIZE}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of("masked", tmp_path_factory.mktemp("session") / "model")
+    parts = parts_of("masked")
+    for part, config in SMALLER.items():
+        parts[part] = parts[part][0], {**parts[part][1], **config}
+    place = tmp_path_factory.mktemp("session") / "model"
+    return write_folder(place, CASES["masked"][0], parts, {"tokenizer": TOKENIZER})
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def instructions(program: Program) -> set[str]:
 
 @pytest.mark.parametrize(
     ("s", "t", "w", "causal"),
-    [(32, 96, 80, False), (64, 128, 32, True), (16, 72, 48, False)],
+    [(32, 96, 80, False), (64, 128, 32, True), (16, 72, 48, False), (16, 77, 80, True)],
 )
 def test_attention_computes_its_definition(s: int, t: int, w: int, causal: bool) -> None:
     """With the instructions, and with the loops that stand for them: weights are rounded as if they
@@ -79,7 +79,7 @@ def test_heads_take_the_instruction_that_divides_them() -> None:
     assert instructions(compiled(graph(64, 128, 64))) == {"mma_m16n8k16_f16"}
 
 
-@pytest.mark.parametrize(("s", "t", "w"), [(40, 96, 80), (64, 77, 80), (64, 96, 24)])
+@pytest.mark.parametrize(("s", "t", "w"), [(40, 96, 80), (64, 7, 80), (64, 96, 24)])
 def test_sizes_that_fill_no_fragments_do_without(s: int, t: int, w: int) -> None:
     assert not instructions(compiled(graph(s, t, w)))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mutants import ROOT, applied
-from mutants_known import MUTANTS, Mutant
+from mutants import MUTANTS, ROOT, applied
+from mutants_known import Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)

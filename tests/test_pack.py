@@ -15,6 +15,7 @@ from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_graph
 from sdlc.program.program import Program
 from sdlc.proof.tolerance import Numerics, check, tolerance
+from sdlc.schedule.contraction import contraction
 from sdlc.schedule.draft import EVERY
 from sdlc.schedule.plan import plan
 from sdlc.schedule.storage import Block
@@ -43,6 +44,14 @@ TWICE = """model m(x: T[n, c]; o: int = {o}) -> (a: T[n, o], b: T[o]) {{
   a = matmul_nt(x, w)
   b[j] = max over p < c of w[j, p]
 }}"""
+
+
+LATER = """model m(x: T[n, c]; o: int = {o}) -> T[n, o] {{
+  param w: T[o + 32, c]
+  y[i, j < o] = sum over p < c of x[i, p] * w[j + 16, p]
+  return y
+}}"""
+LONGER = LATER.replace("o + 32", "o + 8").replace("j + 16", "j")
 
 
 def graph_of(text: str, n: int, c: int, o: int) -> Graph:
@@ -94,6 +103,16 @@ def test_what_load_programs_make_is_packed() -> None:
     (name,) = blocks_of(program)
     made = blocks_of(program.load)
     assert Block(0, 32) in made.values(), name
+
+
+def test_a_tile_stays_within_a_block() -> None:
+    """It does not where it begins in the middle of one, or where the weight ends within one."""
+    for text in (LATER, LONGER):
+        graph = graph_of(text, 8, 8, 128)
+        made = plan(graph, CPU)
+        (kernel,) = made.kernels
+        assert contraction(kernel.group) is not None and not made.packed
+        agrees(graph, compile_graph(graph, CPU), 0)
 
 
 def test_weights_stay_as_they_are_where_tiles_do_not_divide_them() -> None:

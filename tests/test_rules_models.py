@@ -89,7 +89,7 @@ def test_a_large_network_is_rewritten_quickly() -> None:
     graph = stable_diffusion()
     profile = cProfile.Profile()
     profile.runcall(rewrite, graph, RULES)
-    assert pstats.Stats(profile).total_calls < 15e6  # type: ignore[attr-defined]  # 10e6 for 3 s
+    assert pstats.Stats(profile).total_calls < 12e6  # type: ignore[attr-defined]  # 9.7e6
 
 
 def test_names_and_places_stay() -> None:
@@ -111,14 +111,21 @@ def weights_of(graph: Graph) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize(
-    "only", [None, ["halo"], ["flash_attention"], ["winograd_2"], ["compose_products"]]
+    ("only", "times"),
+    [
+        (None, 100),
+        (["halo"], 19),
+        (["flash_attention"], 8),
+        (["winograd_2"], 19),
+        (["compose_products"], 4),
+    ],
 )
-def test_a_network_computes_the_same(only: list[str] | None) -> None:
+def test_a_network_computes_the_same(only: list[str] | None, times: int) -> None:
     """In f64: only the rounding of Winograd's constants remains."""
     sizes = {"b": 1, "c": 4, "h": 6, "w": 10, "t": 5, "d": 12}
     graph = build(LIBRARY, None, sizes, SMALL, DType.F32)
     after, report = rewrite(graph, select(RULES, only=only), lambda rule, match: "")
-    assert sum(a.fired for a in report.attempts) > 1
+    assert sum(a.fired for a in report.attempts) >= times
     inputs, weights = values_for(graph, 0), weights_of(graph)
     wanted = evaluate(graph, inputs, weights, Mode.F64)["out"]
     got = evaluate(after, inputs, weights, Mode.F64)["out"]

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from graphs import MAX_AND_SUM, SUM, at, axes, read, slot, weight
 from graphs import given as entry
 from sdlc.backends.target import load_target
-from sdlc.graph.expr import ONE, Index, Slot, apply, i32
+from sdlc.graph.expr import ONE, ZERO, Index, Read, Slot, apply, i32, substitute
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
+from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import LOWEST, DType, Origin
 from sdlc.kernel.ir import Declare, statements
 from sdlc.language.elaborate import build
@@ -23,9 +24,11 @@ from sdlc.program.pipeline import compile_plan
 from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.draft import EVERY, Setting
+from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Kind, Refused, Stage, schedule
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.schedule.rescale import blocks_of, rescaled
+from sdlc.schedule.sharing import unshared
 from sdlc.schedule.tactics import tactics
 from sdlc.target import Capabilities, Profile, Target
 
@@ -204,6 +207,28 @@ def test_a_stage_gives_its_place_only_to_the_last_that_reads_it() -> None:
             schedule(kernel.group, tuple(steps))
 
 
+def test_a_place_is_not_taken_from_what_is_still_read() -> None:
+    """By a later stage, or by the one that takes it, at other elements."""
+    (kernel,) = plan(attention_graph(1, 16, 16, 4, 4), target(STREAMS)).kernels
+    group, nest = kernel.group, kernel.nest
+    stage = next(s for s in nest.stages if s.shares)
+    assert unshared(group, nest, stage) == ""
+    parts = {g.name: g for g in group.inner}
+    first, taker, reader = (parts[name] for name in ("scores", stage.shares, "sum_o"))
+
+    def with_part(old: Group, **changed: object) -> Group:
+        new = replace(old, **changed)  # type: ignore[arg-type]
+        return replace(group, inner=tuple(new if g is old else g for g in group.inner))
+
+    read = next(r for r in reader.reads if r.source is taker.stores[0].node)
+    late = apply("add", reader.lift[0], Read(first.stores[0].node, read.indices))
+    assert "`sum_o` reads it after" in unshared(with_part(reader, lift=(late,)), nest, stage)
+    row, key = taker.axes[-2:]
+    turned = {row: Index(key), key: Index(row)}
+    stores = tuple(replace(s, value=substitute(s.value, turned)) for s in taker.stores)
+    assert "other elements than its own" in unshared(with_part(taker, stores=stores), nest, stage)
+
+
 def test_many_blocks_are_folded_for_several_vectors_of_rows() -> None:
     """What does not stay in the first caches is read once for all rows of a work-item."""
     for keys, values, vectors in ((1024, 40, 1), (2048, 40, 4), (2048, 80, 2), (2048, 160, 1)):
@@ -238,8 +263,21 @@ def test_blocks_cover_an_axis(extent: int, size: int) -> None:
     blocks = blocks_of(axis, size)
     total = blocks.outer.extent * blocks.inner.extent
     assert extent <= total < extent + blocks.inner.extent
+    inside = Map((blocks.outer, blocks.inner), blocks.kept(ONE, ZERO), F, Origin("in", "test"))
+    kept = evaluate(Graph("kept", (("in", inside, 0),), ()), {}, {}, Mode.F64)["in"].ravel()
+    assert list(kept) == [1] * extent + [0] * (total - extent)
     assert blocks.is_exact == (total == extent)
     assert blocks.inner.extent <= 2 * size
+
+
+@pytest.mark.parametrize("extent", [1, 7, 9, 77, 100, 4096])
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_blocks_are_whole_units(extent: int, size: int) -> None:
+    (axis,) = axes(t=extent)
+    blocks = blocks_of(axis, size, unit=16)
+    inner = blocks.inner.extent
+    assert inner % 16 == 0 or inner == extent <= 8
+    assert 0 <= blocks.outer.extent * inner - extent < inner <= 2 * size
 
 
 def test_scores_are_computed_inside() -> None:

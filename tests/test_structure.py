@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,16 @@ from sdlc.api import make_request
 from sdlc.cli import status_of
 from sdlc.cli_check import entries, structure_problems, with_header
 from sdlc.language.diagnostics import SdlError
+from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.parse import parse_module
 from sdlc.proof.structure import header_of
 
 PROGRAMS = sorted((Path(__file__).parent / "programs").glob("*.sdl"))
 TARGETS = ("cpu", "adreno", "mali", "apple", "nvidia")
+WINOGRAD = (
+    *("winograd_2", "scale_and_shift", "rows", "inline_prologue", "inline_epilogue"),
+    *("nest_transforms", "register_tile", "storage_orders"),
+)
 TEXT = """"A file."
 
 # sizes: n=4
@@ -64,6 +70,23 @@ def test_programs_become_what_they_say(path: Path, target: str) -> None:
         if not one.missing_sizes():
             problems = structure_problems(one, header)
             assert not problems, SdlError(problems, one.library.sources)
+
+
+def test_transforms_take_in_what_follows_and_norms_what_precedes() -> None:
+    """By Winograd's algorithm a block is four kernels: the norm with its activation; tiles and both
+    of their transforms; products; both transforms back with bias, residual sum and activation."""
+    path = next(p for p in PROGRAMS if p.stem == "winograd")
+    request = make_request(path, "cpu", None, {}, (None, "f32"))
+    one, _ = with_header(request, "winograd_block")
+    rules = chosen_rules(one.library, (), WINOGRAD)
+    program = replace(one, rules=rules).build().program
+    assert [d.kernel for d in program.dispatches] == [
+        "group_normalize_silu_out",
+        "winograd_tiles2d_out",
+        "winograd_products2d_out",
+        "winograd_conv2d_silu_out",
+    ]
+    assert {"conv.bias", "r", "out"} < {name for _, name in program.dispatches[-1].bindings}
 
 
 def test_most_programs_say_something() -> None:

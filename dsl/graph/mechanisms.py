@@ -87,6 +87,11 @@ SCHEDULED: tuple[Rule, ...] = (
         Numerics.REASSOCIATED,
     ),
     Rule(
+        "compute_late",
+        "A kernel runs just before the first reader of its results where less is live so.",
+        Numerics.EXACT,
+    ),
+    Rule(
         "compute_again",
         "What a run's inputs cheaply give is computed again for late readers rather than kept.",
         Numerics.EXACT,

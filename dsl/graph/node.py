@@ -135,7 +135,12 @@ class Map(metaclass=Interned):
     dtype: DType
     origin: Origin = field(default=NO_ORIGIN)
     wide: bool = False
+    is_static: bool = field(init=False)
+    """Whether it is known when weights are loaded."""
     _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_static", all(map(is_static, sources(self))))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -161,7 +166,12 @@ class Reduce(metaclass=Interned):
     dtypes: tuple[DType, ...]
     origin: Origin = field(default=NO_ORIGIN)
     wide: bool = False
+    is_static: bool = field(init=False)
+    """Whether it is known when weights are loaded."""
     _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_static", all(map(is_static, sources(self))))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -231,7 +241,7 @@ def is_static(node: Node) -> bool:
         case Const():
             return True
         case _:
-            return all(is_static(source) for source in sources(node))
+            return node.is_static
 
 
 def element_count(node: Node) -> int:

@@ -20,7 +20,7 @@ from sdlc.graph.node import Graph, Input, Role
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import failure
 from sdlc.proof.inputs import KINDS, Given, arrays_of, declared
-from sdlc.proof.stages import Arrays, Fault, Route, Subject, fault_of, limits
+from sdlc.proof.stages import Arrays, Fault, Limits, Route, Subject, first_wrong
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -79,11 +79,11 @@ class _Search:
         self.tried += 1
 
     def judge(self, arrays: Arrays) -> Fault | None:
-        allowed = limits(self.subject, arrays, self.route)
-        self.elements += sum(a.defined.size for a in allowed.values())
-        self.defined += sum(int(np.count_nonzero(a.defined)) for a in allowed.values())
-        faults = (fault_of(s, self.subject, arrays, allowed) for s in self.route.stages)
-        return next((f for f in faults if f is not None), None)
+        allowed = Limits(self.subject, arrays, self.route)
+        first = allowed.of(self.route.stages[0])
+        self.elements += sum(a.defined.size for a in first.values())
+        self.defined += sum(int(np.count_nonzero(a.defined)) for a in first.values())
+        return first_wrong(self.subject, arrays, self.route, allowed)
 
 
 def falsify(subject: Subject, route: Route, effort: Effort, whole: bool = False) -> Verdict:

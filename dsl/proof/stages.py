@@ -11,7 +11,7 @@ computed tolerance, and only against the definition's f64 meaning; no stage sees
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from sdlc.graph.node import Graph
 from sdlc.graph.numerics import Numerics
@@ -64,10 +64,12 @@ class Arrays:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A level: its name and how it executes a subject."""
+    """A level: its name and how it executes a subject; `language` says how accurate functions are
+    there, where it is not the route's."""
 
     name: str
     run: Callable[[Subject, Arrays], Named]
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +158,28 @@ def fault_of(
     return None
 
 
-def first_wrong(subject: Subject, arrays: Arrays, route: Route) -> Fault | None:
+@dataclass(slots=True)
+class Limits:
+    """What the stages of a route may differ by, computed once a language."""
+
+    subject: Subject
+    arrays: Arrays
+    route: Route
+    _known: dict[str, dict[str, Allowed]] = field(default_factory=dict)
+
+    def of(self, stage: Stage) -> dict[str, Allowed]:
+        """What a stage may differ by."""
+        language = stage.language or self.route.language
+        if language not in self._known:
+            route = replace(self.route, language=language)
+            self._known[language] = limits(self.subject, self.arrays, route)
+        return self._known[language]
+
+
+def first_wrong(
+    subject: Subject, arrays: Arrays, route: Route, allowed: Limits | None = None
+) -> Fault | None:
     """The first stage that is wrong, in the compiler's order."""
-    allowed = limits(subject, arrays, route)
-    for stage in route.stages:
-        fault = fault_of(stage, subject, arrays, allowed)
-        if fault is not None:
-            return fault
-    return None
+    allowed = allowed or Limits(subject, arrays, route)
+    faults = (fault_of(s, subject, arrays, allowed.of(s)) for s in route.stages)
+    return next((fault for fault in faults if fault is not None), None)

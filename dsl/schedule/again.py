@@ -149,7 +149,7 @@ def live_bytes(groups: Sequence[Group], kept: frozenset[Node]) -> list[int]:
     last: dict[Value, int] = {}
     for time, group in enumerate(groups):
         for store in group.stores:
-            first[(store.node, store.field)] = time
+            first.setdefault((store.node, store.field), time)
         last |= {v: time for v in group.operands if v in first}
     change = [0] * (len(groups) + 1)
     for value, time in first.items():

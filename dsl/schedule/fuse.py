@@ -16,7 +16,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Axis, Expr, Index, Read, rebuild, substitute, walk
+from sdlc.graph.expr import Axis, Expr, Index, Read, axes_of, rebuild, substitute, walk
 from sdlc.graph.node import (
     Const,
     Graph,
@@ -43,6 +43,10 @@ MAX_INLINED_READS = 24
 MOVES = frozenset({"inline_prologue", "inline_epilogue"})
 SLACK = 0.5
 """A map may be computed up to twice an element: a padded reader computes its border too."""
+LARGE_SLACK = 1 / 3
+"""The largest maps of all, up to three times: beside what they are made from they make the peak."""
+MANY = 10 << 20
+"""Elements of a large map at least."""
 
 
 def fuse(
@@ -50,12 +54,13 @@ def fuse(
     max_reads: int,
     enabled: frozenset[str] = MOVES,
     journal: Journal | None = None,
+    least_large: int = MANY,
 ) -> tuple[Group, ...]:
     """The groups of a graph, in execution order. Views are always read through; `enabled` names
     the other moves that may be made, `journal` is told what became of each.
 
     `max_reads` bounds the stored values that one group may read (a device's bindings, less its
-    results).
+    results). A map is only large if it has `least_large` elements.
     """
     journal = journal or Journal()
     order = list(topological(graph))
@@ -63,6 +68,8 @@ def fuse(
     kept = {node for _, node, _ in graph.outputs}
     dissolved: set[Node] = set()
     bodies: dict[Node, tuple[Expr, ...]] = {}
+    maps = (element_count(n) for n in order if isinstance(n, Map) and not is_view(n.body))
+    large = max(least_large, max(maps, default=0))
     whys: dict[Node, str] = {}
     for node in order:
         bodies[node] = _dissolve_into(node, dissolved, max_reads)
@@ -71,7 +78,7 @@ def fuse(
         if is_view(bodies[node][0]):
             dissolved.update({node} - kept)
         elif "inline_prologue" in enabled:
-            whys[node] = _stored(node, readers, kept)
+            whys[node] = _stored(node, readers, kept, large)
             dissolved.update(() if whys[node] else {node})
         if "inline_epilogue" in enabled and (own := _own_epilogues(node, bodies, dissolved, depth)):
             dissolved -= own
@@ -165,20 +172,35 @@ def _dissolve_into(node: Node, dissolved: set[Node], max_reads: int) -> tuple[Ex
         dissolved.discard(max(direct, key=lambda s: len(reads(s))))
 
 
-def _stored(node: Map, readers: dict[Node, list[Node]], kept: Container[Node]) -> str:
-    """Why its reader does not compute this map itself, or ''."""
+def _stored(node: Map, readers: dict[Node, list[Node]], kept: Container[Node], large: float) -> str:
+    """Why its reader does not compute this map itself, or ''; one of `large` elements is computed
+    more often rather than stored."""
     if node in kept:
         return "it is a result of the program"
     if len(readers[node]) != 1:
         return f"it has {len(readers[node])} readers"
-    times = _times_read(node, readers[node][0]) / element_count(node)
-    return f"its reader reads each element {times:.3g} times" if SLACK * times > 1 else ""
+    reader = readers[node][0]
+    is_large = element_count(node) >= large and _writes_out(reader)
+    times = (_places_read if is_large else _times_read)(node, reader) / element_count(node)
+    slack = LARGE_SLACK if is_large else SLACK
+    return f"its reader reads each element {times:.3g} times" if slack * times > 1 else ""
 
 
 def _times_read(node: Node, reader: Node) -> int:
     """How many element reads of `node` the reader makes."""
     points = prod(a.extent for a in _domain(reader))
     return sum(points for r in reads(reader) if r.source is node)
+
+
+def _places_read(node: Node, reader: Node) -> int:
+    """How many, where each is made once for all that its place is weighed for."""
+    own = (r for r in reads(reader) if r.source is node)
+    return sum(prod(a.extent for a in axes_of(*r.indices)) for r in own)
+
+
+def _writes_out(reader: Node) -> bool:
+    """Whether a reader is a sum weighed by a constant matrix, which is written out."""
+    return isinstance(reader, Reduce) and any(isinstance(r.source, Const) for r in reads(reader))
 
 
 def _domain(node: Node) -> tuple[Axis, ...]:

@@ -114,7 +114,6 @@ def _product(group: Group, part: Group, setting: Setting) -> _Product | None:
         for i in setting.matrix
         if (i.inputs, i.accumulator, i.lanes) == (of.inputs, of.accumulator, of.lanes)
         and form.k[0].extent % i.k == 0
-        and form.n[0].extent % i.n == 0
     ]
     held = isinstance(form.left, Read) and (form.left.source, form.left.field) in group.held
     made = (form.right,) if held else (form.left, form.right)
@@ -217,7 +216,7 @@ def _streamed(draft: NestDraft, part: Group, over: Axis, setting: Setting) -> No
 
 def _multiplied(draft: NestDraft, product: _Product, subgroups: int) -> bool:
     """A product in local memory: sub-groups over rows, copies over columns and along K; False where
-    it has not as many rows as a work-group."""
+    it has not as many rows as a work-group, or columns that no matrix has."""
     part, of = product.part, product.instruction
     form = contraction(part)
     assert form is not None
@@ -225,7 +224,7 @@ def _multiplied(draft: NestDraft, product: _Product, subgroups: int) -> bool:
     prefix, n, k = f"{part.name}/", form.n[0], form.k[0]
     nest = next(s.nest for s in draft.nest.stages if s.value == part.name)
     long = [a.name for a in part.axes if nest.loop(a.name).extent == of.m * subgroups and a != n]
-    if not long:
+    if not long or nest.loop(n.name).extent % of.n:
         return False
     m = long[0]
     rows, columns, terms = f"{prefix}{m}.in", f"{prefix}{n.name}.in", f"{prefix}{k.name}.in"

@@ -24,6 +24,8 @@ from sdlc.schedule.fits import misfit
 from sdlc.schedule.fragments import deep_axis
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
+from sdlc.schedule.late import MECHANISM as LATE
+from sdlc.schedule.late import compute_late
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
 from sdlc.schedule.merge import pair, siblings
 from sdlc.schedule.nest import Nest, Refused, Step, schedule
@@ -127,8 +129,11 @@ def plan(
     setting = Setting(target.profile, *limits, caps.matrix)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
+    results_of_run = frozenset(n for _, n, _ in graph.outputs)
+    if LATE in enabled:
+        groups = compute_late(groups, results_of_run, journal)
     if MECHANISM in enabled:
-        again = compute_again(groups, frozenset(n for _, n, _ in graph.outputs), journal)
+        again = compute_again(groups, results_of_run, journal)
         groups, first = again.groups, again.copies
         orders = {**orders, **{copy: orders[of] for copy, of in first.items()}}
         vectors |= {copy: vectors[of] for copy, of in first.items() if of in vectors}
@@ -216,7 +221,7 @@ def groups_of(
     buffers, profile = target.caps.max_storage_buffers, target.profile
     max_reads = max(4, buffers - 3)
     results = frozenset(n for _, n, _ in graph.outputs)
-    groups = fuse(graph, max_reads, enabled, journal)
+    groups = fuse(graph, max_reads, enabled, journal, profile.strip)
     if "nest_transforms" in enabled:
         groups = nest_transforms(groups, results, journal)
     if "pair_reductions" in enabled:
@@ -230,7 +235,7 @@ def groups_of(
         outruns = partial(deep_axis, of=target.instruction)
         groups = nest_factors(groups, results, target, journal, outruns)
     if "fold_blocks" in enabled:
-        groups = carry(groups, results, profile, journal)
+        groups = carry(groups, results, target, journal)
     if "strips" in enabled:
         groups = in_strips(groups, results, profile.strip, journal)
     return groups

@@ -37,7 +37,7 @@ from sdlc.graph.types import DType
 from sdlc.schedule.absorb import Absorbed, arrangement, readers_of
 from sdlc.schedule.group import Group, Output, slot
 from sdlc.schedule.reasons import Journal
-from sdlc.target import Profile
+from sdlc.target import Profile, Target
 
 COMBINED = 2
 """The side of a slot that stands for the combined leaders in a weight."""
@@ -146,15 +146,18 @@ class Blocks:
         return apply("select", inside, value, otherwise)
 
 
-def blocks_of(axis: Axis, size: int) -> Blocks:
+def blocks_of(axis: Axis, size: int, unit: int = 1) -> Blocks:
     """An axis in blocks of about `size`: whole if it is short, exact where a large divisor allows
-    it."""
+    it; whole units each, but where they are shorter than half of one."""
     if axis.extent <= 2 * size:
         count = 1
     else:
         divisor = next(d for d in range(size, 0, -1) if axis.extent % d == 0)
         count = axis.extent // divisor if 2 * divisor > size else -(-axis.extent // size)
     inner = -(-axis.extent // count)
+    if 2 * inner > unit:
+        inner = -(-inner // unit) * unit
+        count = -(-axis.extent // inner)
     return Blocks(axis, Axis(f"{axis.name}.block", count), Axis(f"{axis.name}.in", inner))
 
 
@@ -240,13 +243,13 @@ class Blocked:
         weights = self._weights(number, weight, lift, tops)
         term = lift[field]
         value = weights if term is ONE else apply("mul", weights, term)
-        value = self.blocks.kept(value, ZERO)
         of = self.monoid.fields[field]
         sums = Monoid("sum", (Field(of.name, of.dtype, 0.0),), (_added(of.dtype),))
         return self._reduction(f"sum_{of.name}", self._axes((value,)), sums, (value,))[0]
 
     def _weights(self, number: int, weight: Expr, lift: list[Expr], tops: list[Expr]) -> Expr:
-        """The weight of every term as a read of an inner map, which equal followers share."""
+        """The weight of every term as a read of an inner map, which equal followers share: zero
+        beyond the axis, so that followers need not ask where they are."""
         places = {f: n for n, f in enumerate(self.form.leaders)}
 
         def change(e: Expr) -> Expr | None:
@@ -254,7 +257,7 @@ class Blocked:
                 return None
             return lift[e.field] if e.side == 0 else tops[places[e.field]]
 
-        value = rebuild(weight, change)
+        value = self.blocks.kept(rebuild(weight, change), ZERO)
         used = axes_of(value)
         every = (*self.group.axes, *self._other_reduced(), self.blocks.outer, self.blocks.inner)
         axes = tuple(a for a in every if a in used)
@@ -279,11 +282,13 @@ def _added(dtype: DType) -> Expr:
 
 
 def carry(
-    groups: tuple[Group, ...], kept: frozenset[Node], profile: Profile, journal: Journal
+    groups: tuple[Group, ...], kept: frozenset[Node], target: Target, journal: Journal
 ) -> tuple[Group, ...]:
     """The groups with every rescaled reduction folded in blocks; a producer that only such a
     reduction reads is computed inside it, block by block. Where work-items share reductions, only
-    those whose followers have axes of their own: the others are a reduction like any other."""
+    those whose followers have axes of their own: the others are a reduction like any other. Blocks
+    hold whole steps of the matrix instruction that the profile names."""
+    profile, of = target.profile, target.instruction
     readers = readers_of(groups)
     made: list[Group | None] = list(groups)
     producers = {g.stores[0].node: n for n, g in enumerate(groups) if len(g.stores) == 1}
@@ -304,7 +309,7 @@ def carry(
                 absorbed = None
         if absorbed is not None:
             made[producers[absorbed.stores[0].node]] = None
-        blocks = blocks_of(axis, block_size(group, form, profile))
+        blocks = blocks_of(axis, block_size(group, form, profile), of.k if of is not None else 1)
         made[number] = Blocked(group, form, blocks, absorbed).root()
     return tuple(g for g in made if g is not None)
 

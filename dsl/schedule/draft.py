@@ -73,7 +73,7 @@ def bind_groups(axes: Iterable[Axis], left: Mapping[Axis, int], setting: Setting
     steps: list[Step] = []
     dim, size = 0, 1
     axes = list(axes)
-    if setting.profile.lanes == 1:
+    if setting.profile.lanes == 1 and len(axes) > 1:
         steps.append(Reorder(tuple(a.name for a in axes)))
     for axis in reversed(axes):
         if size * left[axis] > setting.max_groups and size > 1 and dim < 2:

@@ -132,3 +132,11 @@ def test_a_value_keeps_its_kernel_where_that_pays_or_spares_memory() -> None:
         replace(always, seconds=lambda group: 1.0 + 2 * len(group.stores[1:])),
     ):
         assert never.groups(groups) == groups
+
+
+@pytest.mark.parametrize("name", ["cpu", "nvidia"])
+def test_a_result_without_axes_has_a_schedule(name: str) -> None:
+    """Nothing is ordered where there are no loops over work-groups."""
+    text = "op entry(x: T[n]) -> T[] { out = max over i of x[i]\n return out }"
+    graph = make_request(text, "cpu", "entry", {"n": 1}, (None, "f32")).graph()
+    assert len(plan(graph, load_target(name)).kernels) == 1

@@ -82,6 +82,15 @@ def test_rules_of_every_class_fire() -> None:
     assert round(stored_weights(made.parts.run, made.plan) / MIB) == 2093
 
 
+def test_whole_pictures_are_decoded_in_260_mib() -> None:
+    """512 × 512 pixels in f16: the largest value beside the two that it is made to."""
+    source = UNET.parent / "vae_decoder.sdl"
+    request = make_request(source, "cpu", None, {"b": 1, "c": 4, "h": 64, "w": 64}, (None, "f16"))
+    made = planned(request.graph(), request.target, request.rules)
+    assert made.plan.fired >= {"compute_late", "strips"}
+    assert memory(made).arena <= 260 * MIB
+
+
 def main() -> None:
     for name in MOST:
         made = step_for(name)

@@ -37,7 +37,6 @@ def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> No
     assert {
         "Tile",
         "Reorder",
-        "SplitReduce",
         *(f"Bind {k}" for k in ("group", "lane", "unroll", "vector")),
     } <= seen
 
@@ -139,6 +138,9 @@ FIELDS = found(
     Tensor("x", "f16", (3, 3, 3)),
     Tensor("w", "f16", (3, 1)),
 )
+SCALAR = found(
+    "-> f32[] { out = sum over i of x[i]\nreturn out }", DType.F32, Tensor("x", "f32", (3,))
+)
 WIDE = found(
     "-> f16[7, 4, 4, 1] { return attention_online(avg_pool2d(x; stride = 3, pad = 2), w) }",
     DType.F16,
@@ -151,14 +153,33 @@ WIDE = found(
     ("case", "making"),
     [
         (NAMED, Making("apple")),
+        (SCALAR, Making("cpu")),
         (FIELDS, Making("cpu")),
         (WIDE, Making("cpu", True, (), (("block", 4), ("depth", 2), ("gather", 4)))),
     ],
-    ids=["a reduced axis with a name of the reader's", "fields m2 and m, twice", "wide halves"],
+    ids=[
+        "a reduced axis with a name of the reader's",
+        "no axes of its own",
+        "fields m2 and m, twice",
+        "wide halves",
+    ],
 )
 def test_programs_that_were_found(case: Case, making: Making) -> None:
     graph = making.graph(case)
     prove(Drawn(case, making, graph, making.plan(graph)), (interpreted(),))
+
+
+def test_reductions_in_parts_are_made_again() -> None:
+    x, w = Tensor("x", "f32", (5, 13)), Tensor("w", "f32", (7, 13))
+    case = found("-> f32[5, 7] { return gelu(matmul_nt(x, w)) }", DType.F32, x, w)
+    making = Making("nvidia")
+    (item,) = making.plan(making.graph(case)).kernels
+    making = replace(making, splits=((0, item.base.over[0].name, 4),))
+    drawn = Drawn(case, making, making.graph(case), making.plan(making.graph(case)))
+    assert len(drawn.plan.kernels) == 2 and "SplitReduce" in kinds_of(drawn)
+    again = revived(json.loads(json.dumps(kept(drawn))))
+    assert again.making == making
+    prove(again, (interpreted(),))
 
 
 def test_a_matrix_instruction_reads_no_work_items_own() -> None:

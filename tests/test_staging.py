@@ -12,7 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from graphs import MAX_AND_SUM, SUM, at, axes, read, slot, weight
 from graphs import given as entry
 from sdlc.backends.target import load_target
-from sdlc.graph.expr import ONE, ZERO, Index, Read, Slot, apply, i32, substitute
+from sdlc.graph.expr import (
+    ONE,
+    ZERO,
+    Apply,
+    Axis,
+    Index,
+    Read,
+    Slot,
+    apply,
+    i32,
+    substitute,
+    walk,
+)
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import LOWEST, DType, Origin
@@ -258,9 +270,10 @@ def replace_combine(monoid: Monoid, field: int, made: object) -> Monoid:
 
 @pytest.mark.parametrize("extent", [1, 2, 7, 16, 33, 64, 77, 97, 100, 4096])
 @pytest.mark.parametrize("size", [1, 4, 16, 64])
-def test_blocks_cover_an_axis(extent: int, size: int) -> None:
+@pytest.mark.parametrize("vector", [1, 4])
+def test_blocks_cover_an_axis(extent: int, size: int, vector: int) -> None:
     (axis,) = axes(t=extent)
-    blocks = blocks_of(axis, size)
+    blocks = blocks_of(axis, size, 1, vector)
     total = blocks.outer.extent * blocks.inner.extent
     assert extent <= total < extent + blocks.inner.extent
     inside = Map((blocks.outer, blocks.inner), blocks.kept(ONE, ZERO), F, Origin("in", "test"))
@@ -268,6 +281,19 @@ def test_blocks_cover_an_axis(extent: int, size: int) -> None:
     assert list(kept) == [1] * extent + [0] * (total - extent)
     assert blocks.is_exact == (total == extent)
     assert blocks.inner.extent <= 2 * size
+    assert blocks_of(Axis("t", 77), 32, 1, 4).inner.extent == 28
+
+
+def test_beyond_the_keys_weights_are_0_and_sums_ask_nothing() -> None:
+    graph = attention_graph(1, 16, 77, 16, 16)
+    (kernel,) = plan(graph, load_target("adreno")).kernels
+    guarded = {
+        p.name
+        for p in kernel.group.inner
+        for e in walk(*p.lift, *(s.value for s in p.stores))
+        if isinstance(e, Apply) and e.op == "select"
+    }
+    assert guarded == {"top", "weight"}
 
 
 @pytest.mark.parametrize("extent", [1, 7, 9, 77, 100, 4096])

@@ -26,6 +26,7 @@ from sdlc.kernel.lower import loop_names, lower
 from sdlc.kernel.partial import partial_sums
 from sdlc.kernel.prefetch import prefetch_slices
 from sdlc.kernel.promote import promote_arrays
+from sdlc.kernel.settled import settle_local_values
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
@@ -50,6 +51,7 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("simplify", lambda kernel, target: simplify_kernel(kernel)),
     ("promote", lambda kernel, target: promote_arrays(kernel)),
     ("cut", lambda kernel, target: cut_loops(kernel)),
+    ("settle", lambda kernel, target: settle_local_values(kernel)),
     (
         "gather",
         lambda kernel, target: gather_loads(

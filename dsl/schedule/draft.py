@@ -22,6 +22,9 @@ from sdlc.target import MatrixInstruction, Profile
 EVERY = frozenset(rule.name for rule in (*SCHEDULED, *PLACED))
 """The names of all mechanisms."""
 
+RESERVE = 18
+"""Registers for buffers' addresses, work-items' numbers and what a compiler loads ahead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -73,7 +76,7 @@ def bind_groups(axes: Iterable[Axis], left: Mapping[Axis, int], setting: Setting
     steps: list[Step] = []
     dim, size = 0, 1
     axes = list(axes)
-    if setting.profile.lanes == 1 and len(axes) > 1:
+    if axes and setting.profile.lanes == 1:
         steps.append(Reorder(tuple(a.name for a in axes)))
     for axis in reversed(axes):
         if size * left[axis] > setting.max_groups and size > 1 and dim < 2:

@@ -46,7 +46,8 @@ def held_rows_steps(
     for dim, found in enumerate(along):
         name = f"{found.loop}.lane"
         draft.take(Tile(found.loop, found.ways, name), Bind(name, Kind.LANE, dim))
-    draft.take(Reorder(tuple(inside[a] for a in stored if a in inside)))
+    if inside:
+        draft.take(Reorder(tuple(inside[a] for a in stored if a in inside)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     draft.take(*bind_groups([a for a in stored if a in sizes], left, setting))
     draft.take(Stage(part.name, "", Place.PRIVATE))

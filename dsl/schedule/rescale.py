@@ -146,15 +146,19 @@ class Blocks:
         return apply("select", inside, value, otherwise)
 
 
-def blocks_of(axis: Axis, size: int, unit: int = 1) -> Blocks:
+def blocks_of(axis: Axis, size: int, unit: int = 1, vector: int = 1) -> Blocks:
     """An axis in blocks of about `size`: whole if it is short, exact where a large divisor allows
-    it; whole units each, but where they are shorter than half of one."""
+    it, else of whole vectors where that takes no more blocks; whole units each, but where they are
+    shorter than half of one."""
     if axis.extent <= 2 * size:
         count = 1
     else:
         divisor = next(d for d in range(size, 0, -1) if axis.extent % d == 0)
         count = axis.extent // divisor if 2 * divisor > size else -(-axis.extent // size)
     inner = -(-axis.extent // count)
+    whole = -(-inner // vector) * vector
+    if count * inner > axis.extent > (count - 1) * whole:
+        inner = whole
     if 2 * inner > unit:
         inner = -(-inner // unit) * unit
         count = -(-axis.extent // inner)
@@ -239,7 +243,8 @@ class Blocked:
     def _follower(
         self, number: int, field: int, weight: Expr, lift: list[Expr], tops: list[Expr]
     ) -> Expr:
-        """A follower's sum over a block, each term weighted by how its leaders rescale it."""
+        """A follower's sum over a block, each term weighted by how its leaders rescale it: beyond
+        the axis by 0, so that the sums' loops ask nothing."""
         weights = self._weights(number, weight, lift, tops)
         term = lift[field]
         value = weights if term is ONE else apply("mul", weights, term)
@@ -309,7 +314,8 @@ def carry(
                 absorbed = None
         if absorbed is not None:
             made[producers[absorbed.stores[0].node]] = None
-        blocks = blocks_of(axis, block_size(group, form, profile), of.k if of is not None else 1)
+        unit = of.k if of is not None else 1
+        blocks = blocks_of(axis, block_size(group, form, profile), unit, profile.vector)
         made[number] = Blocked(group, form, blocks, absorbed).root()
     return tuple(g for g in made if g is not None)
 

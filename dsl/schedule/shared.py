@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from sdlc.graph.expr import Axis
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width, written_out
+from sdlc.schedule.draft import RESERVE, Setting, bind_groups, divisor, vector_width, written_out
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.operands import FULL
 from sdlc.schedule.staging import NestDraft, row_axes
 from sdlc.target import Profile
 
@@ -30,7 +31,7 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     row = max(rows[-2:], key=lambda a: a.extent) if rows else None
     down, each = 1, 1
     if row is not None:
-        each = min(_rows_held(setting.profile), _power(row.extent))
+        each = min(_rows_held(group, across, setting.profile), _power(row.extent))
         down = min(_floor(setting.profile.lanes // across), _power(-(-row.extent // each)))
         while down > 1 and _local_bytes(group, wide, down * each) > setting.local_bytes:
             down //= 2
@@ -56,9 +57,8 @@ def _local_bytes(group: Group, wide: list[Axis], height: int) -> int:
     keys of each row, statistics one element."""
     shared = [part for part in group.inner if not _is_private(part, wide)]
     folded = [p for p in shared if p.monoid is not None and contraction(p) is None]
-    block = max((p.over[-1].extent for p in folded), default=1)
     long = len(shared) - len(folded)
-    return 4 * height * (long * (block + PAD) + len(folded))
+    return 4 * height * (long * (_block_terms(group) + PAD) + len(folded))
 
 
 def _is_private(part: Group, wide: list[Axis]) -> bool:
@@ -66,13 +66,22 @@ def _is_private(part: Group, wide: list[Axis]) -> bool:
     return any(a in part.axes for a in wide)
 
 
-def _rows_held(profile: Profile) -> int:
-    """Rows of a work-item: of each it keeps a vector of its state, of a block's sums and of scores,
-    which together take at most half of the registers."""
-    rows = profile.register_tile[0]
-    while profile.registers and rows > 1 and 2 * 3 * profile.vector * rows > profile.registers:
+def _rows_held(group: Group, across: int, profile: Profile) -> int:
+    """Rows of a work-item: of each it keeps a vector of its state, of a block's sums and of its
+    scores, which leave a quarter of the registers beside addresses."""
+    rows, terms = profile.register_tile[0], _block_terms(group)
+    vectors = terms // vector_width(terms, profile.vector)
+    held = 2 + vectors // divisor(vectors, across)
+    room = FULL * profile.registers - RESERVE
+    while profile.registers and rows > 1 and held * profile.vector * rows > room:
         rows //= 2
     return rows
+
+
+def _block_terms(group: Group) -> int:
+    """The terms (keys) that a block folds at a time."""
+    folded = (p for p in group.inner if p.monoid is not None and contraction(p) is None)
+    return max((p.over[-1].extent for p in folded), default=1)
 
 
 def _floor(number: int) -> int:

@@ -20,6 +20,7 @@ from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import (
+    RESERVE,
     Draft,
     Setting,
     divisor,
@@ -53,9 +54,6 @@ MOST_ALONE = 64
 MOST_TILES = 4
 """Register tiles of rows that share a pass over all columns, so that each is fetched once."""
 
-RESERVE = 18
-"""Registers for buffers' addresses, work-items' numbers and what a compiler loads ahead."""
-
 MIN_GROUPS = 32
 """Work-groups that are left over, so that every core has some, before work-items loop."""
 
@@ -81,7 +79,7 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
         if lanes is not None and not isinstance(whole, str):
             yield "", whole, operand_steps(whole, form, lanes, there)
             return
-    if is_folded(group) and setting.profile.depth > 1:
+    if is_folded(group) and (setting.profile.slice or setting.profile.depth > 1):
         products = multiplied(group, setting)
         yield "", *(streamed(group, setting) if isinstance(products, str) else products)
         return

@@ -1,0 +1,77 @@
+"""What a loop computes from local arrays that it leaves alone: before it, and only then."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kernels import LX, add, mul, read, write
+from sdlc.graph.types import DType
+from sdlc.kernel.interpret import interpret
+from sdlc.kernel.ir import (
+    I32,
+    Access,
+    Barrier,
+    Buffer,
+    Expr,
+    For,
+    Kernel,
+    Let,
+    Load,
+    Space,
+    Stmt,
+    Store,
+    Var,
+    call,
+    i32,
+    walk,
+)
+from sdlc.kernel.settled import settle_local_values
+from sdlc.kernel.verify import verify
+
+ITEMS, PASSES = 4, 3
+X, OUT = read("x", ITEMS), write("out", ITEMS * PASSES)
+KEPT = Buffer("kept", DType.F32, ITEMS, Space.LOCAL, Access.READ_WRITE)
+J = Var("j", I32)
+NEXT = call("mod", add(LX, i32(1)), i32(ITEMS))
+SCALED = call("exp", Load(KEPT, NEXT))
+
+
+def kernel(inside: Expr, *more: Stmt, barrier: bool = True) -> Kernel:
+    """Items fill an array; then each pass stores what `inside` says."""
+    fill = (Store(KEPT, LX, Load(X, LX)), *((Barrier(),) if barrier else ()))
+    out = Store(OUT, add(mul(LX, i32(PASSES)), J), inside)
+    body = (*fill, For(J, PASSES, (out, *more)))
+    return Kernel("k", (X, OUT), (KEPT,), body, (1, 1, 1), (ITEMS, 1, 1))
+
+
+def loop_loads(made: Kernel) -> int:
+    """Loads of the array in the loop."""
+    loop = next(s for s in made.body if isinstance(s, For))
+    stores = [s for s in loop.body if isinstance(s, Store)]
+    return sum(isinstance(e, Load) and e.buffer is KEPT for s in stores for e in walk(s.value))
+
+
+def test_what_a_loop_does_not_change_is_before_it() -> None:
+    whole = kernel(SCALED)
+    made = settle_local_values(whole)
+    verify(made)
+    assert loop_loads(whole) == 1 and loop_loads(made) == 0
+    assert any(isinstance(s, Let) and SCALED in walk(s.value) for s in made.body)
+    x = np.arange(ITEMS, dtype=np.float32) / 8
+    before, after = (interpret(k, {"x": x.copy()})["out"] for k in (whole, made))
+    np.testing.assert_array_equal(before, after)
+    np.testing.assert_allclose(after, np.repeat(np.exp(np.roll(x, -1)), PASSES), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        kernel(Load(KEPT, call("mod", add(LX, J), i32(ITEMS)))),
+        kernel(SCALED, Barrier(), Store(KEPT, LX, Load(X, LX)), Barrier()),
+        kernel(SCALED, barrier=False),
+    ],
+    ids=["another place each pass", "stored in the loop", "no barrier before"],
+)
+def test_what_may_change_stays(whole: Kernel) -> None:
+    assert settle_local_values(whole) is whole

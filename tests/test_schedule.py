@@ -239,3 +239,9 @@ def test_a_core_keeps_the_larger_factor(m: int, n: int, order: list[str]) -> Non
     """Neighbouring work-groups share the tile of the larger factor: its axis is the slower one."""
     (kernel,) = plan(matmul_graph(m, 256, n), load_target("cpu")).kernels
     assert [lp.name for lp in kernel.nest.loops if lp.kind is Kind.GROUP] == order
+
+
+def test_a_result_without_axes_has_no_order() -> None:
+    source = "op total(x: f32[n]) -> (y: f32[]) { y[] = sum over i < n of x[i] }"
+    made = sdlc.compile(source, target="cpu", sizes={"n": 1})
+    assert len(made.program.dispatches) == 1

@@ -136,7 +136,9 @@ def column_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[St
     draft = NestDraft(group, initial(group))
     draft.tile(along.name, _wide(own, setting), Kind.SERIAL, "in")
     _vectors(draft, f"{along.name}.in", vector)
-    draft.take(Reorder(tuple(a.name for a in stored if a not in sizes)))
+    inside = tuple(a.name for a in stored if a not in sizes)
+    if inside:
+        draft.take(Reorder(inside))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     draft.take(*bind_groups([a for a in stored if a in sizes], left, setting))
     draft.take(Stage(rows.name, "", Place.PRIVATE), Stage(columns.name, "", Place.PRIVATE))

@@ -456,8 +456,8 @@ def _bind(nest: Nest, step: Bind, refuse: Callable[[str], Refused]) -> Nest:
     if step.kind is Kind.LANE and reduced and loop.extent & (loop.extent - 1):
         raise refuse("lanes that share a reduction must be a power of two")
     if step.kind is Kind.VECTOR:
-        if any(lp.kind is Kind.VECTOR for lp in nest.loops):
-            raise refuse("the nest has a vector loop already")
+        if nest.matrix is not None or any(lp.kind is Kind.VECTOR for lp in nest.loops):
+            raise refuse("the nest has a vector loop or a matrix instruction already")
         if loop.stride != 1:
             raise refuse("a vector runs along consecutive elements of its axis")
         if loop.extent not in (2, 4, 8, 16):

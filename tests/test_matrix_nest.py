@@ -285,7 +285,7 @@ def test_rows_may_be_several_loops() -> None:
         ((*TILES, Bind("o", Kind.VECTOR), WHOLE), "consecutive"),
         ((*TILES, Bind("o", Kind.LANE), WHOLE), "dimension 0 of the lanes"),
         ((*TILES, WHOLE, Bind("o", Kind.LANE)), "dimension 0 of the lanes"),
-        ((*TILES, WHOLE, Bind("i", Kind.VECTOR)), "or a matrix instruction already"),
+        ((*TILES, WHOLE, Bind("i", Kind.VECTOR)), "or a matrix instruction"),
         ((*FRAGMENTS, Reorder(("o.in.0", "i.in.0"))), "in which order"),
         ((*FRAGMENTS, Reorder(("o.in.1", "i.in.1"))), "in which order"),
         ((Bind("c", Kind.MATRIX),), "bound together"),

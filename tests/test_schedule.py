@@ -245,3 +245,18 @@ def test_a_result_without_axes_has_no_order() -> None:
     source = "op total(x: f32[n]) -> (y: f32[]) { y[] = sum over i < n of x[i] }"
     made = sdlc.compile(source, target="cpu", sizes={"n": 1})
     assert len(made.program.dispatches) == 1
+
+
+JOINED = """
+model joined(x: T[b, k]) -> T[b, 13760] {
+  param p: T[3200, k]
+  param q: T[10560, k]
+  z[i < 13760, c < k] = if i < 3200 then exp(p[i, c]) else exp(q[i - 3200, c])
+  out[r, i] = sum over c < k of x[r, c] * z[i, c]
+}
+"""
+
+
+def test_blocks_across_work_groups_are_proven() -> None:
+    """SDXL's joined weights: a work-group's share is an odd number of vectors, a block two."""
+    assert sdlc.compile(JOINED, sizes={"b": 2, "k": 1280}).program.load is not None

@@ -69,6 +69,11 @@ class Draft:
         """Runs what is left over work-groups."""
         self.steps += bind_groups(axes, self.left, setting)
 
+    def bind_in_turn(self, axes: Iterable[Axis], setting: Setting) -> None:
+        """The same, in the order in which the loops are: elements are read once, so that nothing is
+        gained by another."""
+        self.steps += [s for s in bind_groups(axes, self.left, setting) if isinstance(s, Bind)]
+
 
 def bind_groups(axes: Iterable[Axis], left: Mapping[Axis, int], setting: Setting) -> list[Step]:
     """Outermost loops of extents `left` over work-groups, from dimension 0 on. Where a work-group

@@ -457,7 +457,7 @@ def _bind(nest: Nest, step: Bind, refuse: Callable[[str], Refused]) -> Nest:
         raise refuse("lanes that share a reduction must be a power of two")
     if step.kind is Kind.VECTOR:
         if nest.matrix is not None or any(lp.kind is Kind.VECTOR for lp in nest.loops):
-            raise refuse("the nest has a vector loop or a matrix instruction already")
+            raise refuse("the nest has a vector loop already, or a matrix instruction")
         if loop.stride != 1:
             raise refuse("a vector runs along consecutive elements of its axis")
         if loop.extent not in (2, 4, 8, 16):

@@ -164,7 +164,7 @@ def _map_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     draft.take(inner, vector_width(inner.extent, profile.vector), Kind.VECTOR, "vec")
     _take_lanes(draft, axes, profile.lanes)
     _take_loops(draft, axes, profile.points // max(1, profile.vector))
-    draft.bind_rest(axes, setting)
+    draft.bind_in_turn(axes, setting)
     return tuple(draft.steps)
 
 

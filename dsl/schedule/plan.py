@@ -196,14 +196,23 @@ def _combined(
         lanes = vector_of(group, vectors)
         key = digest_of(group, lanes, orders, {})
         if key not in known:
-            made = scheduled(group, lanes, setting, target, DEFAULT)
-            refused = misfit(made.group, made.nest, orders, target)
-            known[key] = inf if refused else estimate(made, target, orders).seconds
+            known[key] = _seconds(group, lanes, setting, target)
         return known[key]
 
     results = frozenset(node for node, _ in kept)
     most, room = target.caps.max_storage_buffers, max(live_bytes(groups, results))
     return Combining(seconds, orders, results, most, room).groups(groups)
+
+
+def _seconds(group: Group, lanes: Axis | None, setting: Setting, target: Target) -> float:
+    """The estimate of a group's default schedule; infinite where there is none, as for rows whose
+    held values do not begin where a loop does, or where the target cannot run it."""
+    try:
+        made = scheduled(group, lanes, setting, target, DEFAULT)
+    except Refused:
+        return inf
+    refused = misfit(made.group, made.nest, setting.orders, target)
+    return inf if refused else estimate(made, target, setting.orders).seconds
 
 
 def _orders(

@@ -54,6 +54,12 @@ _UNLIKE = """model m(x: T[b, c], r: T[b, o]) -> T[b] {
   v = second: linear(y, o; bias = false)
   return reduce_sum(silu(z)) + reduce_sum(silu(u)) + reduce_sum(silu(v)) + reduce_sum(r)
 }"""
+_SHIFTED = """model m(x: T[b, s, c], r: T[b, s, o], t: T[b, s, p]) -> T[b, s] {
+  y = silu(x)
+  z = softmax(first: linear(y, o)) * r + softmax(second: linear(y, o))
+  u = softmax(third: linear(y, p)) * t
+  out[i, j] = (sum over n < o of z[i, j, n]) + (sum over n < p of u[i, j, n])
+}"""
 _SMALL: dict[str, Range] = {"b": (1, 2), "c": (1, 3), "h": (2, 7), "w": (3, 5), "o": (1, 3)}
 _SIZES: dict[str, Range] = {"b": (1, 3), "c": (1, 4), "d": (1, 5), "o": (1, 3)}
 
@@ -68,6 +74,7 @@ MECHANISM_PROGRAMS: dict[str, tuple[tuple[str, dict[str, Range]], ...]] = {
         (_WIDTHS, {"b": (1, 3), "c": (1, 4), "o": (1, 4)}),
         (_UNLIKE, {"b": (1, 3), "c": (1, 4), "o": (1, 4)}),
     ),
+    "join_shifts": ((_SHIFTED, {"b": (1, 2), "s": (1, 3), "c": (1, 4), "o": (1, 5), "p": (6, 7)}),),
     "halo": (
         (_CONVOLUTION, {**_SMALL, "s": (3, 3)}),
         (_CONVOLUTION, {**_SMALL, "s": (5, 5)}),

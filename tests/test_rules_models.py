@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rule_programs import values_for
+from sdlc.graph.hoist import hoist
 from sdlc.graph.node import Graph, Input, Reduce, Role, topological
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import RewriteReport, rewrite, select
@@ -19,6 +20,7 @@ from sdlc.graph.types import Array, DType
 from sdlc.language.elaborate import build
 from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
+from sdlc.schedule.budget import weight_bytes
 
 MODELS = Path(__file__).resolve().parent.parent / "models" / "stable_diffusion"
 LIBRARY = load(MODELS / "unet.sdl")
@@ -85,6 +87,40 @@ def test_linear_layers_in_a_row_are_one() -> None:
     }
 
 
+def test_what_norms_scale_and_shift_is_in_the_weights_behind_them() -> None:
+    """Queries, keys and values of one norm, queries of the next, the gated layer, and a 1 × 1
+    convolution of each transformer: weights stay as many, and norms that activations follow stay."""
+    graph, report = applied("fold_affine_biased", "fold_affine", "join_shifts")
+    assert report.fired("fold_affine_biased") == 32 and report.fired("fold_affine") == 64
+    assert report.fired("join_shifts") == 48
+    assert weight_bytes(hoist(graph).run) <= weight_bytes(hoist(stable_diffusion()).run)
+    maps = [n for n in topological(graph) if n.origin.definition.startswith("fold_affine")]
+    assert sum(n.origin.name == "z" for n in maps) == 64
+    norms = (n for n in topological(graph) if n.origin.definition == "layer_normalize")
+    assert {n.origin.name for n in norms} == {"stats"}
+
+
+READ_TWICE = """model m(x: T[b, s, c]; o: int) -> T[b, s, o] {
+  y = norm: layer_norm(x)
+  param weight: T[o, c]
+  z[i, j, n] = sum over p < c of USED * weight[n, p]
+  return first: linear(y, o; bias = false) + second: linear(y, o) * z
+}"""
+
+
+@pytest.mark.parametrize(("used", "fires"), [("y[i, j, p]", True), ("exp(y[i, j, p])", False)])
+def test_a_norm_that_is_read_otherwise_too_keeps_its_scale(used: str, fires: bool) -> None:
+    """All products of a norm take what it multiplies by, or none does."""
+    library = load(None, READ_TWICE.replace("USED", used))
+    graph = build(library, None, {"b": 1, "s": 3, "c": 4, "o": 2}, {}, DType.F32)
+    chosen = select(RULES, only=["fold_affine_biased", "fold_affine"])
+    after, report = rewrite(graph, chosen)
+    assert sum(a.fired for a in report.attempts) == (3 if fires else 0)
+    if not fires:
+        assert after is graph
+        assert any("is also read by `z`" in why for why in report.refusals("fold_affine"))
+
+
 def test_a_large_network_is_rewritten_quickly() -> None:
     graph = stable_diffusion()
     profile = cProfile.Profile()
@@ -118,6 +154,7 @@ def weights_of(graph: Graph) -> dict[str, Array]:
         (["flash_attention"], 8),
         (["winograd_2"], 19),
         (["compose_products"], 4),
+        (["fold_affine_biased", "fold_affine", "join_shifts"], 24),
     ],
 )
 def test_a_network_computes_the_same(only: list[str] | None, times: int) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 
-from sdlc.graph.expr import Expr, Read, walk
+from sdlc.graph.expr import Apply, Expr, Read, walk
 from sdlc.graph.match import Match
 from sdlc.graph.match_show import node_name
-from sdlc.graph.node import Graph, Input, Node, is_static, sources
+from sdlc.graph.node import Graph, Input, Node, Reduce, is_static, sources
 from sdlc.graph.types import DType
 
 Sources = Mapping[Node, tuple[Node, ...]]
@@ -74,6 +75,33 @@ def _single_use(match: Match, around: Surroundings, names: tuple[str, ...]) -> s
     return ""
 
 
+def _like_readers(match: Match, around: Surroundings, names: tuple[str, ...]) -> str:
+    covered = {*match.inside, match.root}
+    products = [n for n in covered if isinstance(n, Reduce)]
+    for node in _ordered(match.inside):
+        if node in around.results:
+            return f"{_described(node)} is a result of the program"
+        for reader in around.readers.get(node, ()):
+            if reader not in covered and not _is_like(reader, node, products):
+                return f"{_described(node)} is also read by {_described(reader)}"
+    return ""
+
+
+def _is_like(reader: Node, node: Node, products: Iterable[Reduce]) -> bool:
+    """Whether a reader does to a node what one of these products does: the same reduction, over as
+    many terms, of its elements multiplied by those of something static."""
+    match reader:
+        case Reduce(lift=(Apply(op="mul", args=(Read() as one, Read() as other)),)):
+            read, beside = (one, other) if one.source is node else (other, one)
+            whole = read.source is node and read.fill is None and is_static(beside.source)
+            terms = prod(a.extent for a in reader.over)
+            return whole and any(
+                p.monoid is reader.monoid and prod(a.extent for a in p.over) == terms
+                for p in products
+            )
+    return False
+
+
 def _static(match: Match, around: Surroundings, names: tuple[str, ...]) -> str:
     for name in names:
         moving = [s for s in _read(match.bound[name].body) if not is_static(s)]
@@ -113,6 +141,12 @@ GUARDS: Mapping[str, Guard] = MappingProxyType(
                 "single_use",
                 "Nothing else reads what the left side computes on the way to its result.",
                 _single_use,
+            ),
+            Guard(
+                "like_readers",
+                "Nothing but such products of static values reads what the left side computes on"
+                " the way to its result: the rule applies to all of them or to none.",
+                _like_readers,
             ),
             Guard(
                 "static",

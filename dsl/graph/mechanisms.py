@@ -6,7 +6,7 @@ for every graph; whoever applies one asks whether it is selected. Example: `MECH
 
 from __future__ import annotations
 
-from sdlc.graph import beside, halo, joined
+from sdlc.graph import beside, halo, joined, shifts
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule
 
@@ -111,9 +111,12 @@ PLACED: tuple[Rule, ...] = (
 DEFAULT = (
     "concat_read",
     "join_weights",
+    "join_shifts",
     "halo",
     "flash_attention",
     "compose_products",
+    "fold_affine_biased",
+    "fold_affine",
     "scale_and_shift",
     "winograd_4",
     *(r.name for r in (*SCHEDULED, *PLACED)),
@@ -141,6 +144,13 @@ MECHANISMS: tuple[Rule, ...] = (
         Numerics.EXACT,
         beside.looks_at,
         beside.attempt,
+    ),
+    Rule(
+        "join_shifts",
+        "What several products of one operand are shifted by is one weight: a row for each.",
+        Numerics.EXACT,
+        shifts.looks_at,
+        shifts.attempt,
     ),
     Rule(
         "halo",

@@ -316,7 +316,8 @@ def node_of(
     if _moves_wide(value.body) and wanted.is_float and element not in FIXED_TYPES:
         stored = DType.F32
     same = _identity(value)
-    if same is not None and same.dtype is stored:
+    stands = env.frame.session.of_rule and same is not None and isinstance(same.node, Input)
+    if same is not None and not stands and same.dtype is stored:
         return replace(same, element=wanted)
     return map_of(env, value, stored, env.frame.origin(name, span))
 

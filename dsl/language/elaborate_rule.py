@@ -280,7 +280,7 @@ class Equation:
         return made, tuple(inputs)
 
     def _frame(self, precision: DType) -> Frame:
-        session = Session(self.library, precision, evaluate, invoke)
+        session = Session(self.library, precision, evaluate, invoke, of_rule=True)
         return Frame(session, self._as_op(()))
 
     def _as_op(self, side: Sequence[Statement]) -> Definition:

@@ -68,6 +68,9 @@ class Session:
     monoids: dict[Span, Monoid] = field(default_factory=dict)
     axis_names: dict[Input, tuple[str, ...]] = field(default_factory=dict)
     scopes: Scopes = field(default_factory=lambda: Scopes(()))
+    of_rule: bool = False
+    """Whether inputs are a rule's metavariables: what merely repeats one is a map of its own, for
+    it may stand for a computation."""
 
     def report(self, diagnostic: Diagnostic) -> None:
         """Keep the first error of a kind at a place; a line may fail in many instances."""

@@ -89,7 +89,7 @@ def test_linear_layers_in_a_row_are_one() -> None:
 
 def test_what_norms_scale_and_shift_is_in_the_weights_behind_them() -> None:
     """Queries, keys and values of one norm, queries of the next, the gated layer, and a 1 × 1
-    convolution of each transformer: weights stay as many, and norms that activations follow stay."""
+    convolution of each transformer. Weights take no more bytes; norms before activations stay."""
     graph, report = applied("fold_affine_biased", "fold_affine", "join_shifts")
     assert report.fired("fold_affine_biased") == 32 and report.fired("fold_affine") == 64
     assert report.fired("join_shifts") == 48

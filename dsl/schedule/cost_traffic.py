@@ -199,9 +199,7 @@ def _from_the_innermost(nest: Nest) -> tuple[_Run, ...]:
     return (*staged, *(_Run(lp.name, lp.extent) for lp in ordered))
 
 
-def _touched(
-    streams: Sequence[_Stream], loops: Sequence[_Run]
-) -> dict[_Stream, tuple[float, ...]]:
+def _touched(streams: Sequence[_Stream], loops: Sequence[_Run]) -> dict[_Stream, tuple[float, ...]]:
     """What every stream touches in no loop, in the innermost one, in the two innermost and so
     on."""
     made = {}

@@ -24,7 +24,14 @@ from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.library import Library, load
 from sdlc.language.precision import Scopes, check_met
 from sdlc.models.cache import Compiled, kept, key_of
-from sdlc.models.folder import SOURCES, Config, Model, default_folder, read_json
+from sdlc.models.folder import (
+    SIZE_NUMBERS,
+    SOURCES,
+    Config,
+    Model,
+    default_folder,
+    read_json,
+)
 from sdlc.models.prompts import chunk_count
 from sdlc.models.samplers import COLUMNS, SAMPLERS
 from sdlc.models.settings import GenerateSettings, plan_of, size_of
@@ -42,8 +49,6 @@ TABLE_ROWS = 64
 """Tables have a multiple of so many rows, so that other numbers of steps need no other program."""
 MAX_CHUNKS = 16
 """The longest text, in rows of tokens."""
-SIZE_NUMBERS = 6
-"""What SDXL is told of a picture: its height and width, where it was cropped, what was wanted."""
 
 
 ROLES = MappingProxyType(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints import arrays, with_sizes, write_checkpoint
+from checkpoints import SIZES, arrays, with_sizes, write_checkpoint
 from sdlc.cli import status_of
 from sdlc.models.family import family_of
 from sdlc.models.folder import default_folder
@@ -67,6 +67,21 @@ def test_a_checkpoint_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[s
     lost = {n: None for n in held if n.startswith(encoder)}
     found = inventory(load_model(write_checkpoint(file, SMALL, lost)))
     assert found.complete and found.parts[-1].unused == ("quant_conv.bias", "quant_conv.weight")
+
+
+def test_a_checkpoint_of_xl_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In sizes of its own, of what it reads beside the texts as well."""
+    found = printed(capsys, "info", write_checkpoint(tmp_path / "xl.safetensors", SIZES["xl"]))
+    assert found["complete"] and found["family"] == "Stable Diffusion XL, in sizes of its own"
+    assert [p["name"] for p in found["parts"]][1:] == ["text_encoder_2", "unet", "vae"]
+
+
+def test_a_pooled_text_that_does_not_fit(tmp_path: Path) -> None:
+    """Six sizes cannot share 95 - 48 numbers."""
+    name = "model.diffusion_model.label_emb.0.0.weight"
+    changes = {name: np.ones((256, 95), np.float32)}
+    file = write_checkpoint(tmp_path / "model.safetensors", SIZES["xl"], changes)
+    fails("M007", "add_embedding.linear_1.weight", "95", "48")(lambda: load_model(file))
 
 
 def test_what_is_missing_and_what_is_too_much(

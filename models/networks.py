@@ -148,12 +148,17 @@ def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
 def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, int]) -> Network:
     """Where pictures are decoded in tiles, a tile is what is compiled."""
     given = decoding_model(settings, folder)
-    tile = settings.tile or max(pictures["h"], pictures["w"])
-    sizes = {**pictures, "h": min(tile, pictures["h"]), "w": min(tile, pictures["w"])}
-    if sizes != pictures:
-        sizes["b"] = 1
+    sizes = in_tiles(pictures, settings.tile)
     source = decoder_source(given)
     return Network(source, "vae", _vae_config(given), sizes, *settings.rewriting)
+
+
+def in_tiles(pictures: Mapping[str, int], tile: int) -> dict[str, int]:
+    """The sizes `b`, `h`, `w` of what is decoded at once: one tile of `tile` latents a side, or
+    whole pictures where they are no larger (or `tile` is 0)."""
+    side = tile or max(pictures["h"], pictures["w"])
+    sizes = {**pictures, "h": min(side, pictures["h"]), "w": min(side, pictures["w"])}
+    return sizes if sizes == pictures else {**sizes, "b": 1}
 
 
 def _vae_config(model: Model) -> Mapping[str, object]:
@@ -283,15 +288,29 @@ def compiled(
     """The program of one network, kept from an earlier picture where nothing has changed since."""
     weights = folder.weights(network.part)
     choices = choices_for(folder, target, device.info)
-    rules = network.without, network.only, network.weight_budget, network.f32
-    described = (network.source, network.config, network.sizes, precision.value, dict(choices))
     return kept(
-        key_of(target, device.info, *described, *rules),
+        _key(network, target, precision, device.info, choices),
         device,
         lambda: compile_network(network, folder, target, precision, choices),
         lambda program: deque(fitting(program, weights), 0),
         _about(network, folder, target, precision),
     )
+
+
+def program_key(network: Network, folder: Model, precision: DType, device: Device) -> str:
+    """The name under which `compiled` keeps a network's program for a device's own target."""
+    from sdlc.backends.devices import target_of
+
+    target = target_of(device.info)
+    return _key(network, target, precision, device.info, choices_for(folder, target, device.info))
+
+
+def _key(
+    network: Network, target: Target, precision: DType, info: DeviceInfo, choices: Choices
+) -> str:
+    rules = network.without, network.only, network.weight_budget, network.f32
+    described = (network.source, network.config, network.sizes, precision.value, dict(choices))
+    return key_of(target, info, *described, *rules)
 
 
 def choices_for(folder: Model, target: Target, info: DeviceInfo) -> Choices:

@@ -11,7 +11,7 @@ through the `Target` and `Device` protocols. Documented in docs/api.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.program.device import Device, DeviceInfo, KernelText
 from sdlc.program.execute import Executable
 from sdlc.program.program import MemoryReport, Program
+from sdlc.program.workers import each
 from sdlc.schedule.point import Choices
 from sdlc.target import Target
 
@@ -63,6 +64,8 @@ class Request:
     """The program's name in scope paths; '' for its entry's."""
     weight_budget: int | None = None
     """Bytes that weights may take as they are stored (None: as many as pay)."""
+    processes: int = 1
+    """How many processes may make its kernels at most (`program.workers`)."""
 
     def graph(self, sizes: Mapping[str, Size] = NOTHING) -> Graph:
         """What is computed, with `sizes` beside those asked for."""
@@ -98,8 +101,9 @@ class Request:
         wishes = Wishes(self.choices(), self.weight_budget)
         made = planned(definition, self.target, self.rules, wishes)
         both = made.parts, made.plan
-        program = compile_hoisted(*both, self.target, self.precision)
-        return Compiled(made.graph, program, self.target, definition, made.report, both)
+        program = compile_hoisted(*both, self.target, self.precision, self.processes)
+        compiled = Compiled(made.graph, program, self.target, definition, made.report, both)
+        return replace(compiled, processes=self.processes)
 
     def choices(self) -> Choices:
         """The points that tuning records have for this target. Warns of records that are not used
@@ -171,10 +175,12 @@ class Compiled:
     report: RewriteReport | None = None
     planned: tuple[Hoisted, Plan] | None = None
     """Both parts of the graph, and the plan of what runs do, as `pipeline.plan_graph` gave them."""
+    processes: int = 1
+    """How many processes may print its kernels."""
 
     def texts(self, languages: Sequence[str] = ()) -> tuple[KernelText, ...]:
         """Every kernel in these languages of the target (default: all), legalised for it."""
-        return target_texts(self.program, self.target, languages)
+        return target_texts(self.program, self.target, languages, self.processes)
 
 
 @dataclass(slots=True)
@@ -367,8 +373,8 @@ def read_config(config: Config | Sequence[Config] | None) -> dict[str, object]:
     if isinstance(config, (str, Path)):
         return _config_file(Path(config))
     merged: dict[str, object] = {}
-    for each in config:
-        merged |= read_config(each)
+    for part in config:
+        merged |= read_config(part)
     return merged
 
 
@@ -404,26 +410,37 @@ def _weights_key(weights: Weights | None) -> object:
 
 
 def target_texts(
-    program: Program, target: Target, languages: Sequence[str] = ()
+    program: Program, target: Target, languages: Sequence[str] = (), processes: int = 1
 ) -> tuple[KernelText, ...]:
-    """Every kernel in these languages of `target` (default: all of them), legalised for it."""
-    return tuple(text for _, text in printed(program, target, languages))
+    """Every kernel in these languages of `target` (default: all of them), legalised for it; printed
+    in so many processes at most."""
+    spelled, count = _spelling(program, target, languages)
+    return tuple(each(lambda number: spelled(number)[1], count, processes))
 
 
 def printed(
-    program: Program, target: Target, languages: Sequence[str] = ()
+    program: Program, target: Target, languages: Sequence[str] = (), processes: int = 1
 ) -> tuple[tuple[Kernel, KernelText], ...]:
     """The texts of `target_texts`, each with the legalised kernel that it spells."""
+    return tuple(each(*_spelling(program, target, languages), processes))
+
+
+def _spelling(
+    program: Program, target: Target, languages: Sequence[str]
+) -> tuple[Callable[[int], tuple[Kernel, KernelText]], int]:
+    """How to print each text of a program, by its number, and how many there are."""
     from sdlc.backends.legalize import legalize
     from sdlc.backends.printer import print_kernel
 
     caps = target.caps
-    fitted = (
-        (legalize(kernel, caps, language), language)
-        for language in languages or caps.languages
-        for kernel in program.all_kernels
-    )
-    return tuple((kernel, print_kernel(kernel, language, caps)) for kernel, language in fitted)
+    wanted = [(k, lang) for lang in languages or caps.languages for k in program.all_kernels]
+
+    def spelled(number: int) -> tuple[Kernel, KernelText]:
+        kernel, language = wanted[number]
+        kernel = legalize(kernel, caps, language)
+        return kernel, print_kernel(kernel, language, caps)
+
+    return spelled, len(wanted)
 
 
 def explanation(compiled: Compiled, request: Request, languages: Sequence[str] = ()) -> Explanation:
@@ -442,7 +459,7 @@ def explanation(compiled: Compiled, request: Request, languages: Sequence[str] =
         raise failure("P009", message, help=f"use {' or '.join(target.caps.languages)}")
     planned = compiled.planned or plan_graph(compiled.graph, target)
     parts = parts_of(*planned, compiled.program, target)
-    texts = printed(compiled.program, target, languages)
+    texts = printed(compiled.program, target, languages, compiled.processes)
     cited = definitions_of(request.library)
     attempts = () if compiled.report is None else compiled.report.attempts
     chosen = {rule.name for rule in request.rules}

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,8 +146,9 @@ def _anew(
     weights) where it can be."""
     from sdlc.language.diagnostics import SdlError
     from sdlc.program.bundle import write_bundle
+    from sdlc.program.workers import cores
 
-    request = request_from(file, **what)
+    request = replace(request_from(file, **what), processes=cores())
     with warnings.catch_warnings(record=True) as warned:
         compiled = built(request)
     said = _warn([str(w.message) for w in warned])

@@ -7,6 +7,7 @@ In: a file, sizes, configuration and a target. Out: text on stdout, or an HTML f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,8 +115,9 @@ def _explained(
     from sdlc.api import explanation, measured
     from sdlc.backends.devices import open_device
     from sdlc.program.explain_json import explanation_of
+    from sdlc.program.workers import cores
 
-    build = cache(partial(built, request))
+    build = cache(partial(built, replace(request, processes=cores())))
     parts = ("explain", languages, repr(request.target), *request_parts(request))
     plain = kept_record(parts, lambda: explanation(build(), request, languages).as_json(), said)
     made = explanation_of(plain)

@@ -9,6 +9,7 @@ what is live over its dispatches. Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,10 @@ def taken(request: Request, said: Mapping[str, Any] | None) -> Mapping[str, Any]
     """The record and the curve of a program, as an earlier call has kept them where it did (unless
     `said`, which is about them, is None)."""
 
+    from sdlc.program.workers import cores
+
     def make() -> Mapping[str, Any]:
-        program = built(request).program
+        program = built(replace(request, processes=cores())).program
         return {"bytes": record(program), "curve": curve(program)}
 
     return kept_record(("memory", repr(request.target), *request_parts(request)), make, said)

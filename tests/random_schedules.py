@@ -55,9 +55,6 @@ Splits = tuple[tuple[int, SplitReduce], ...]
 MOST_STEPS, MOST_COPIES, MOST_LANES, MOST_ITERATIONS = 9, 32, 128, 64
 MOST_SERIAL = 4096
 """Iterations of a work-item, one after the other, in its loops and those of its stages."""
-MOST_WASTE = 64
-"""How many times its points a nest runs over: where a launch is mostly guards, that it has no races
-is proven by looking at each point, and these would be millions."""
 TILES = (1, 2, 3, 4, 5, 8, 16)
 
 
@@ -101,9 +98,6 @@ def bearable(nest: Nest) -> bool:
     copies = prod(lp.extent for lp in nest.loops if lp.kind is Kind.UNROLL)
     inside = prod(lp.extent for lp in loops if lp.kind in (Kind.UNROLL, Kind.VECTOR))
     lanes = prod(nest.size(Kind.LANE, d) for d in range(3))
-    points = prod(lp.extent for lp in nest.loops)
-    if points > MOST_WASTE * prod(a.extent for a in {lp.axis for lp in nest.loops}):
-        return False
     return copies <= MOST_COPIES and inside <= 16 * MOST_COPIES and lanes <= MOST_LANES
 
 

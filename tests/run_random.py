@@ -5,8 +5,9 @@
 
 Cases are drawn in shards, each by a process of its own and with a seed of its own, so a run that
 was stopped goes on where it was: what a shard found is a line of `done.jsonl`. A case that is wrong
-does not end the run: its record is left in `failures` and can be replayed. The exit status is 1 if
-there are any, or if a shard did not end. Not part of the suite, which draws a few hundred.
+does not end the run: its record is left in `failures` and can be replayed. Nor does one that ends
+its process, as a driver may: it counts as wrong, and another process draws the rest of the shard.
+The exit status is 1 if there are any. Not part of the suite, which draws a few hundred.
 """
 
 from __future__ import annotations
@@ -169,30 +170,69 @@ def _limited(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def run_shard(name: str, number: int, count: int, folder: Path) -> Found:
-    """`count` cases of a kind, the same ones each time; records of failures go to `folder`."""
-    kind, found, started = kinds()[name], Found(name, number), time.monotonic()
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What became of the cases of a shard so far, a line each: its digest, then `RIGHT`, `SLOW` or
+    the name of its failure; `BEGUN` where its process has ended before it did."""
 
-    def leave(record: Record, problem: str) -> None:
+    file: Path
+
+    def outcomes(self) -> dict[str, str]:
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        return dict(line.split() for line in lines)
+
+    def add(self, digest: str, outcome: str) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{digest} {outcome}\n")
+
+
+RIGHT, SLOW, BEGUN = "right", "slow", "begun"
+
+
+def run_shard(name: str, number: int, count: int, folder: Path, ended: str = "") -> Found:
+    """`count` cases of a kind, the same ones each time; records of failures go to `folder`.
+    `ended`: why an earlier process for this shard did not come to its end; what became of its
+    cases is known then."""
+    kind, found, started = kinds()[name], Found(name, number), time.monotonic()
+    journal = Journal(folder / f"{name}-{number}.journal")
+    known = journal.outcomes()
+
+    def leave(record: Record, problem: str) -> str:
         made = f"{name}-{number}-{len(found.failures)}.json"
         text = json.dumps({"kind": name, **record, "problem": problem}, indent=1)
         (folder / made).write_text(text)
-        found.failures.append(made)
+        return made
 
-    def test(case: Any) -> None:
-        record = kind.keep(case)
+    def outcome(case: Any, record: Record) -> str:
         try:
             with _limited(MOST_SECONDS):
                 kind.check(case)
         except _Late:
-            found.slow += 1
+            return SLOW
         except Exception as problem:
             if type(problem).__module__.startswith("hypothesis"):
                 raise
-            leave(record, f"{type(problem).__name__}: {problem}")
+            return leave(record, f"{type(problem).__name__}: {problem}")
+        return RIGHT
+
+    def test(case: Any) -> None:
+        record = kind.keep(case)
+        text = json.dumps(record, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        became = known.get(digest)
+        if became is None:
+            journal.add(digest, BEGUN)
+            became = outcome(case, record)
+            journal.add(digest, became)
+        elif became == BEGUN:
+            became = known[digest] = leave(record, f"its process ended: {ended}")
+            journal.add(digest, became)
+        if became == RIGHT:
+            found.cases.append(digest)
+        elif became == SLOW:
+            found.slow += 1
         else:
-            text = json.dumps(record, sort_keys=True)
-            found.cases.append(hashlib.sha256(text.encode()).hexdigest()[:12])
+            found.failures.append(became)
 
     configured = settings(
         max_examples=count,
@@ -205,7 +245,8 @@ def run_shard(name: str, number: int, count: int, folder: Path) -> Found:
         configured(seed(f"{name} {number}")(given(kind.draw())(test)))()
     except Exception:
         # What is raised while a case is drawn: a plan that cannot be made, say.
-        leave({"shard": number, "count": count}, traceback.format_exc())
+        found.failures.append(leave({"shard": number, "count": count}, traceback.format_exc()))
+    journal.file.unlink(missing_ok=True)
     found.seconds = time.monotonic() - started
     return found
 
@@ -228,12 +269,19 @@ def shards(asked: int, only: list[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def in_process(shard: tuple[str, int, int], failures: Path) -> Found | str:
-    """A shard by a process of its own, which a driver may end; what it said last where it did."""
-    words = [sys.executable, __file__, "--shard", json.dumps(shard), "-o", str(failures)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        return f"exit status {done.returncode}: {done.stderr[-2000:]}"
-    return Found(**json.loads(done.stdout.splitlines()[-1]))
+    """A shard by a process of its own, and by another one where a driver ends that; what the last
+    one said where a process ends before it begins any case."""
+    name, number, _ = shard
+    journal, ended = Journal(failures / f"{name}-{number}.journal"), ""
+    while True:
+        known = len(journal.outcomes())
+        words = [sys.executable, __file__, "--shard", json.dumps([*shard, ended])]
+        done = subprocess.run([*words, "-o", str(failures)], capture_output=True, text=True)
+        if not done.returncode:
+            return Found(**json.loads(done.stdout.splitlines()[-1]))
+        ended = f"exit status {done.returncode}: {done.stderr[-2000:]}"
+        if len(journal.outcomes()) == known:
+            return ended
 
 
 def known(log: Path) -> list[Found]:
@@ -300,7 +348,8 @@ def main() -> None:
     parser.add_argument("--shard", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.shard is not None:
-        print(json.dumps(asdict(run_shard(*options.shard, options.output))))
+        name, number, count, ended = options.shard
+        print(json.dumps(asdict(run_shard(name, number, count, options.output, ended))))
         return
     sys.exit(run(options) if options.replay is None else replay(options.replay))
 

@@ -177,6 +177,24 @@ def test_a_rule_pays_where_it_is_predicted_to(name: str) -> None:
     assert estimates.dearer(rules["halo"], few) == ""
 
 
+@pytest.mark.parametrize(("name", "copied"), [("cpu", True), ("mali", False)])
+def test_a_copy_with_a_border_is_weighed_against_its_tests(name: str, copied: bool) -> None:
+    """A sum that is a result as well is stored without a border: the copy is one more kernel."""
+    text = """
+    op halved(x: T[b, c, h, w], k: T[o, c, 3, 3]) -> (y: T[b, o, h / 2, w / 2], z: T[b, c, h, w]) {
+      z = x * 2
+      return conv2d(z, k; stride = 2), z
+    }"""
+    target = load_target(name)
+    sizes = {"b": 2, "c": 320, "h": 64, "w": 64, "o": 320}
+    graph = build(load(None, text), None, sizes, {}, DType.F32)
+    made, report = rewrite(graph, chosen_rules(load(None, text), only=["halo"]), profitable(target))
+    assert report.fired("halo") == copied
+    assert len(planned(made, target).kernels) == 2 + copied
+    (why,) = report.refusals("halo") or ("",)
+    assert copied or "ms instead of" in why
+
+
 def test_weights_are_what_the_batch_does_not_index() -> None:
     sides = equations()["winograd_4"].sides
     assert sides is not None

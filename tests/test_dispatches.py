@@ -30,7 +30,7 @@ MOST = {
     "nvidia-matrix": 397,
     "apple": 350,
     "adreno": 350,
-    "mali": 352,
+    "mali": 350,
 }
 """Kernels of a step: where all 22 convolutions take tiles, the largest in two strips."""
 MIB = 1 << 20

@@ -159,6 +159,13 @@ def test_facts_bound_composite_indices() -> None:
     assert bounds.interval((row * 7 + column).expr) == (0, 39 * 7 + 99)
 
 
+def test_a_fact_bounds_each_variable_of_a_sum() -> None:
+    bounds = Bounds({X: (0, 9), Y: (0, 3), Z: (2, 99)})
+    known = bounds.assuming((x * 16 + y - z < -40).expr)
+    assert [known.interval(v) for v in (X, Y, Z)] == [(0, 3), (0, 3), (41, 99)]
+    assert bounds.assuming((x * 16 + y < 1).expr).interval(X) == (0, 0)
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.5, float("inf"), -float("inf"), float("nan")])
 def test_float_rules_are_exact(value: float) -> None:
     a = Var("a", F32)

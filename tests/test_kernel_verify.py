@@ -291,6 +291,24 @@ def test_large_outputs_are_proven_without_enumeration() -> None:
     refused("cannot prove", wide, **shape)
 
 
+def test_what_guards_pin_tells_work_groups_apart() -> None:
+    """Almost every group of a launch is beyond the end: found by drawing, with loops in which only
+    the first iteration is within. Nothing is listed, however many groups there are."""
+    big = write("out", 17 * 17)
+
+    def store(extent: int) -> Stmt:
+        row = add(mul(K, 256), mul(mod(div(GX, 272), 16), 16), mod(GX, 16))
+        batch = add(mul(J, 16), div(GX, 4352))
+        inside = call("and", lt(row, 17), lt(batch, extent))
+        cell = add(mul(row, 17), batch, mod(div(GX, 16), 17))
+        return For(J, 8, (For(K, 8, (Store(big, cell, ONE, inside),)),))
+
+    shape = {"buffers": (big,), "group": (1, 1, 1)}
+    assert not problems(store(1), **shape, grid=(69_632, 1, 1))
+    assert not problems(store(1), **shape, grid=(4352 << 12, 1, 1))
+    assert problems(store(2), **shape, grid=(69_632, 1, 1))
+
+
 # Limits
 
 

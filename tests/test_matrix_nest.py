@@ -230,6 +230,20 @@ def test_few_columns_waste_few_products(outputs: int) -> None:
     assert nest.matrix is not None and nest.covered(column) <= max(32, 1.25 * outputs)
 
 
+@pytest.mark.parametrize("outputs", [40, 64])
+def test_tiles_wider_than_the_columns_are_proven(
+    outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were they taken: what guards leave of a tile of 128 columns belongs to one work-item each."""
+    monkeypatch.setattr("sdlc.schedule.fragments.MOST_BEYOND", 0)
+    target, made = load_target("nvidia-matrix"), plane_graph(256, outputs)
+    chosen = plan(made, target)
+    scheduled = chosen.kernels[0]
+    column = next(a for a in scheduled.group.axes if a.name == "o")
+    assert scheduled.nest.covered(column) == 128
+    assert compile_plan(made, chosen, target, H).kernels
+
+
 # ---- steps
 
 

@@ -259,3 +259,41 @@ def test_run_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_random.replay(tmp_path / found.failures[-1])
     monkeypatch.undo()
     assert run_random.replay(tmp_path / found.failures[-1]) == 0
+
+
+def test_a_shard_goes_on_where_its_process_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver may end it: the case is left as a failure, and the others are drawn once."""
+    proven: list[Drawn] = []
+
+    def dies(drawn: Drawn, stages: object, language: str) -> None:
+        if len(proven) == 1:
+            raise KeyboardInterrupt
+        proven.append(drawn)
+
+    monkeypatch.setattr(run_random, "prove", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_random.run_shard("schedules-mali", 0, 4, tmp_path)
+    monkeypatch.setattr(run_random, "prove", lambda *given: proven.append(given[0]))
+    found = run_random.run_shard("schedules-mali", 0, 4, tmp_path, "exit status -6")
+    assert (len(found.cases), len(found.failures), len(proven)) == (3, 1, 3)
+    assert "exit status -6" in (tmp_path / found.failures[0]).read_text()
+    assert [f.name for f in tmp_path.iterdir()] == found.failures
+
+
+def test_another_process_draws_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "name, number, count, ended = json.loads(sys.argv[2])\n"
+        "open(f'{sys.argv[4]}/{name}-{number}.journal', 'a').write(f'{len(ended)} begun\\n')\n"
+        "if not ended: os.abort()\n"
+        "print(json.dumps({'kind': name, 'shard': number, 'failures': [ended]}))\n"
+    )
+    monkeypatch.setattr(run_random, "__file__", str(script))
+    found = run_random.in_process(("mali", 2, 7), tmp_path)
+    assert isinstance(found, run_random.Found)
+    assert "exit status -6" in found.failures[0]
+    script.write_text("raise SystemExit('it never begins')")
+    assert "it never begins" in str(run_random.in_process(("mali", 3, 7), tmp_path))

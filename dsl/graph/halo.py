@@ -10,19 +10,21 @@ bit. It is about reads, not about convolutions: any window, stride, dilation or 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
 from sdlc.graph.affine import bounds
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, apply, i32, rebuild, walk
 from sdlc.graph.match_show import node_name, shown
-from sdlc.graph.node import Map, Node, Reduce, element_count
+from sdlc.graph.node import Const, Graph, Input, Map, Node, Reduce, Role, element_count, sources
 from sdlc.graph.rewrite import is_view
-from sdlc.graph.rules import Asked, Refused, Rule, Sizes
+from sdlc.graph.rules import Asked, Refused, Rule, Sizes, replace_nodes
+from sdlc.graph.types import DType
 
 READS_THAT_PAY = 64
-"""Reads of an element in a contraction that pay for a copy of a tensor that is stored anyway, or
-need not be."""
+"""Reads of an element in a contraction that may pay for a copy of a tensor that is stored anyway,
+or need not be; whether they do on a target is asked with both graphs (`Sides`)."""
 MOST_GROWTH = 2
 """How many times as large a tensor may become."""
 
@@ -65,8 +67,11 @@ def attempt(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
             why = why or found.why
         else:
             padded[read] = found
-    if not padded:
-        return Refused(why)
+    return _reading(node, padded) if padded else Refused(why)
+
+
+def _reading(node: Reduce, padded: Mapping[Read, _Padded]) -> Reduce:
+    """The contraction with reads of padded copies in place of guarded ones."""
 
     def change(e: Expr) -> Expr | None:
         if not isinstance(e, Read) or e not in padded:
@@ -111,10 +116,43 @@ def _padded(rule: Rule, node: Reduce, read: Read, asked: Asked) -> _Padded | Ref
         for r, n in zip(reach, source.shape, strict=True)
         if r is not None
     )
-    why = asked.profitable(rule, _sizes(node, source, padding, asked))
-    if why:
-        return Refused(f"`{name}`: {why}")
-    return _Padded(_copy(source, padding, read.fill), tuple(before for before, _ in padding))
+    made = _Padded(_copy(source, padding, read.fill), tuple(before for before, _ in padding))
+    sizes = _sizes(node, source, padding, asked)
+    if sizes["view"] or sizes["others"]:
+        rule = replace(rule, sides=_sides(node, read, made, bool(sizes["view"])))
+    why = asked.profitable(rule, sizes)
+    return Refused(f"`{name}`: {why}") if why else made
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """A contraction that reads beyond borders, and beside it the one that reads a copy which is one
+    more kernel: what a target is asked to weigh."""
+
+    left: Graph
+    right: Graph
+
+    def __call__(self, sizes: Sizes, precision: DType) -> tuple[Graph, Graph]:
+        return self.left, self.right
+
+
+def _sides(node: Reduce, read: Read, made: _Padded, is_view: bool) -> Sides:
+    """The contraction of one guarded read, of values that are stored: its source, or, of a view,
+    what that reads."""
+    held = [s for s in sources(node) if s is not read.source or not is_view]
+    held += sources(read.source) if is_view else ()
+    cut: dict[Node, Node] = {
+        s: _stored(s, f"x{n}") for n, s in enumerate(held) if not isinstance(s, Const)
+    }
+    graphs = (Graph("halo", (("y", n, 0),)) for n in (node, _reading(node, {read: made})))
+    left, right = (replace_nodes(g, cut) for g in graphs)
+    return Sides(left, right)
+
+
+def _stored(source: Node, name: str) -> Node:
+    """A value as something that is there already."""
+    role = source.role if isinstance(source, Input) else Role.INPUT
+    return Input(name, source.shape, source.dtypes[0], role)
 
 
 def _sizes(node: Reduce, source: Map, padding: Padding, asked: Asked) -> Sizes:

@@ -3,7 +3,7 @@
 In: a class made with `metaclass=Interned`. Out: equal constructor arguments give the same object,
 so equality is identity and a directed acyclic graph is hashed in constant time per node.
 Invariant: fields are hashable; fields named in `_not_interned` do not take part (the first
-object's value stays); what nobody holds is forgotten.
+object's value stays); what nobody holds is forgotten; what is pickled is interned where it is read.
 Example: `Literal(1, I32) is Literal(1, I32)`.
 """
 
@@ -50,6 +50,7 @@ class Interned(type):
     def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> None:
         super().__init__(name, bases, space)
         cls.__repr__ = brief  # type: ignore[method-assign,assignment]
+        cls.__reduce__ = made_again  # type: ignore[method-assign,assignment]
         cls._table = {}
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -80,6 +81,12 @@ class Interned(type):
             entry.table, entry.key = cls._table, key
             return made
         return found
+
+
+def made_again(value: Any) -> tuple[type[Any], tuple[Any, ...]]:
+    """How `pickle` writes an object: its class and fields, so that what is read is interned."""
+    kind = type(value)
+    return kind, tuple([getattr(value, name) for name in kind._names])
 
 
 DEPTH = 3

@@ -60,13 +60,14 @@ class Bounds:
             return self
         ranges = dict(self.ranges)
         for terms, constant in facts:
-            if len(terms) == 1:
-                ((atom, coefficient),) = terms.items()
+            least = self._without_facts((terms, constant))[0]
+            for atom, coefficient in terms.items():
                 low, high = ranges.get(atom) or self.interval(atom)
+                rest = least - coefficient * self.interval(atom)[coefficient < 0]
                 if coefficient > 0:
-                    high = min(high, -constant // coefficient)
+                    high = min(high, -rest // coefficient)
                 else:
-                    low = max(low, -(constant // coefficient))
+                    low = max(low, -(rest // coefficient))
                 ranges[atom] = (min(low, high), high)
         return Bounds(ranges, (*self.facts, *(f for f in facts if len(f[0]) > 1)))
 

@@ -33,11 +33,11 @@ who has which is a fact of the instruction (`target.Holding`). All of a sub-grou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import lru_cache
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 from typing import Literal as OneOf
 
 from sdlc.graph.intern import Interned
@@ -327,6 +327,18 @@ class Kernel:
         from sdlc.kernel.show import show_kernel
 
         return show_kernel(self)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For `pickle`: expressions come first, operands before users, so that none is written
+        within another, however deep it is."""
+        held = (e for stmt in statements(self.body) for e in statement_expressions(stmt))
+        values = tuple(getattr(self, f.name) for f in fields(self))
+        return _written, (tuple(walk(*held)), *values)
+
+
+def _written(expressions: tuple[Expr, ...], *values: Any) -> Kernel:
+    """The kernel that was pickled with its expressions."""
+    return Kernel(*values)
 
 
 @lru_cache(maxsize=1024)

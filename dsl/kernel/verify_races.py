@@ -136,9 +136,9 @@ class Determined:
             pass
         return all(o in self.known or self._pinned(o) for o in self.owners)
 
-    def _pinned(self, owner: Expr) -> bool:
-        """Whether a guard leaves one value, the same everywhere."""
-        found = {b.interval(owner) for b in self._bounds}
+    def _pinned(self, expr: Expr) -> bool:
+        """Whether guards leave one value, the same everywhere."""
+        found = {b.interval(expr) for b in self._bounds}
         return len(found) == 1 and all(low == high for low, high in found)
 
     def _grow(self) -> bool:
@@ -165,11 +165,13 @@ class Determined:
         if expr in self.known:
             return True
         terms, _ = linear(expr)
-        return all(a in self.known or self._is_shared(a) for a in terms)
+        return all(a in self.known or self._is_shared(a) or self._pinned(a) for a in terms)
 
     def add_terms(self, terms: Terms, digits: list[Digit]) -> bool:
         """A sum with these terms follows from the index, up to each digit's offset and lanes:
-        find the atoms that follow. False if nothing can be said."""
+        find the atoms that follow; those with one value everywhere add nothing. False if nothing
+        can be said."""
+        terms = {a: c for a, c in terms.items() if not self._pinned(a)}
         if not terms:
             return True
         first = digits[0].offset

@@ -10,7 +10,7 @@ Every pass is a named pure function with a verifier behind it; the passes over o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from sdlc.graph.expr import Apply, Expr, Read, children, walk
@@ -36,6 +36,7 @@ from sdlc.program.inplace import in_place
 from sdlc.program.memory import LOAD, STATIC, align, allocate
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.program.refusal import refusals_located
+from sdlc.program.workers import each
 from sdlc.schedule.budget import rewritten, weight_bytes
 from sdlc.schedule.draft import EVERY
 from sdlc.schedule.group import Group
@@ -153,16 +154,21 @@ def plan_graph(
 
 
 def compile_hoisted(
-    parts: Hoisted, scheduled: Plan, target: Target, precision: DType = DType.F32
+    parts: Hoisted,
+    scheduled: Plan,
+    target: Target,
+    precision: DType = DType.F32,
+    processes: int = 1,
 ) -> Program:
     """The program of a hoisted graph whose run graph is planned: what its load program gives is
-    stored as the plan says."""
-    program = compile_plan(parts.run, scheduled, target, precision)
+    stored as the plan says. Its kernels are made in so many processes at most (`workers.each`)."""
+    program = compile_plan(parts.run, scheduled, target, precision, processes)
     if parts.load is None:
         return program
     with refusals_located():
         made = load_plan(parts.load, parts, scheduled, target)
-    return _with_load(program, compile_plan(parts.load, made, target, precision), target)
+    load = compile_plan(parts.load, made, target, precision, processes)
+    return _with_load(program, load, target)
 
 
 def load_plan(load: Graph, parts: Hoisted, scheduled: Plan, target: Target) -> Plan:
@@ -176,12 +182,16 @@ def load_plan(load: Graph, parts: Hoisted, scheduled: Plan, target: Target) -> P
 
 
 def compile_plan(
-    graph: Graph, scheduled: Plan, target: Target, precision: DType = DType.F32
+    graph: Graph,
+    scheduled: Plan,
+    target: Target,
+    precision: DType = DType.F32,
+    processes: int = 1,
 ) -> Program:
     """The program of a graph whose kernels, storage orders and blocks are planned."""
     names, tensors = tensors_of(graph, scheduled)
     check_sizes(tensors.values(), target.caps.max_binding, f"the target `{target.name}`")
-    kernels, dispatches = kernels_of(scheduled, names, tensors, target)
+    kernels, dispatches = kernels_of(scheduled, names, tensors, target, processes)
     program = Program(
         name=graph.name,
         target=target.name,
@@ -291,13 +301,17 @@ def _constants(graph: Graph, names: dict[Value, str]) -> dict[str, Array]:
 
 
 def kernels_of(
-    scheduled: Plan, names: dict[Value, str], tensors: dict[str, Tensor], target: Target
+    scheduled: Plan,
+    names: dict[Value, str],
+    tensors: dict[str, Tensor],
+    target: Target,
+    processes: int = 1,
 ) -> tuple[dict[str, Kernel], tuple[Dispatch, ...]]:
     """Every distinct kernel once, and the dispatches in order. A kernel that is used again keeps
-    the names and the origins of its first use."""
-    kernels: dict[str, Kernel] = {}
+    the names and the origins of its first use. They are made in so many processes at most."""
+    jobs: dict[str, _Job] = {}
     known: dict[Hashable, tuple[str, dict[str, int]]] = {}
-    dispatches = []
+    uses: list[tuple[Group, str, dict[str, int], list[str]]] = []
     begun: set[Value] = set()
     for item in scheduled.kernels:
         storage = storage_of(item, names, tensors, begun)
@@ -307,17 +321,36 @@ def kernels_of(
             profile = replace(profile, partial_sums=0)
         meaning = (signature(item, storage), profile)
         if meaning not in known:
-            name = _kernel_name(item.group, kernels)
+            name = _kernel_name(item.group, jobs)
             known[meaning] = name, {s.buffer.name: n for n, s in enumerate(storage.values())}
-            kernels[name] = replace(
-                _kernel(item, storage, replace(target, profile=profile)), name=name
-            )
-            verify(kernels[name], target.caps)
-        name, places = known[meaning]
-        bound = [names[v] for v in storage]
+            jobs[name] = _Job(name, item, storage, replace(target, profile=profile))
+        uses.append((item.group, *known[meaning], [names[v] for v in storage]))
+    order = tuple(jobs.values())
+    made = each(lambda number: order[number].kernel(), len(order), processes)
+    kernels = dict(zip(jobs, made, strict=True))
+    dispatches = []
+    for group, name, places, bound in uses:
         bindings = tuple((b.name, bound[places[b.name]]) for b in kernels[name].buffers)
-        dispatches.append(Dispatch(name, bindings, _label(item.group), item.group.flop))
+        dispatches.append(Dispatch(name, bindings, _label(group), group.flop))
     return kernels, tuple(dispatches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A kernel to be: each is made for itself."""
+
+    name: str
+    item: Scheduled
+    storage: dict[Value, Storage]
+    target: Target
+
+    def kernel(self) -> Kernel:
+        """The kernel, verified."""
+        kernel = lower(self.item.group, self.item.nest, self.storage, self.name)
+        for _, change in KERNEL_PASSES:
+            kernel = change(kernel, self.target)
+        verify(kernel, self.target.caps)
+        return kernel
 
 
 def signature(item: Scheduled, storage: dict[Value, Storage]) -> Hashable:
@@ -358,13 +391,6 @@ def _meaning(group: Group, values: dict[Value, Hashable]) -> Hashable:
     )
     lift = tuple(places[e] for e in group.lift)
     return (tuple(parts), group.axes, group.over, group.monoid, lift, stores)
-
-
-def _kernel(item: Scheduled, storage: dict[Value, Storage], target: Target) -> Kernel:
-    kernel = lower(item.group, item.nest, storage, "")
-    for _, change in KERNEL_PASSES:
-        kernel = change(kernel, target)
-    return kernel
 
 
 def storage_of(
@@ -409,12 +435,12 @@ def _identifier(name: str) -> str:
     return clean if clean[:1].isalpha() else f"v{clean}"
 
 
-def _kernel_name(group: Group, kernels: dict[str, Kernel]) -> str:
+def _kernel_name(group: Group, taken: Container[str]) -> str:
     parts = [o.definition for o in group.origins if o.definition]
     stem = _identifier("_".join(dict.fromkeys(parts)) or "kernel")
     name, count = f"{stem}_{group.name.replace(chr(39), '')}", 1
     base = name
-    while name in kernels:
+    while name in taken:
         count += 1
         name = f"{base}_{count}"
     return name

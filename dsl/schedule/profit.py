@@ -43,7 +43,8 @@ class Profit:
 
     def __call__(self, rule: Rule, sizes: Sizes) -> str:
         """Why a match with these sizes does not pay, '' where it does. Bilinear algorithms trade
-        products for sums, memory and launches: the cost model says whether that pays."""
+        products for sums, memory and launches, copies with a border tests for launches and bytes:
+        the cost model says whether that pays."""
         profile, name = self.target.profile, self.target.name
         if rule.numerics is Numerics.RESCALED and not profile.block:
             return f"{name} folds no states in blocks (profile.block is 0)"
@@ -57,6 +58,8 @@ class Profit:
             if stored < profile.fold_bytes:
                 return f"what it leaves out takes {stored} bytes (profile.fold_bytes)"
         own = by_its_own_word(rule, sizes)
+        if not own and rule.borders:
+            return self.estimates.dearer(rule, sizes)
         if own or rule.numerics is not Numerics.BILINEAR:
             return own
         dearer = self.estimates.dearer(rule, sizes)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from sdlc.graph.expr import Expr, Index, Read, rebuild, walk
 from sdlc.graph.hoist import hoist
 from sdlc.graph.node import Graph, Input, Map, Node, Reduce, Role, element_count, expressions
+from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule, Sizes, rewrite
 from sdlc.graph.types import DType
 from sdlc.schedule.cost import seconds_of
@@ -32,8 +33,8 @@ Sides = Callable[[Sizes, DType], tuple[Graph, Graph]]
 """Both sides of a rule at some sizes."""
 
 WORTH = 0.8
-"""The share of the time that a rule's right side may be estimated at: estimates are a fifth off,
-and what is rounded more must be clearly quicker."""
+"""The share of the time that a rule's right side may be estimated at where it rounds more:
+estimates are a fifth off, and what is rounded more must be clearly quicker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,12 @@ class Compared:
 @dataclass(slots=True)
 class Estimates:
     """Predicted seconds of both sides of rules, each instance once. `along` are rules that both
-    sides are rewritten with first, as a program would be."""
+    sides are rewritten with first, as a program would be, but for the rule itself."""
 
     target: Target
     along: Sequence[Rule] = ()
     precision: DType = DType.F32
-    _known: dict[tuple[str, tuple[tuple[str, int], ...]], Compared] = field(default_factory=dict)
+    _known: dict[tuple[Sides, tuple[tuple[str, int], ...]], Compared] = field(default_factory=dict)
 
     def dearer(self, rule: Rule, sizes: Sizes) -> str:
         """Why the rule does not pay at these sizes, '' where it does or cannot be told."""
@@ -74,24 +75,26 @@ class Estimates:
         return self._compared(rule, sizes).saved
 
     def _compared(self, rule: Rule, sizes: Sizes) -> Compared:
-        key = (rule.name, tuple(sorted(sizes.items())))
+        if rule.sides is None:
+            return Compared("", 0, 0.0)
+        key = rule.sides, tuple(sorted(sizes.items()))
         if key not in self._known:
-            unknown = Compared("", 0, 0.0)
-            self._known[key] = unknown if rule.sides is None else self._of_sides(rule.sides, sizes)
+            self._known[key] = self._of_sides(rule, *rule.sides(sizes, self.precision))
         return self._known[key]
 
-    def _of_sides(self, sides: Sides, sizes: Sizes) -> Compared:
-        left, right = sides(sizes, self.precision)
+    def _of_sides(self, rule: Rule, left: Graph, right: Graph) -> Compared:
         known = weights_of(left)
-        before, after = (self._planned(with_weights(g, known)) for g in (left, right))
+        along = [r for r in self.along if r.name != rule.name]
+        before, after = (self._planned(with_weights(g, known), along) for g in (left, right))
         stored = largest_stored((k.group for k in after.kernels), {n for _, n, _ in right.outputs})
         was, would = (seconds_of(p.kernels, self.target, p.orders) for p in (before, after))
+        share = 1.0 if rule.numerics is Numerics.EXACT else WORTH
         dearer = f"estimated at {1e3 * would:.3g} ms instead of {1e3 * was:.3g}"
         weight = max((element_count(n) for n, _ in _weights_read(after)), default=0)
-        return Compared("" if would < WORTH * was else dearer, stored, was - would, weight)
+        return Compared("" if would < share * was else dearer, stored, was - would, weight)
 
-    def _planned(self, graph: Graph) -> Plan:
-        run = hoist(rewrite(graph, self.along)[0]).run
+    def _planned(self, graph: Graph, along: Sequence[Rule]) -> Plan:
+        run = hoist(rewrite(graph, along)[0]).run
         return plan(run, self.target, enabled=EVERY - {STRIPS})
 
 

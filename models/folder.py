@@ -23,6 +23,8 @@ Config = Mapping[str, object]
 
 SOURCES = Path(__file__).parent / "stable_diffusion"
 """The networks in `.sdl`."""
+SIZE_NUMBERS = 6
+"""What SDXL is told of a picture: its height and width, where it was cropped, what was wanted."""
 
 PIPELINES = MappingProxyType(
     {

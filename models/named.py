@@ -58,8 +58,9 @@ def named_model(name: str) -> Model:
     """The model of this name. Raises SdlError (M001) for an unknown one."""
     known = named()
     if name not in known:
-        near = did_you_mean(name, known) or f"models are {', '.join(known)}"
-        help = f"{near}; or give a diffusers folder, a .safetensors file, or OWNER/NAME of the hub"
+        near, names = did_you_mean(name, known), ", ".join(known)
+        ways = f"give a folder, a .safetensors file, OWNER/NAME of the hub, or {names}"
+        help = f"{near} {ways}".lstrip()
         raise failure("M001", f"there is no folder and no model `{name}`", help=help)
     configs = known[name].configs
 

@@ -113,7 +113,8 @@ def rule_options(command: Command) -> Command:
             "--only",
             multiple=True,
             metavar="RULE[,RULE]",
-            help="Rules to apply, instead of the default ones. May be repeated.",
+            help="Rules to apply, instead of the default ones; `default,RULE` adds one to them. "
+            "May be repeated.",
         ),
         click.option(
             "--weight-budget",

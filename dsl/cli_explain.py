@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 SECTIONS = ("graph", "groups", "rules", "dispatches", "kernels", "tensors", "memory")
 
 
-@click.command("explain", cls=ManyValues)
+@click.command(
+    "explain",
+    cls=ManyValues,
+    short_help="Says what became of a file, and why: text or a page.",
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @target_option
 @source_options

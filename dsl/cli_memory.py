@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 COLUMNS = ("network", "weights", "arena", "at least", "without reuse", "loading", "dispatches")
 
 
-@click.command("memory", cls=ManyValues)
+@click.command("memory", cls=ManyValues, short_help="Prints what each network of a model takes.")
 @click.argument("model", type=click.Path(path_type=Path))
 @target_option
 @source_options

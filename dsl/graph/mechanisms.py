@@ -111,9 +111,10 @@ PLACED: tuple[Rule, ...] = (
 DEFAULT = (
     "concat_read",
     "join_weights",
-    "join_shifts",
     "halo",
     "flash_attention",
+    "join_read_together",
+    "join_shifts",
     "compose_products",
     "fold_affine_biased",
     "fold_affine",
@@ -144,6 +145,13 @@ MECHANISMS: tuple[Rule, ...] = (
         Numerics.EXACT,
         beside.looks_at,
         beside.attempt,
+    ),
+    Rule(
+        "join_read_together",
+        "Products of one operand by weights that end in one node are one, by the weights joined.",
+        Numerics.EXACT,
+        beside.looks_at,
+        beside.attempt_together,
     ),
     Rule(
         "join_shifts",

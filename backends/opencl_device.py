@@ -47,7 +47,7 @@ from sdlc.target import Capabilities, MatrixInstruction, Target
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
 NANOSECOND = 1e-9
-MANY = 64
+MANY = 16
 """Kernels after whose preparation what it took goes back to the system."""
 HALF = Capabilities(("opencl",), f16_arithmetic=True)
 PACKED_HALF = Capabilities(("opencl",), packed_halves=True)

@@ -47,8 +47,11 @@ MARKS = MappingProxyType(
 def load_checkpoint(file: Path, prediction: str | None = None) -> Model:
     """The model in a file. `prediction` says what its network predicts, where the file does not.
 
-    Raises SdlError: M006 for a pickle, M007 for what is no checkpoint of a described family, W00x
-    for a damaged file."""
+    Raises SdlError: M001 where there is none, M006 for a pickle, M007 for what is no checkpoint of
+    a described family, W00x for a damaged file."""
+    if not file.exists():
+        help = "give a folder in the diffusers layout, a .safetensors checkpoint, or a model's name"
+        raise failure("M001", f"there is no file {file}", help=help)
     check_kind(file)
     header = read_header(file)
     found = translate(header.entries)

@@ -118,8 +118,9 @@ def test_names_have_sizes_and_no_weights(capsys: pytest.CaptureFixture[str]) -> 
         ("text_encoder", "unet", "vae"), ()
     )
     assert [p.parameters for p in found.parts][:2] == [123_060_480, 859_520_964]
-    assert status_of(["info", "no/where/at.all"]) == 1
-    assert "error[M001]" in capsys.readouterr().err
+    for nothing in ("no/where/at.all", "nothing.safetensors"):
+        assert status_of(["info", nothing]) == 1
+        assert "error[M001]" in capsys.readouterr().err
 
 
 def test_memory_of_a_model_s_part(capsys: pytest.CaptureFixture[str]) -> None:

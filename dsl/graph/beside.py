@@ -146,7 +146,7 @@ def attempt_together(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
 # ---- what is of one kind -------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _form(node: Map | Reduce) -> _Form | None:
     if len(node.dtypes) != 1 or not node.dtypes[0].is_float:
         return None

@@ -73,11 +73,15 @@ class Trace:
     """The mismatch that was found farthest into the pattern."""
 
     depth: int = -1
-    why: str = "it does not match"
+    words: Callable[[], str] | None = None
+
+    @property
+    def why(self) -> str:
+        return self.words() if self.words is not None else "it does not match"
 
     def note(self, state: State, why: Callable[[], str]) -> None:
         if state.depth > self.depth:
-            self.depth, self.why = state.depth, why()
+            self.depth, self.words = state.depth, why
 
 
 def make_pattern(root: Node, variables: tuple[Input, ...]) -> Pattern:

@@ -9,6 +9,7 @@ Invariant: a read that was in bounds stays in bounds.
 from __future__ import annotations
 
 from collections.abc import Set
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -47,6 +48,7 @@ def conjunction(terms: list[Expr]) -> Expr:
     return made
 
 
+@lru_cache(maxsize=4096)
 def read_through(read: Read, node: Map) -> Expr:
     """The value of `read`, which reads `node`, without the node.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Read, apply, i32
 from sdlc.graph.guards import Surroundings
@@ -44,6 +45,7 @@ def looks_at(node: Node) -> bool:
     return _shifted(node) is not None
 
 
+@lru_cache(maxsize=8192)
 def _shifted(node: Node) -> _Shifted | None:
     match node:
         case Map(body=Apply(op="add", args=(Read() as one, Read() as other))):

@@ -47,7 +47,7 @@ from sdlc.target import Capabilities, MatrixInstruction, Target
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
 NANOSECOND = 1e-9
-MANY = 64
+MANY = 16
 """Kernels after whose preparation what it took goes back to the system."""
 HALF = Capabilities(("opencl",), f16_arithmetic=True)
 PACKED_HALF = Capabilities(("opencl",), packed_halves=True)
@@ -214,7 +214,7 @@ class OpenCLDevice:
         """Has kernels that are not kept compiled by another process, where a compiler would take
         memory beside weights; `groups` are those of a `build` each."""
         missing = [g for g in groups if not_kept(g, self._cache, self._key)]
-        if missing and self._in_host_memory:
+        if missing and self.in_host_memory:
             build_apart(self._info.id, missing, self._cache)
 
     def build_into(self, cache: BuildCache, texts: Sequence[KernelText]) -> list[Any]:
@@ -226,7 +226,7 @@ class OpenCLDevice:
         return f"{self._info.name}\n{self._info.driver}\n{self._device.version}"
 
     @property
-    def _in_host_memory(self) -> bool:
+    def in_host_memory(self) -> bool:
         """Whether weights lie where the compiler works as well."""
         return bool(self._device.type & self._cl.device_type.CPU)
 

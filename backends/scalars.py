@@ -10,7 +10,6 @@ proven non-negative, where the languages' truncating `/` and `%` agree with them
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import pi
 from types import MappingProxyType
 
@@ -57,6 +56,8 @@ Chebyshev nodes. Both together are within 2e-7 of erf in f32."""
 TANH_LIMIT = 10.0
 """tanh of anything larger is 1 in f32; some drivers' tanh overflows instead."""
 
+CONVERSIONS = ("f32", "f16", "i32")
+
 LARGEST_POWER = 4
 """Integer powers up to this are products."""
 
@@ -73,7 +74,7 @@ def expand_functions(kernel: Kernel, caps: Capabilities, language: str) -> Kerne
             return wanted[e.op](e.args, here)
         return e
 
-    return expand(kernel, change)
+    return expand(kernel, change, lambda e: isinstance(e, Call) and e.op in wanted)
 
 
 def _polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
@@ -164,7 +165,7 @@ def floor_division(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
         quotient = here.bind(_floored(a, b, here), "quotient")
         return quotient if e.op == "floordiv" else call("sub", a, call("mul", quotient, b))
 
-    return expand(kernel, change)
+    return expand(kernel, change, lambda e: isinstance(e, Call) and e.op in ("floordiv", "mod"))
 
 
 def _float_division(e: Call, here: Here) -> Expr:
@@ -203,16 +204,14 @@ def round_through_memory(kernel: Kernel, caps: Capabilities, language: str) -> K
         here.before.append(Store(arrays[lanes], i32(0), half))
         return here.local(Cast(Load(arrays[lanes], i32(0), lanes), DType.F32), "r")
 
-    return expand(_casts_explicit(kernel), change)
+    kernel = _casts_explicit(kernel)
+    return expand(kernel, change, lambda e: isinstance(e, Cast) and e.value.type.dtype is DType.F16)
 
 
 def _casts_explicit(kernel: Kernel) -> Kernel:
     """`Call("f16", x)` and its like → `Cast`."""
 
     def change(e: Expr, here: Here) -> Expr:
-        match e:
-            case Call(op="f32" | "f16" | "i32"):
-                return Cast(e.args[0], DType(e.op))
-        return e
+        return Cast(e.args[0], DType(e.op)) if isinstance(e, Call) and e.op in CONVERSIONS else e
 
-    return replace(expand(kernel, change))
+    return expand(kernel, change, lambda e: isinstance(e, Call) and e.op in CONVERSIONS)

@@ -43,7 +43,11 @@ MIB = 2**20
 MOST_ROWS = 40
 
 
-@click.command("bench", cls=ManyValues)
+@click.command(
+    "bench",
+    cls=ManyValues,
+    short_help="Times a program on a device, and what rules are worth.",
+)
 @click.argument("program", type=click.Path(path_type=Path))
 @click.option("--device", metavar="DEVICE", help="Where to run; `sdlc devices` lists them.")
 @click.option("--target", metavar="NAME", help="What to compile for (default: the device's own).")
@@ -178,14 +182,19 @@ def _row(timed: Timed) -> tuple[str, ...]:
     memory = timed.program.memory
     return (
         timed.row.name or timed.name,
-        f"{timed.median * 1e3:.2f}",
-        f"{min(timed.seconds) * 1e3:.2f}",
+        figures(timed.median * 1e3, 2),
+        figures(min(timed.seconds) * 1e3, 2),
         f"{timed.program.flop / timed.median / 1e9:.1f}",
-        f"{memory.arena / MIB:.1f}",
-        f"{memory.weights / MIB:.1f}",
+        figures(memory.arena / MIB),
+        figures(memory.weights / MIB),
         f"{len(timed.program.dispatches)}",
         "" if timed.error is None else f"{timed.error:.1e}",
     )
+
+
+def figures(value: float, places: int = 1) -> str:
+    """A number with so many decimals, or with three figures where those would not show it."""
+    return f"{value:.{places}f}" if value == 0 or value >= 10.0 ** (1 - places) else f"{value:.3g}"
 
 
 def profile_rows(dispatches: tuple[Measured, ...]) -> list[tuple[str, ...]]:
@@ -201,7 +210,7 @@ def profile_rows(dispatches: tuple[Measured, ...]) -> list[tuple[str, ...]]:
         (
             row.name,
             f"{row.count}",
-            f"{row.seconds * 1e3:.3f}",
+            figures(row.seconds * 1e3, 3),
             f"{row.flop_rate / 1e9:.1f}",
             f"{row.byte_rate / 1e9:.1f}",
             f"{row.seconds / whole:.1%}",

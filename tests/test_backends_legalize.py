@@ -24,7 +24,7 @@ from conftest import ForAll
 from kernels import LX, Example, add, mul, numbers, read, staged_matmul, write
 from sdlc.backends.legalize import PASSES, legalize, within_language
 from sdlc.backends.printer import print_kernel
-from sdlc.backends.rewrite import accesses, divisible, plus
+from sdlc.backends.rewrite import Multiples, accesses, plus
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import (
@@ -267,8 +267,9 @@ def test_products_with_a_loop_are_carried_where_they_are_dear() -> None:
 def test_divisible() -> None:
     n = Var("n", i32(0).type)
     index = add(mul(LX, 8), mul(n, 4), 12)
-    assert divisible(index, 4, {}) and not divisible(index, 8, {})
-    assert not divisible(add(n, 4), 4, {}) and divisible(add(n, 4), 4, {n: mul(LX, 4)})
+    nothing, local = Multiples({}), Multiples({n: mul(LX, 4)})
+    assert nothing.divisible(index, 4) and not nothing.divisible(index, 8)
+    assert not nothing.divisible(add(n, 4), 4) and local.divisible(add(n, 4), 4)
     assert plus(add(n, 3), 2) == add(n, 5) and plus(i32(3), 2) == i32(5) and plus(n, 0) is n
 
 

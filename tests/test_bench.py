@@ -13,7 +13,7 @@ import pytest
 from sdlc.api import make_request
 from sdlc.backends.devices import open_device
 from sdlc.cli import status_of
-from sdlc.cli_bench import profile_rows
+from sdlc.cli_bench import figures, profile_rows
 from sdlc.cli_bench_run import ablation_rows, largest_error, requests, with_rules
 from sdlc.graph.mechanisms import DEFAULT
 from sdlc.language.diagnostics import SdlError
@@ -51,6 +51,11 @@ def bench(net: Path, capsys: pytest.CaptureFixture[str]) -> Any:
         return out if status == 0 else err
 
     return run
+
+
+def test_small_numbers_keep_three_figures() -> None:
+    assert [figures(x) for x in (0, 4.04, 1639.2)] == ["0.0", "4.0", "1639.2"]
+    assert [figures(x, 2) for x in (0.0123456, 0.25, 74.9)] == ["0.0123", "0.25", "74.90"]
 
 
 def test_table(bench: Any) -> None:
@@ -147,7 +152,7 @@ def test_mistakes(bench: Any, tmp_path: Path) -> None:
     assert "no network" in bench(program="emoji_diffusion/tokens", status=1)
     assert ".html" in bench(*SIZES, "--plot", tmp_path / "plot.gif", status=2)
     assert "cannot write" in bench(*SIZES, "--trace", tmp_path / "no" / "t.json", status=1)
-    assert "no target 'cpi'" in bench(*SIZES, "--target", "cpi", status=1)
+    assert "no target `cpi`" in bench(*SIZES, "--target", "cpi", status=1)
     assert "-n" in bench(*SIZES, "-n", 0, status=2)
     assert "--only" in bench(*SIZES, "--ablation", "--only", "halo", status=2)
     assert "`halo`" in bench(*SIZES, "--without", "hallo", status=1)

@@ -11,7 +11,7 @@ computed tolerance, and only against the definition's f64 meaning; no stage sees
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sdlc.graph.node import Graph
 from sdlc.graph.numerics import Numerics

@@ -97,6 +97,63 @@ def test_ablation_without_a_reference(bench: Any, monkeypatch: pytest.MonkeyPatc
     assert "against the baseline f32" in text
 
 
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of programs, once for each run of one; every row is timed alone, and a row is what
+    others are compared with."""
+    made: list[str] = []
+    step = Executable.step
+
+    def counted(self: Executable) -> None:
+        made.append(self.program.name)
+        step(self)
+
+    monkeypatch.setattr(Executable, "step", counted)
+    monkeypatch.setattr("sdlc.cli_bench_run.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("sdlc.cli_bench_run.REFERENCE_FLOP", 0)
+    return made
+
+
+def test_runs_of_an_ablation(bench: Any, steps: list[str]) -> None:
+    """Each row runs once to give its outputs and be warm, then as often as asked for and as there
+    is time; the first row's outputs are those that others are compared with."""
+    rows = json.loads(bench(*SIZES, "-n", 2, "--ablation", "--json"))["programs"]
+    assert len(steps) == 3 * len(rows) and all(len(r["seconds"]) == 2 for r in rows)
+    assert rows[0]["max_error"] is None and not rows[0]["against"]
+    assert all(r["max_error"] < 1e-5 and r["against"] == "baseline f32" for r in rows[1:])
+    steps.clear()
+    rows = json.loads(bench(*SIZES, "-n", 2, "--seconds", 0, "--ablation", "--json"))["programs"]
+    assert len(steps) == 2 * len(rows) and all(len(r["seconds"]) == 1 for r in rows)
+
+
+@pytest.mark.parametrize(("run", "kept"), [(1, 0), (6, 2)])
+def test_what_an_interrupted_ablation_has_timed(
+    net: Path,
+    run: int,
+    kept: int,
+    steps: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rows are printed when they are there, and one of which a run was timed is."""
+    step = Executable.step
+
+    def interrupted(self: Executable) -> None:
+        step(self)
+        if len(steps) == run:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Executable, "step", interrupted)
+    for more in ((), ("--json",)):
+        steps.clear()
+        assert status_of(["bench", str(net), *SIZES, "-n", "2", "--ablation", *more]) == 130
+        out, err = capsys.readouterr()
+        assert "interrupted" in err
+        named = [row.name for row in ablation_rows() if row.name in out]
+        assert named == [row.name for row in ablation_rows()][:kept]
+        assert not (more and kept) or len(json.loads(out)["programs"]) == kept
+
+
 def test_rows_of_the_ablation() -> None:
     """Rules that there are; each row has those of the one above, the first none."""
     rows = ablation_rows()

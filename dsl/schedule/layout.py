@@ -51,7 +51,8 @@ def assign_orders(
     wishes: Orders = {}
     for group in groups:
         inner = [w for part in group.inner for w in _wishes(part, _inner_axis(part, group, vector))]
-        for wish in (*inner, *_wishes(group, deep(group) or vectors.get(_key(group)))):
+        own = _wishes(group, deep(group) or vectors.get(_key(group)))
+        for wish in _agreed([*inner, *own]):
             wishes.setdefault(wish.value, wish.order)
     orders: Orders = {}
     for group in groups:
@@ -151,6 +152,14 @@ def _wishes(group: Group, lanes: Axis | None) -> Iterable[Wish]:
             wish = _innermost(read, lanes, form)
             if wish is not None:
                 yield wish
+
+
+def _agreed(wishes: list[Wish]) -> list[Wish]:
+    """The wishes for values that are not wanted in another order as well, by the same kernel."""
+    orders: dict[Value, set[tuple[int, ...]]] = {}
+    for wish in wishes:
+        orders.setdefault(wish.value, set()).add(wish.order)
+    return [w for w in wishes if len(orders[w.value]) == 1]
 
 
 def _innermost(read: Read, lanes: Axis, form: Contraction) -> Wish | None:

@@ -222,14 +222,16 @@ def _shape(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> Sh
 def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> tuple[int, int]:
     """Rows and columns of a work-item's tile: the profile's, halved while it leaves too few
     registers beside the results and the places of what is stored, and read with it, at each vector.
-    Several results of one left factor have slices of their own, which smaller tiles do not spare.
+    Several results of one left factor share the tile, and half of it at most, since each has slices
+    of its own; so do results of rows that are normalised as they are fetched.
     """
     (rows, columns), vector = setting.profile.register_tile, setting.profile.vector
     if form.fields > 1 and not setting.profile.registers:
         return (rows if form.fields == 2 else max(1, rows // 2)), columns
     columns = max(vector, columns // form.fields)
     each = 1 + PLACE * _places(group, form, lanes, setting)
-    most = prod(setting.profile.register_tile) // (2 if group.inner or form.fields > 1 else 1)
+    beside = form.fields > 1 or any(p.monoid is not None for p in group.inner)
+    most = prod(setting.profile.register_tile) // (2 if beside else 1)
     while setting.profile.registers:
         results = rows * columns * form.fields
         if results <= most and results * each <= FULL * setting.profile.registers:

@@ -47,7 +47,7 @@ from sdlc.target import Capabilities, MatrixInstruction, Target
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
 NANOSECOND = 1e-9
-MANY = 16
+MANY = 64
 """Kernels after whose preparation what it took goes back to the system."""
 HALF = Capabilities(("opencl",), f16_arithmetic=True)
 PACKED_HALF = Capabilities(("opencl",), packed_halves=True)
@@ -208,7 +208,16 @@ class OpenCLDevice:
         """Raises SdlError (D030) that shows the line of the kernel that the driver refuses."""
         built = self.build_into(self._cache, texts)
         give_back()
+        for program, text in {id(p): (p, t) for p, t in zip(built, texts, strict=True)}.values():
+            self._first(program, text)
         return {t.name: Built(p, t) for t, p in zip(texts, built, strict=True)}
+
+    def _first(self, program: Any, text: KernelText) -> None:
+        """Makes a program's first kernel: Intel's runtime then takes as much again as the program,
+        for a moment, so that one goes after the other."""
+        with self._errors("preparing kernels"):
+            self._cl.Kernel(program, text.entry)
+        give_back()
 
     def build_ahead(self, groups: Sequence[Sequence[KernelText]]) -> None:
         """Has kernels that are not kept compiled by another process, where a compiler would take

@@ -314,7 +314,8 @@ def drawing_progress() -> Iterator[Report]:
             tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=progress.total, pace="")
             bars.start()
         spent[stage] = spent.get(stage, 0.0) + progress.seconds
-        pace = f"{spent[stage] / max(progress.done, 1) * 1e3:8.1f} ms each"
+        each = spent[stage] / max(progress.done, 1)
+        pace = f"{each:8.1f} s each" if each >= 10 else f"{each * 1e3:8.1f} ms each"
         bars.update(tasks[stage], completed=progress.done, total=progress.total, pace=pace)
 
     if bars.console.is_terminal:

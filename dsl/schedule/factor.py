@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
-from sdlc.graph.expr import Axis, Expr, Read, axes_of, reads_of, rebuild, substitute
+from sdlc.graph.expr import Apply, Axis, Expr, Read, apply, axes_of, reads_of, rebuild, substitute
 from sdlc.graph.node import Node
 from sdlc.schedule.absorb import absorbed_into, readers_of, shared_value
 from sdlc.schedule.affine import bare_axis
@@ -134,7 +134,8 @@ def _does_not_pay(form: Contraction, target: Target) -> str:
     if profile.lanes > 1 and not (profile.slice or profile.factor_slice):
         return "work-items that fetch nothing together would each normalise it"
     columns = form.fields * prod(a.extent for a in form.n)
-    if profile.lanes > 1 and not profile.slice and columns > prod(a.extent for a in form.k):
+    many = not profile.slice and columns > prod(a.extent for a in form.k)
+    if profile.lanes > 1 and many and (profile.factor_slice > 1 or form.fields > 1):
         tile, whole = prod(fetching_tile(form, profile)) * form.fields, prod(profile.register_tile)
         if tile < SMALLER * whole:
             return "its many columns would be computed in smaller tiles"
@@ -177,14 +178,26 @@ def written_in(group: Group) -> Group:
     """The contraction with its map of rows in its factor: the statistics alone stay inside."""
     statistics, rows = group.inner
     store = rows.stores[0]
+    along = frozenset(group.over)
 
     def change(e: Expr) -> Expr | None:
         if not isinstance(e, Read) or e.source is not store.node:
             return None
-        return substitute(store.value, dict(zip(rows.axes, e.indices, strict=True)))
+        value = substitute(store.value, dict(zip(rows.axes, e.indices, strict=True)))
+        return rebuild(value, lambda part: _fused(part, along))
 
     lift = tuple(rebuild(e, change) for e in group.lift)
     return replace(group, lift=lift, inner=(statistics,))
+
+
+def _fused(e: Expr, along: frozenset[Axis]) -> Expr | None:
+    """`(x - a) * b` of a row's own `a` and `b` as one operation, `x * b + (-a * b)`."""
+    match e:
+        case Apply(op="mul", args=(Apply(op="sub", args=(x, a)), b)):
+            if along.isdisjoint(axes_of(a, b)):
+                x = rebuild(x, lambda part: _fused(part, along))
+                return apply("fma", x, b, apply("mul", apply("neg", a), b))
+    return None
 
 
 # ---- steps ---------------------------------------------------------------------------------------

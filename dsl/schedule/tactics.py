@@ -29,18 +29,25 @@ from sdlc.schedule.draft import (
     vector_width,
     written_out,
 )
-from sdlc.schedule.factor import factor_rows, fetching_tile, most_tiles, private_factor, written_in
+from sdlc.schedule.factor import (
+    factor_rows,
+    fetching_tile,
+    local_statistics,
+    most_tiles,
+    private_factor,
+    written_in,
+)
 from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
 from sdlc.schedule.held import with_held
 from sdlc.schedule.interleaved import column_steps, with_columns
 from sdlc.schedule.multiplied import multiplied
-from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
+from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile, initial
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
 from sdlc.schedule.shared import shared_steps
 from sdlc.schedule.skinny import skinny_steps
-from sdlc.schedule.staging import private_steps
+from sdlc.schedule.staging import NestDraft, private_steps
 from sdlc.schedule.streamed import streamed
 from sdlc.schedule.transform import transform_steps
 from sdlc.target import Profile
@@ -73,6 +80,9 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
             if not isinstance(cells, str):
                 yield "", cells, fragment_steps(cells, form, setting)
                 return
+        if shared and lanes is not None and _normalises_alone(setting.profile):
+            yield "", lean, _normalising_steps(lean, form, lanes, setting)
+            return
         there = _fetching(setting, form) if shared else setting
         whole = with_operands(lean, lanes, there)
         setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
@@ -115,6 +125,11 @@ def _fetching(setting: Setting, form: Contraction) -> Setting:
     return replace(
         setting, profile=replace(profile, slice=profile.factor_slice, register_tile=tile)
     )
+
+
+def _normalises_alone(profile: Profile) -> bool:
+    """Whether work-items normalise what they load of a left factor, each for itself."""
+    return not profile.slice and profile.factor_slice == 1
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:
@@ -212,6 +227,31 @@ def _contraction_steps(
     return tuple(draft.steps)
 
 
+def _normalising_steps(
+    group: Group, form: Contraction, lanes: Axis, setting: Setting
+) -> tuple[Step, ...]:
+    """A contraction that normalises rows of its left factor as it loads them, with statistics in
+    local memory: work-items along columns, then rows, so that several share a row's. Of a smaller
+    tile, more steps are written out."""
+    axes = _stored_axes(group, setting)
+    draft = Draft({a: a.extent for a in (*axes, *group.over)})
+    row_axes = _register_tile(draft, axes, form, lanes, setting.profile)
+    profile = setting.profile
+    results = prod(step.size for step in draft.steps if isinstance(step, Tile))
+    smaller = max(1, prod(profile.register_tile) // results)
+    longer = replace(setting, profile=replace(profile, unroll=profile.unroll * smaller))
+    across = vector_width(draft.left[lanes], profile.lanes)
+    draft.take(lanes, across, Kind.LANE, "lane", 0)
+    order = [a for a in (*form.batch, *row_axes) if a in draft.left]
+    _take_lanes(draft, order, profile.lanes // across, 1)
+    draft.bind_rest(axes, setting)
+    draft.steps += _reduced_loops(group, form, draft, longer)
+    nest = NestDraft(group, initial(group))
+    nest.take(*draft.steps)
+    local_statistics(nest, group.inner[0], setting)
+    return tuple(nest.steps)
+
+
 def _in_turn(axes: list[Axis], form: Contraction, lanes: Axis, profile: Profile) -> list[Axis]:
     """The order in which work-groups take tiles of results, the last axis the fastest. A core that
     takes one after the other keeps what does not change in its cache: that is the larger factor."""
@@ -272,7 +312,7 @@ def _is_full(
     rows, columns = tile
     values = rows * columns * form.fields + rows + columns * form.fields
     loops = sum(a.extent > 1 for a in form.k)
-    places = (form.fields + 1) * loops + 2 * (form.fields - 1)
+    places = (form.right_values + 1) * loops + 2 * (form.right_values - 1)
     if row_axes and row_axes[-1].extent % rows:
         places += rows
     if any(r.source.dtypes[r.field] is DType.F32 for r in reads_of(form.left)):
@@ -304,7 +344,7 @@ def _reduced_loops(
             return
     profile = setting.profile
     if profile.registers:
-        profile = replace(profile, unroll=max(1, profile.unroll // form.fields))
+        profile = replace(profile, unroll=max(1, profile.unroll // form.right_values))
     size = written_out(order[-1].extent, profile) if order else 1
     if size > 1:
         inner = f"{order[-1].name}.unroll"

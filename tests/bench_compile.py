@@ -3,7 +3,8 @@
     python tests/bench_compile.py [--targets cpu nvidia] [--latent 64] [--precision f32] [--profile]
 
 For every target: seconds of each pass in one process, kernels and dispatches; then `sdlc compile`
-as a user runs it, on all cores, cold and from the cache. `--profile` prints the functions that take longest instead.
+as a user runs it, on all cores, cold and from the cache. `--profile` prints the functions that
+take longest instead.
 """
 
 from __future__ import annotations

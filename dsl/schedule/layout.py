@@ -37,12 +37,14 @@ def assign_orders(
     vector: int,
     permuted: bool = True,
     deep: Callable[[Group], Axis | None] = lambda group: None,
+    fetched: bool = False,
 ) -> tuple[Orders, dict[Value, Axis]]:
     """Storage orders, and each contraction's vector axis, by the group's first stored value.
 
     `kept` are the orders of the program's outputs, `vector` the lanes that the target prefers;
     `deep` gives the axis that a group wants innermost in its factors instead of its vector axis.
-    Unless `permuted`, all other values are row-major.
+    Unless `permuted`, all other values are row-major. `fetched`: products within a kernel take
+    their right factors from local memory, in vectors of any extent.
     """
     groups = tuple(groups)
     if not permuted:
@@ -50,7 +52,7 @@ def assign_orders(
     vectors = {_key(g): v for g in groups if (v := vector_axis(g, vector)) is not None}
     wishes: Orders = {}
     for group in groups:
-        inner = [w for part in group.inner for w in _wishes(part, _inner_axis(part, group, vector))]
+        inner = [w for p in group.inner for w in _inner_wishes(p, group, vector, fetched)]
         own = _wishes(group, deep(group) or vectors.get(_key(group)))
         for wish in _agreed([*inner, *own]):
             wishes.setdefault(wish.value, wish.order)
@@ -120,6 +122,15 @@ def vector_axis(group: Group, vector: int) -> Axis | None:
 def _inner_axis(part: Group, group: Group, vector: int) -> Axis | None:
     """The vector axis of an inner group; it stands still along what the whole group reduces."""
     return _vector_axis(part, vector, frozenset(group.over))
+
+
+def _inner_wishes(part: Group, group: Group, vector: int, fetched: bool) -> Iterable[Wish]:
+    """What an inner group wants, but for a left factor that is not vectors along its rows where
+    the right one is fetched."""
+    lanes, form = _inner_axis(part, group, vector), contraction(part)
+    if fetched and form is not None and lanes in form.m:
+        return ()
+    return _wishes(part, lanes)
 
 
 def _vector_axis(group: Group, vector: int, still: frozenset[Axis]) -> Axis | None:

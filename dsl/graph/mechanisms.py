@@ -116,7 +116,6 @@ DEFAULT = (
     "join_read_together",
     "join_shifts",
     "compose_products",
-    "fold_affine_biased",
     "fold_affine",
     "scale_and_shift",
     "winograd_4",

@@ -207,6 +207,9 @@ def _check_start(settings: GenerateSettings, folder: Model) -> None:
         raise failure("G004", "this model paints into a given picture", help=help)
     if settings.tile and not MIN_TILE <= settings.tile <= MAX_SIZE:
         raise failure("G002", f"tiles of {settings.tile}", help=f"give {MIN_TILE} or more latents")
+    for picture in (settings.init, settings.mask):
+        if picture is not None:
+            picture_size(picture)  # one that cannot be read is refused before networks are compiled
 
 
 def _check_size(size: tuple[int, int], folder: Model) -> None:

@@ -134,8 +134,7 @@ def _does_not_pay(form: Contraction, target: Target) -> str:
     if profile.lanes > 1 and not (profile.slice or profile.factor_slice):
         return "work-items that fetch nothing together would each normalise it"
     columns = form.fields * prod(a.extent for a in form.n)
-    many = not profile.slice and columns > prod(a.extent for a in form.k)
-    if profile.lanes > 1 and many and (profile.factor_slice > 1 or form.fields > 1):
+    if profile.lanes > 1 and not profile.slice and columns > prod(a.extent for a in form.k):
         tile, whole = prod(fetching_tile(form, profile)) * form.fields, prod(profile.register_tile)
         if tile < SMALLER * whole:
             return "its many columns would be computed in smaller tiles"
@@ -174,8 +173,9 @@ def factor_rows(group: Group) -> Group | None:
     return rows if is_form and contraction(statistics) is None else None
 
 
-def written_in(group: Group) -> Group:
-    """The contraction with its map of rows in its factor: the statistics alone stay inside."""
+def written_in(group: Group, fused: bool) -> Group:
+    """The contraction with its map of rows in its factor: the statistics alone stay inside.
+    `fused`: a row's own difference and factor are one operation, of what a work-item keeps."""
     statistics, rows = group.inner
     store = rows.stores[0]
     along = frozenset(group.over)
@@ -184,7 +184,7 @@ def written_in(group: Group) -> Group:
         if not isinstance(e, Read) or e.source is not store.node:
             return None
         value = substitute(store.value, dict(zip(rows.axes, e.indices, strict=True)))
-        return rebuild(value, lambda part: _fused(part, along))
+        return rebuild(value, lambda part: _fused(part, along)) if fused else value
 
     lift = tuple(rebuild(e, change) for e in group.lift)
     return replace(group, lift=lift, inner=(statistics,))

@@ -207,7 +207,8 @@ def _shape(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> Sh
     rows, columns = _fitted(group, form, lanes, setting)
     smaller = max(1, prod(profile.register_tile) // (rows * columns * form.fields))
     # Every field has a slice of its own; where registers are counted, it has fewer columns too.
-    beside = 1 if profile.registers else 1 << (form.fields - 1).bit_length()
+    narrow = profile.registers and not profile.factor_slice
+    beside = 1 if narrow else 1 << (form.fields - 1).bit_length()
     across = min(max(1, profile.across // beside), -(-n // columns))
     down = 1 << (-(-profile.lanes // across) - 1).bit_length()
     depth = _depth(form, setting, smaller)[0]
@@ -226,12 +227,13 @@ def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> t
     of its own; so do results of rows that are normalised as they are fetched.
     """
     (rows, columns), vector = setting.profile.register_tile, setting.profile.vector
-    if form.fields > 1 and not setting.profile.registers:
+    if form.fields > 1 and (setting.profile.factor_slice or not setting.profile.registers):
         return (rows if form.fields == 2 else max(1, rows // 2)), columns
     columns = max(vector, columns // form.fields)
     each = 1 + PLACE * _places(group, form, lanes, setting)
-    beside = form.fields > 1 or any(p.monoid is not None for p in group.inner)
-    most = prod(setting.profile.register_tile) // (2 if beside else 1)
+    # Where only such rows are fetched, the tile is one for them already (`fetching_tile`).
+    fetched = setting.profile.factor_slice == 0 and any(p.monoid for p in group.inner)
+    most = prod(setting.profile.register_tile) // (2 if fetched or form.fields > 1 else 1)
     while setting.profile.registers:
         results = rows * columns * form.fields
         if results <= most and results * each <= FULL * setting.profile.registers:

@@ -32,7 +32,6 @@ from sdlc.schedule.draft import (
 from sdlc.schedule.factor import (
     factor_rows,
     fetching_tile,
-    local_statistics,
     most_tiles,
     private_factor,
     written_in,
@@ -42,12 +41,12 @@ from sdlc.schedule.group import Group
 from sdlc.schedule.held import with_held
 from sdlc.schedule.interleaved import column_steps, with_columns
 from sdlc.schedule.multiplied import multiplied
-from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile, initial
+from sdlc.schedule.nest import Bind, Kind, Reorder, Step, Tile
 from sdlc.schedule.operands import operand_steps, with_operands
 from sdlc.schedule.rows import rows_steps
 from sdlc.schedule.shared import shared_steps
 from sdlc.schedule.skinny import skinny_steps
-from sdlc.schedule.staging import NestDraft, private_steps
+from sdlc.schedule.staging import private_steps
 from sdlc.schedule.streamed import streamed
 from sdlc.schedule.transform import transform_steps
 from sdlc.target import Profile
@@ -72,7 +71,7 @@ Way = tuple[str, Group, tuple[Step, ...]]
 def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]:
     """The ways to compute a group, the default first, each with the inner groups that it wants."""
     shared = setting.profile.lanes > 1 and factor_rows(group) is not None
-    lean = written_in(group) if shared else group
+    lean = written_in(group, setting.profile.slice > 0) if shared else group
     form = contraction(lean)
     if form is not None:
         if setting.instruction is not None:
@@ -80,9 +79,6 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
             if not isinstance(cells, str):
                 yield "", cells, fragment_steps(cells, form, setting)
                 return
-        if shared and lanes is not None and _normalises_alone(setting.profile):
-            yield "", lean, _normalising_steps(lean, form, lanes, setting)
-            return
         there = _fetching(setting, form) if shared else setting
         whole = with_operands(lean, lanes, there)
         setting.journal.tell("local_operands", group, whole if isinstance(whole, str) else "")
@@ -125,11 +121,6 @@ def _fetching(setting: Setting, form: Contraction) -> Setting:
     return replace(
         setting, profile=replace(profile, slice=profile.factor_slice, register_tile=tile)
     )
-
-
-def _normalises_alone(profile: Profile) -> bool:
-    """Whether work-items normalise what they load of a left factor, each for itself."""
-    return not profile.slice and profile.factor_slice == 1
 
 
 def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step, ...]:
@@ -225,31 +216,6 @@ def _contraction_steps(
     draft.bind_rest(_in_turn(axes, form, lanes, profile), setting)
     draft.steps += _reduced_loops(group, form, draft, setting)
     return tuple(draft.steps)
-
-
-def _normalising_steps(
-    group: Group, form: Contraction, lanes: Axis, setting: Setting
-) -> tuple[Step, ...]:
-    """A contraction that normalises rows of its left factor as it loads them, with statistics in
-    local memory: work-items along columns, then rows, so that several share a row's. Of a smaller
-    tile, more steps are written out."""
-    axes = _stored_axes(group, setting)
-    draft = Draft({a: a.extent for a in (*axes, *group.over)})
-    row_axes = _register_tile(draft, axes, form, lanes, setting.profile)
-    profile = setting.profile
-    results = prod(step.size for step in draft.steps if isinstance(step, Tile))
-    smaller = max(1, prod(profile.register_tile) // results)
-    longer = replace(setting, profile=replace(profile, unroll=profile.unroll * smaller))
-    across = vector_width(draft.left[lanes], profile.lanes)
-    draft.take(lanes, across, Kind.LANE, "lane", 0)
-    order = [a for a in (*form.batch, *row_axes) if a in draft.left]
-    _take_lanes(draft, order, profile.lanes // across, 1)
-    draft.bind_rest(axes, setting)
-    draft.steps += _reduced_loops(group, form, draft, longer)
-    nest = NestDraft(group, initial(group))
-    nest.take(*draft.steps)
-    local_statistics(nest, group.inner[0], setting)
-    return tuple(nest.steps)
 
 
 def _in_turn(axes: list[Axis], form: Contraction, lanes: Axis, profile: Profile) -> list[Axis]:

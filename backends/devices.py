@@ -143,7 +143,7 @@ def _none(selector: str | None, candidates: list[Candidate], missing: list[Missi
     known = ", ".join(c.info.id for c in candidates) or "none"
     relevant = [m for m in missing if m.kind == selector] or missing
     hints = "; ".join(m.help for m in relevant)
-    what = "no device was found" if selector is None else f"no device matches '{selector}'"
+    what = "no device was found" if selector is None else f"no device matches `{selector}`"
     help = f"install one: {hints}" if hints else "choose one of those found"
     notes = (("found", known), *((m.kind, m.reason) for m in relevant))
     return failure("D001", what, help, notes)

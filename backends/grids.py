@@ -80,7 +80,7 @@ def _pieces(count: int, limit: int) -> int:
 
 
 def _substitute(kernel: Kernel, values: dict[Expr, Expr]) -> Kernel:
-    return map_expressions(kernel, lambda e: values.get(e, e))
+    return map_expressions(kernel, lambda e: values.get(e, e), lambda e: e in values)
 
 
 def split_groups(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sdlc.backends.rewrite import Here, divisible, expand, plus
+from sdlc.backends.rewrite import Here, Multiples, expand, plus
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Assign,
@@ -38,7 +38,7 @@ from sdlc.kernel.ir import (
     statements,
     with_operands,
 )
-from sdlc.kernel.rewrite import Fresh, definitions, map_statements, with_expressions
+from sdlc.kernel.rewrite import Fresh, definitions, holding, map_statements, with_expressions
 from sdlc.language.diagnostics import SdlError, failure
 from sdlc.target import Capabilities
 
@@ -50,7 +50,10 @@ def widen_half_arithmetic(kernel: Kernel, caps: Capabilities, language: str) -> 
     if caps.f16_arithmetic:
         return kernel
     packed = caps.packed_halves and language == "opencl"
-    widening = _Widening(_moved(kernel.body) if packed else frozenset())
+    halves = holding(kernel, lambda e: e.type.dtype is DType.F16)
+    if not halves:
+        return kernel
+    widening = _Widening(halves, _moved(kernel.body) if packed else frozenset())
     return replace(kernel, body=map_statements(kernel.body, widening.statement))
 
 
@@ -79,6 +82,9 @@ def _is_moved(e: Expr, kept: Set[Var]) -> bool:
 
 @dataclass(slots=True)
 class _Widening:
+    """`halves` are the expressions that are f16, or have one in them."""
+
+    halves: Set[Expr]
     moved: frozenset[Var]
     made: dict[Expr, Expr] = field(default_factory=dict)
 
@@ -107,6 +113,8 @@ class _Widening:
 
     def wide(self, e: Expr) -> Expr:
         """`e`; if it is an f16, as an f32 with its value."""
+        if e not in self.halves:
+            return e
         if e not in self.made:
             self.made[e] = self._wide(e)
         return self.made[e]
@@ -164,7 +172,7 @@ def widen_half_arrays(kernel: Kernel, caps: Capabilities, language: str) -> Kern
             return (replace(stmt, buffer=made[stmt.buffer.name], value=value),)
         return (stmt,)
 
-    kernel = expand(kernel, change)
+    kernel = expand(kernel, change, lambda e: isinstance(e, Load))
     arrays = tuple(made.get(a.name, a) for a in kernel.arrays)
     return replace(kernel, body=map_statements(kernel.body, visit), arrays=arrays)
 
@@ -176,12 +184,12 @@ def align_halves(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     In OpenCL C `vload_half8` may be unaligned, but a driver without f16 was seen to read it with an
     aligned instruction and crash.
     """
-    if caps.f16_arithmetic:
+    if caps.f16_arithmetic or not _holds_halves(kernel):
         return kernel
-    values = definitions(kernel)
+    multiples = Multiples(definitions(kernel))
 
     def aligned(index: Expr, lanes: int) -> bool:
-        return divisible(index, 2 if language == "wgsl" else lanes, values)
+        return multiples.divisible(index, 2 if language == "wgsl" else lanes)
 
     def change(e: Expr, here: Here) -> Expr:
         if not isinstance(e, Load) or e.lanes == 1 or e.buffer.dtype is not DType.F16:
@@ -202,7 +210,12 @@ def align_halves(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
 
     fresh = Fresh(kernel)
     kernel = replace(kernel, body=map_statements(kernel.body, visit))
-    return expand(kernel, change)
+    return expand(kernel, change, lambda e: isinstance(e, Load) and e.lanes > 1)
+
+
+def _holds_halves(kernel: Kernel) -> bool:
+    """Whether any memory of a kernel is of halves."""
+    return any(b.dtype is DType.F16 for b in (*kernel.buffers, *kernel.arrays))
 
 
 def _one_by_one(stmt: Store, here: Here) -> tuple[Stmt, ...]:

@@ -47,8 +47,11 @@ from sdlc.target import Capabilities, MatrixInstruction, Target
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
 NANOSECOND = 1e-9
-MANY = 64
-"""Kernels after whose preparation what it took goes back to the system."""
+FEW, MANY = 4, 64
+"""Launches after whose preparation what it took goes back to the system: in a large recording, that
+of weights which fill the memory, and in others."""
+LARGE = 256
+"""Launches of a large recording."""
 HALF = Capabilities(("opencl",), f16_arithmetic=True)
 PACKED_HALF = Capabilities(("opencl",), packed_halves=True)
 
@@ -175,6 +178,7 @@ class Memory:
 class Built:
     program: Any
     text: KernelText
+    first: Any
 
 
 class OpenCLDevice:
@@ -208,13 +212,23 @@ class OpenCLDevice:
         """Raises SdlError (D030) that shows the line of the kernel that the driver refuses."""
         built = self.build_into(self._cache, texts)
         give_back()
-        return {t.name: Built(p, t) for t, p in zip(texts, built, strict=True)}
+        pairs = {id(p): (p, t) for p, t in zip(built, texts, strict=True)}
+        first = {place: self._first(*pair) for place, pair in pairs.items()}
+        return {t.name: Built(p, t, first[id(p)]) for t, p in zip(texts, built, strict=True)}
+
+    def _first(self, program: Any, text: KernelText) -> Any:
+        """A program's first kernel: Intel's runtime takes as much again as the program when it
+        makes one beside which there is no other, so these go one after the other, and stay."""
+        with self._errors("preparing kernels"):
+            made = self._cl.Kernel(program, text.entry)
+        give_back()
+        return made
 
     def build_ahead(self, groups: Sequence[Sequence[KernelText]]) -> None:
         """Has kernels that are not kept compiled by another process, where a compiler would take
         memory beside weights; `groups` are those of a `build` each."""
         missing = [g for g in groups if not_kept(g, self._cache, self._key)]
-        if missing and self._in_host_memory:
+        if missing and self.in_host_memory:
             build_apart(self._info.id, missing, self._cache)
 
     def build_into(self, cache: BuildCache, texts: Sequence[KernelText]) -> list[Any]:
@@ -226,7 +240,7 @@ class OpenCLDevice:
         return f"{self._info.name}\n{self._info.driver}\n{self._device.version}"
 
     @property
-    def _in_host_memory(self) -> bool:
+    def in_host_memory(self) -> bool:
         """Whether weights lie where the compiler works as well."""
         return bool(self._device.type & self._cl.device_type.CPU)
 
@@ -255,10 +269,11 @@ class OpenCLDevice:
 
     def record(self, built: Mapping[str, Built], launches: Sequence[Launch]) -> Any:
         made = []
+        often = FEW if len(launches) > LARGE else MANY
         with self._errors("preparing kernels"):
             for number, each in enumerate(launches, 1):
                 made.append(self._prepared(built[each.kernel], each.bindings))
-                if number % MANY == 0:
+                if number % often == 0:
                     give_back()
         return made
 

@@ -99,7 +99,7 @@ def print_kernel(kernel: Kernel, language: str, caps: Capabilities) -> KernelTex
     printers = {"opencl": OpenCLPrinter, "wgsl": WgslPrinter}
     if language not in printers:
         raise failure(
-            "D021", f"no printer for language '{language}'", f"use one of: {', '.join(printers)}"
+            "D021", f"no printer for language `{language}`", f"use one of: {', '.join(printers)}"
         )
     printer: Printer = printers[language](kernel, caps)
     return KernelText(

@@ -53,7 +53,7 @@ def vector_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
             return (replace(stmt, index=quotients.scaled(stmt.index, lanes)),)
         return (stmt,)
 
-    kernel = map_expressions(kernel, change)
+    kernel = map_expressions(kernel, change, lambda e: isinstance(e, Load) and e.lanes > 1)
     body = quotients.with_locals(map_statements(kernel.body, visit))
     return replace(kernel, body=_used(body))
 
@@ -82,7 +82,7 @@ def split_offsets(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
             return stmt
         return replace(stmt, index=fitted(stmt.index, here))
 
-    return expand(kernel, change, store)
+    return expand(kernel, change, lambda e: isinstance(e, Load), store)
 
 
 @dataclass(slots=True)

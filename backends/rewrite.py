@@ -4,7 +4,7 @@ In: a kernel and a function over its expressions. Out: the kernel rewritten. Inv
 keep their order; a local that a change introduces stands directly before the statement that reads
 it.
 
-    expand(kernel, lambda e, here: twice(here.bind(e.args[0], "x")) if is_twice(e) else e)
+    expand(kernel, lambda e, here: twice(here.bind(e.args[0], "x")) if is_twice(e) else e, is_twice)
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from sdlc.kernel.rewrite import (
     Change,
     Fresh,
     Ranges,
+    Where,
+    holding,
     rebuild,
     with_expressions,
     work_ranges,
@@ -88,11 +90,15 @@ class Here:
 def expand(
     kernel: Kernel,
     change: Callable[[Expr, Here], Expr],
-    store: Callable[[Store, Here], Store] = lambda stmt, here: stmt,
+    where: Where,
+    store: Callable[[Store, Here], Store] | None = None,
 ) -> Kernel:
-    """`change(expr, here)` applied to every subexpression of every statement, operands first, then
-    `store` to every store; both may put locals before the statement (`here.bind`) and add private
-    arrays (`here.arrays`)."""
+    """`change(expr, here)` applied to every subexpression that `where` speaks of, operands first,
+    then `store` to every store; both may put locals before the statement (`here.bind`) and add
+    private arrays (`here.arrays`)."""
+    held = holding(kernel, where)
+    if not held and store is None:
+        return kernel
     here = Here(Fresh(kernel), work_ranges(kernel))
 
     def visit(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
@@ -100,9 +106,9 @@ def expand(
         for stmt in body:
             memo: dict[Expr, Expr] = {}
             here.before, here.bound = [], {}
-            change_one: Change = lambda e: rebuild(e, lambda x: change(x, here), memo)  # noqa: B023, E731
+            change_one: Change = lambda e: rebuild(e, lambda x: change(x, here), memo, held)  # noqa: B023, E731
             stmt = with_expressions(stmt, change_one)
-            if isinstance(stmt, Store):
+            if isinstance(stmt, Store) and store is not None:
                 stmt = store(stmt, here)
             made += here.before
             if isinstance(stmt, Let):
@@ -118,30 +124,45 @@ def expand(
     return replace(kernel, body=body, arrays=(*kernel.arrays, *here.arrays))
 
 
-def divisible(index: Expr, by: int, values: dict[Expr, Expr]) -> bool:
-    """Whether an index is provably a multiple of `by`; `values` are those of the locals."""
-    match index:
-        case Literal():
-            return int(index.value) % by == 0
-        case Call(op="add" | "sub" | "min" | "max", args=args):
-            return all(divisible(a, by, values) for a in args)
-        case Call(op="select", args=(_, then, otherwise)):
-            return divisible(then, by, values) and divisible(otherwise, by, values)
-        case Call(op="mul", args=args):
-            return any(divisible(a, by, values) for a in args)
-        case Var() if index in values:
-            return divisible(values[index], by, values)
-    return by == 1
+@dataclass(slots=True)
+class Multiples:
+    """What indices are provably multiples of; `values` are those of the locals."""
+
+    values: dict[Expr, Expr]
+    known: dict[tuple[Expr, int], bool] = field(default_factory=dict)
+
+    def divisible(self, index: Expr, by: int) -> bool:
+        """Whether an index is a multiple of `by`."""
+        key = index, by
+        if key not in self.known:
+            self.known[key] = self._divisible(index, by)
+        return self.known[key]
+
+    def _divisible(self, index: Expr, by: int) -> bool:
+        match index:
+            case Literal():
+                return int(index.value) % by == 0
+            case Call(op="add" | "sub" | "min" | "max", args=args):
+                return all(self.divisible(a, by) for a in args)
+            case Call(op="select", args=(_, then, otherwise)):
+                return self.divisible(then, by) and self.divisible(otherwise, by)
+            case Call(op="mul", args=args):
+                return any(self.divisible(a, by) for a in args)
+            case Var() if index in self.values:
+                return self.divisible(self.values[index], by)
+        return by == 1
 
 
 def accesses(kernel: Kernel) -> Iterator[tuple[Buffer, Expr, int]]:
-    """(buffer, index, lanes) of every load and store."""
+    """(buffer, index, lanes) of every store and every distinct load."""
+    held: list[Expr] = []
     for stmt in statements(kernel.body):
+        held += statement_expressions(stmt)
         if isinstance(stmt, Store):
             yield stmt.buffer, stmt.index, stmt.value.type.lanes
-        for e in walk(*statement_expressions(stmt)):
-            if isinstance(e, Load):
-                yield e.buffer, e.index, e.lanes
+    for e in walk(*held):
+        if isinstance(e, Load):
+            yield e.buffer, e.index, e.lanes
 
 
 def plus(index: Expr, add: int) -> Expr:

@@ -76,13 +76,13 @@ def check_installed(target: str, where: Path) -> None:
     if not found:
         raise failure(
             "D030",
-            f"no offline compiler stands for the target '{target}'",
+            f"no offline compiler stands for the target `{target}`",
             "docs/targets.md lists the targets that have one",
         )
     if not any(is_installed(gpu, language, where) for gpu in found for language in gpu.languages):
         raise failure(
             "D031",
-            f"the offline compilers for '{target}' are not installed in `{where}`",
+            f"the offline compilers for `{target}` are not installed in `{where}`",
             f"on Debian 12, `bash {setup_script()}` builds them in about five minutes",
         )
 

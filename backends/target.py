@@ -34,8 +34,8 @@ def load_target(name: str) -> Target:
     known = target_names()
     if name not in known:
         close = get_close_matches(name, known, 1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        raise failure("D010", f"no target '{name}'", f"{hint}targets: {', '.join(known)}")
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        raise failure("D010", f"no target `{name}`", f"{hint}targets: {', '.join(known)}")
     return parse_target(name, files(FOLDER).joinpath(f"{name}.toml").read_text("utf-8"))
 
 
@@ -129,4 +129,4 @@ def _check_keys(
 
 
 def _broken(name: str, what: str) -> Exception:
-    return failure("D011", f"target '{name}': {what}", "see docs/targets.md for the fields")
+    return failure("D011", f"target `{name}`: {what}", "see docs/targets.md for the fields")

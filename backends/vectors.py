@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
-from sdlc.backends.rewrite import Here, accesses, divisible, expand, plus
+from sdlc.backends.rewrite import Here, Multiples, accesses, expand, plus
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Access,
@@ -170,10 +170,10 @@ def vector_buffers(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     language cannot read a part of a vector, stores are first cut to the lanes of loads."""
     parts = language == "opencl"
     kernel = kernel if parts else _cut_stores(kernel)
-    values = definitions(kernel)
+    multiples = Multiples(definitions(kernel))
     found: dict[str, set[int]] = defaultdict(set)
     for buffer, index, lanes in accesses(kernel):
-        found[buffer.name].add(lanes if divisible(index, lanes, values) else 0)
+        found[buffer.name].add(lanes if multiples.divisible(index, lanes) else 0)
     made = {
         b.name: replace(b, lanes=lanes)
         for b in (*kernel.buffers, *kernel.arrays)
@@ -190,7 +190,7 @@ def vector_views(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     same buffer as an array of vectors, where the text gives each access its type."""
     if language != "opencl" or caps.integer_bits >= ADDRESS_BITS:
         return kernel
-    values = definitions(kernel)
+    multiples = Multiples(definitions(kernel))
 
     def change(e: Expr) -> Expr:
         if not isinstance(e, Load) or e.lanes == 1 or e.buffer.lanes > 1:
@@ -198,11 +198,11 @@ def vector_views(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
         buffer = e.buffer
         fits = buffer.space is Space.GLOBAL and buffer.access is Access.READ
         halves = buffer.dtype is not DType.F16 or caps.f16_arithmetic
-        if not fits or not halves or not divisible(e.index, e.lanes, values):
+        if not fits or not halves or not multiples.divisible(e.index, e.lanes):
             return e
         return Load(replace(buffer, lanes=e.lanes), e.index, e.lanes)
 
-    return map_expressions(kernel, change)
+    return map_expressions(kernel, change, lambda e: isinstance(e, Load) and e.lanes > 1)
 
 
 def _common(buffer: Buffer, found: set[int], parts: bool) -> int:
@@ -248,7 +248,7 @@ def bind_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
             return Load(e.buffer, _bound(e.index, here), e.lanes)
         return e
 
-    return _bind_stores(expand(kernel, change))
+    return _bind_stores(expand(kernel, change, lambda e: isinstance(e, Load) and e.lanes > 1))
 
 
 def _bound(index: Expr, here: Here) -> Expr:

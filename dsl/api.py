@@ -294,6 +294,8 @@ def compile(
     f32: Sequence[str] = (),
     records: str | Path | None = None,
     weight_budget: int | None = None,
+    without: Sequence[str] = (),
+    only: Sequence[str] | None = None,
 ) -> CompiledProgram:
     """Compiles `.sdl`.
 
@@ -304,14 +306,16 @@ def compile(
     several, later ones winning; `precision` (`f32` or `f16`) is the storage type of `T`, but of
     the scopes and operators in `f32` (`("mid_block", "attn*")`, as `--f32` takes them); `records`
     are those of `sdlc tune` (None: FILE.sdl.tuning.jsonl where it is there); `weight_budget` is how
-    many bytes weights may take as they are stored (None: as many as pay).
-    Raises SdlError for whatever is wrong with the source, sizes, config or target.
+    many bytes weights take as stored (None: as many as pay); `without`, `only` choose the rules.
+    Raises SdlError for whatever is wrong with the source, sizes, config, target or rules.
     """
+    from sdlc.language.elaborate_rule import chosen_rules
+
     request = make_request(source, target, entry, sizes or {}, (config, precision))
-    request = replace(request, f32=tuple(f32), weight_budget=weight_budget)
-    if records is not None:
-        request = replace(request, records=Path(records))
-    program = CompiledProgram(request)
+    rules = chosen_rules(request.library, without, only)
+    request = replace(request, rules=rules, f32=tuple(f32), weight_budget=weight_budget)
+    told = request if records is None else replace(request, records=Path(records))
+    program = CompiledProgram(told)
     if not request.missing_sizes():
         program._for(NOTHING)
     return program

@@ -8,9 +8,10 @@ In: a file or model, a device. Out: tables or JSON, a trace, a plot. Example:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,20 @@ if TYPE_CHECKING:
     from sdlc.program.program import Program
 
 MEMORY_COLUMNS = ("Tensor MiB", "Weight MiB", "dispatches")
-TIMED_COLUMNS = ("median ms", "best ms", "GFLOP/s", *MEMORY_COLUMNS, "max error")
+TIMED_COLUMNS = ("median ms", "best ms", "runs", "GFLOP/s", *MEMORY_COLUMNS, "max error")
+NUMBER = 9
+"""Letters of a column of numbers, at least."""
 PROFILE_COLUMNS = ("kernel", "times", "ms", "GFLOP/s", "GB/s", "share")
 PLOTS = (".html", ".png", ".svg")
 MIB = 2**20
 MOST_ROWS = 40
 
 
-@click.command("bench", cls=ManyValues)
+@click.command(
+    "bench",
+    cls=ManyValues,
+    short_help="Times a program on a device, and what rules are worth.",
+)
 @click.argument("program", type=click.Path(path_type=Path))
 @click.option("--device", metavar="DEVICE", help="Where to run; `sdlc devices` lists them.")
 @click.option("--target", metavar="NAME", help="What to compile for (default: the device's own).")
@@ -65,6 +72,13 @@ MOST_ROWS = 40
 @click.option(
     "-n", "rounds", type=click.IntRange(1), default=10, show_default=True, help="Timed runs."
 )
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=inf,
+    metavar="S",
+    help="Timed runs of a row take no longer than this together; one there is in any case.",
+)
 @no_cache_option
 @json_option
 def bench_command(
@@ -76,6 +90,7 @@ def bench_command(
     trace: Path | None,
     plot: Path | None,
     rounds: int,
+    seconds: float,
     no_cache: bool,
     as_json: bool,
     **what: Any,
@@ -95,33 +110,51 @@ def bench_command(
     from sdlc.cli_bench_run import Bench, requests
     from sdlc.program.records import device_text
 
-    if plot is not None and plot.suffix not in PLOTS:
-        raise click.BadParameter(f"write one of {', '.join(PLOTS)}", param_hint="--plot")
     if plot is not None:
+        if plot.suffix not in PLOTS:
+            raise click.BadParameter(f"write one of {', '.join(PLOTS)}", param_hint="--plot")
         check_library()
     for path in (p for p in (trace, plot) if p is not None):
         check_place(path)
     if ablation and what["only"]:
-        raise click.BadParameter(
-            "the rows of --ablation say which rules are on", param_hint="--only"
-        )
+        raise click.BadParameter("rows of --ablation say which rules are on", param_hint="--only")
     rows = parse_names(what["without"]) if ablation else None
     opened = open_device(device)
     chosen = target_of(opened.info) if target is None else load_target(target)
     wanted = requests(program, chosen, what, device_text(opened.info))
     said = None if no_cache else about("bench", program, {**what, "target": chosen.name})
     detailed = profiling or trace is not None or (plot is not None and not ablation)
-    with progress() as tell:
-        bench = Bench(opened, rounds, detailed, tell, said)
-        timed = [t for name, request in wanted.items() for t in _timed(bench, name, request, rows)]
-    if trace is not None:
-        _write_trace(trace, timed)
-    if plot is not None:
-        write_plot(plot, timed, ablation)
-    if as_json:
-        print_json(record(timed, opened.info, rounds))
-    else:
-        _print(timed, opened.info, profiling)
+    with progress() as (tell, say):
+        if not as_json:
+            say(f"{opened.info.name}, compiled for {chosen.name}")
+        bench = Bench(opened, rounds, detailed, tell, said, seconds)
+        every = (t for name, request in wanted.items() for t in _timed(bench, name, request, rows))
+        timed, interrupted = collected(every, None if as_json else Shown(say, tuple(wanted)))
+    if timed:
+        if trace is not None:
+            _write_trace(trace, timed)
+        if plot is not None:
+            write_plot(plot, timed, ablation)
+        if as_json:
+            print_json(record(timed, opened.info, rounds))
+        else:
+            _print_below(timed, profiling)
+    if interrupted:
+        raise click.Abort
+
+
+def collected(rows: Iterable[Timed], shown: Shown | None) -> tuple[list[Timed], bool]:
+    """What was timed, each row printed as soon as it is there, and whether Ctrl-C came before the
+    last."""
+    timed: list[Timed] = []
+    try:
+        for each in rows:
+            timed.append(each)
+            if shown is not None:
+                shown.row(each)
+    except KeyboardInterrupt:
+        return timed, True
+    return timed, False
 
 
 def _timed(
@@ -131,17 +164,23 @@ def _timed(
     if without is not None:
         yield from bench.ablation(name, request, without)
     else:
-        yield bench.time(name, request)
+        yield from bench.time(name, request)
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """What is being done, on stderr where that is a terminal."""
+def progress() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
+    """Tells what is being done, on stderr where that is a terminal; and says lines on stdout."""
     from rich.console import Console
 
     console = Console(stderr=True)
     with console.status("getting ready") as status:
-        yield lambda doing: status.update(doing)
+
+        def say(line: str) -> None:
+            status.stop()  # it would have the line on stderr
+            click.echo(line)
+            status.start()
+
+        yield status.update, say
 
 
 def _write_trace(path: Path, timed: list[Timed]) -> None:
@@ -154,38 +193,60 @@ def _write_trace(path: Path, timed: list[Timed]) -> None:
 # ---- what is printed -----------------------------------------------------------------------------
 
 
-def _print(timed: list[Timed], info: DeviceInfo, profiling: bool) -> None:
-    click.echo(f"{info.name}, compiled for {timed[0].program.target}, {len(timed[0].seconds)} runs")
-    for first, rows in _tables(timed).items():
-        click.echo("")
-        print_table((first, *TIMED_COLUMNS), [_row(t) for t in rows])
-        for what in sorted({t.against for t in rows if t.against}):
-            click.echo(f"max error: share of the largest value, against the {what}")
+@dataclass(slots=True)
+class Shown:
+    """Prints rows as they come, in one table of all `programs` or, of an ablation, in one for
+    each."""
+
+    say: Callable[[str], None]
+    programs: tuple[str, ...]
+    table: str = ""
+
+    def row(self, timed: Timed) -> None:
+        """One more row, below a head where it is the first of its table."""
+        table = timed.name if timed.row.name else "program"
+        if table != self.table:
+            self.say("")
+            self._line((table, *TIMED_COLUMNS))
+            self.table = table
+        self._line(_row(timed))
+
+    def _line(self, cells: tuple[str, ...]) -> None:
+        from sdlc.cli_bench_run import ablation_rows
+
+        names = (*self.programs, *(row.name for row in ablation_rows()), "program")
+        widths = (max(map(len, names)), *(max(len(name), NUMBER) for name in TIMED_COLUMNS))
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        self.say("  ".join(padded).rstrip())
+
+
+def _print_below(timed: list[Timed], profiling: bool) -> None:
+    """What is said of all rows together, and where their time goes."""
+    for what in sorted({t.against for t in timed if t.against}):
+        click.echo(f"max error: share of the largest value, against the {what}")
     for each in timed if profiling else ():
         click.echo(f"\n{each.track.name}: time on the device, by kernel")
         print_table(PROFILE_COLUMNS, profile_rows(each.dispatches))
-
-
-def _tables(timed: list[Timed]) -> dict[str, list[Timed]]:
-    """One table of all programs, or, of an ablation, one for each."""
-    tables: dict[str, list[Timed]] = {}
-    for each in timed:
-        tables.setdefault(each.name if each.row.name else "program", []).append(each)
-    return tables
 
 
 def _row(timed: Timed) -> tuple[str, ...]:
     memory = timed.program.memory
     return (
         timed.row.name or timed.name,
-        f"{timed.median * 1e3:.2f}",
-        f"{min(timed.seconds) * 1e3:.2f}",
+        figures(timed.median * 1e3, 2),
+        figures(min(timed.seconds) * 1e3, 2),
+        f"{len(timed.seconds)}",
         f"{timed.program.flop / timed.median / 1e9:.1f}",
-        f"{memory.arena / MIB:.1f}",
-        f"{memory.weights / MIB:.1f}",
+        figures(memory.arena / MIB),
+        figures(memory.weights / MIB),
         f"{len(timed.program.dispatches)}",
         "" if timed.error is None else f"{timed.error:.1e}",
     )
+
+
+def figures(value: float, places: int = 1) -> str:
+    """A number with so many decimals, or with three figures where those would not show it."""
+    return f"{value:.{places}f}" if value == 0 or value >= 10.0 ** (1 - places) else f"{value:.3g}"
 
 
 def profile_rows(dispatches: tuple[Measured, ...]) -> list[tuple[str, ...]]:
@@ -201,7 +262,7 @@ def profile_rows(dispatches: tuple[Measured, ...]) -> list[tuple[str, ...]]:
         (
             row.name,
             f"{row.count}",
-            f"{row.seconds * 1e3:.3f}",
+            figures(row.seconds * 1e3, 3),
             f"{row.flop_rate / 1e9:.1f}",
             f"{row.byte_rate / 1e9:.1f}",
             f"{row.seconds / whole:.1%}",

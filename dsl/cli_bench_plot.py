@@ -106,6 +106,7 @@ def _picture(rows: Sequence[Sequence[Panel]], form: str) -> bytes:
             axis.set_yticks(places, panel.labels if x == 0 else [""] * len(panel.labels))
             axis.invert_yaxis()
             axis.margins(x=0.2)
+            axis.set_xlim(left=0, right=None if any(panel.values) else 1)
             axis.set_title(panel.title, fontsize=10)
             axis.spines[["top", "right"]].set_visible(False)
     made = BytesIO()

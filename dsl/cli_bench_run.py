@@ -1,11 +1,12 @@
 """What `sdlc bench` does: finds programs, compiles them, runs them on a device and takes the time.
 
 In: a file or model, a device, how often. Out: a `Timed` for every program and row. Invariant:
-weights and inputs are the same seeded values in every row, whatever its rules; rows take turns
-where memory allows; results are compared before anything is timed.
+weights and inputs are the same seeded values in every row, whatever its rules; every timed run
+comes after one that gives the outputs; rows of short runs take turns where memory allows; what has
+been timed is given also when the rest is interrupted.
 
     for name, request in requests(Path("emoji_diffusion"), what, target).items():
-        timed = Bench(device, rounds=10).time(name, request)
+        timed, = Bench(device, rounds=10).time(name, request)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from sdlc.program.program import Program
     from sdlc.target import Target
 
-WARM_UP = 2
+LONG_SECONDS = 1.0
+"""A row whose runs take longer is timed alone, as soon as it is ready, and then given."""
 PROFILE, PROFILE_ROUNDS = "profile", 5
 REFERENCE_FLOP = 10**9
 """Programs of more work are compared with the baseline: the NumPy reference would take minutes."""
@@ -130,14 +133,23 @@ class Ready:
     program: Program
     phases: list[Phase]
     executable: Executable
+    is_long: bool = False
+    """Whether its first run took so long that it is timed alone."""
     cached: bool = False
     error: float | None = None
     against: str = ""
     seconds: list[float] = field(default_factory=list)
     dispatches: tuple[Measured, ...] = ()
 
+    def has_time(self, budget: float) -> bool:
+        """Whether another timed run is within so many seconds of them; the first one is."""
+        return not self.seconds or sum(self.seconds) + self.seconds[-1] <= budget
+
+    def compare(self, wanted: Wanted, outputs: Outputs) -> None:
+        self.error, self.against = wanted.error(outputs), wanted.what
+
     def timed(self) -> Timed:
-        counted = tuple(self.seconds[WARM_UP:])
+        counted = tuple(self.seconds)
         phases = tuple(self.phases)
         made = Timed(self.name, self.row, self.rules, self.program, counted, phases)
         made = replace(made, error=self.error, against=self.against, cached=self.cached)
@@ -154,76 +166,96 @@ class Bench:
     profiling: bool = False
     tell: Tell = print
     said: Mapping[str, Any] | None = None
+    budget: float = inf
+    """Seconds of timed runs of a row after which none begins."""
 
-    def time(self, name: str, request: Request) -> Timed:
+    def time(self, name: str, request: Request) -> Iterator[Timed]:
         """Compiles a program, runs it, compares its outputs with the reference, takes the time."""
-        return self._measured([self._ready(name, NO_ROW, request)])[0]
+        ready, outputs = self._ready(name, NO_ROW, request)
+        wanted = reference_of(request, ready.program)
+        if wanted is not None:
+            ready.compare(wanted, outputs)
+        yield from self._measured([ready])
 
     def ablation(
         self, name: str, request: Request, without: Collection[str] = ()
     ) -> Iterator[Timed]:
-        """The program with more and more of its rules, those of `without` in no row. Rows that fit
-        into half of the device's memory together take turns."""
+        """The program with more and more of its rules, those of `without` in no row. Rows of short
+        runs that fit into half of the device's memory together take turns."""
         rows = ablation_rows()
         wanted = self._ablation_reference(name, request, rows[0])
         together: list[Ready] = []
         for row in rows:
-            ready = self._ready(name, row, with_rules(request, row.rules, without), wanted)
-            if together and _held([*together, ready]) > self.device.info.memory_bytes / 2:
+            ready, outputs = self._ready(name, row, with_rules(request, row.rules, without))
+            if wanted is None:
+                wanted = Wanted(BASELINE, outputs)
+            else:
+                ready.compare(wanted, outputs)
+            most = self.device.info.memory_bytes / 2
+            if together and (ready.is_long or _held([*together, ready]) > most):
                 yield from self._measured(together)
                 together = []
             together.append(ready)
+            if ready.is_long:
+                yield from self._measured(together)
+                together = []
+            del ready  # a row that was timed gives its memory back before the next is loaded
         yield from self._measured(together)
 
-    def _ablation_reference(self, name: str, request: Request, baseline: Row) -> Wanted:
+    def _ablation_reference(self, name: str, request: Request, baseline: Row) -> Wanted | None:
+        """What rows are compared with; None where it is what the first of them gives."""
         plain = with_rules(replace(request, precision=DType.F32), baseline.rules)
         program, texts, _ = self._compiled(name, plain)
         found = reference_of(plain, program)
-        if found is not None:
+        if found is not None or request.precision is DType.F32:
             return found
         with self._phase([], "reference", name, baseline):
-            _, outputs = self._first_run(program, texts)
+            outputs = self._executable(program, texts).run(random_inputs(program))
         return Wanted(BASELINE, outputs)
 
-    def _ready(self, name: str, row: Row, request: Request, wanted: Wanted | None = None) -> Ready:
+    def _ready(self, name: str, row: Row, request: Request) -> tuple[Ready, Outputs]:
         phases: list[Phase] = []
         with self._phase(phases, "compile", name, row):
             program, texts, cached = self._compiled(name, request)
-        with self._phase(phases, "build, load and first run", name, row):
-            executable, outputs = self._first_run(program, texts)
-        wanted = wanted or reference_of(request, program)
+        with self._phase(phases, "build and load", name, row):
+            executable = self._executable(program, texts)
+        with self._phase(phases, "first run", name, row):
+            outputs = executable.run(random_inputs(program))
         rules = tuple(rule.name for rule in request.rules)
-        ready = Ready(name, row, rules, program, phases, executable, cached)
-        if wanted is not None:
-            ready.error, ready.against = wanted.error(outputs), wanted.what
-        return ready
+        is_long = phases[-1].end - phases[-1].begin > LONG_SECONDS
+        return Ready(name, row, rules, program, phases, executable, is_long, cached), outputs
 
     def _compiled(self, name: str, request: Request) -> Kept:
         """The program and its texts for the device; whether an earlier call had made them."""
         said = None if self.said is None else {**self.said, "what": f"{self.said['what']}  {name}"}
         return kept_program(request, self.device, lambda: request.build().program, said)
 
-    def _first_run(
-        self, program: Program, texts: Sequence[KernelText] | None
-    ) -> tuple[Executable, Outputs]:
-        executable = Executable(program, self.device, RandomWeights(program), texts)
-        outputs = executable.run(random_inputs(program))
-        return executable, outputs
+    def _executable(self, program: Program, texts: Sequence[KernelText] | None) -> Executable:
+        return Executable(program, self.device, RandomWeights(program), texts)
 
-    def _measured(self, together: Sequence[Ready]) -> list[Timed]:
-        """Times programs by turns, then profiles each."""
-        for round in range(WARM_UP + self.rounds):
-            for ready in together:
-                doing = f"run {round + 1} of {WARM_UP + self.rounds}"
-                with self._phase(ready.phases, doing, ready.name, ready.row):
-                    ready.executable.step()
-                    ready.executable.finish()
-                ready.seconds.append(ready.phases[-1].end - ready.phases[-1].begin)
-        for ready in together if self.profiling else ():
-            with self._phase(ready.phases, PROFILE, ready.name, ready.row):
-                rounds = min(self.rounds, PROFILE_ROUNDS)
-                ready.dispatches = profile(ready.executable, rounds)
-        return [ready.timed() for ready in together]
+    def _measured(self, together: Sequence[Ready]) -> Iterator[Timed]:
+        """Times programs by turns, then profiles each; interrupted, gives those that were timed."""
+        stopped: KeyboardInterrupt | None = None
+        try:
+            for round in range(self.rounds):
+                for ready in together:
+                    if ready.has_time(self.budget):
+                        self._run(ready, f"run {round + 1} of {self.rounds}")
+            for ready in together if self.profiling else ():
+                with self._phase(ready.phases, PROFILE, ready.name, ready.row):
+                    rounds = min(self.rounds, PROFILE_ROUNDS)
+                    ready.dispatches = profile(ready.executable, rounds)
+        except KeyboardInterrupt as interruption:
+            stopped = interruption
+        yield from (ready.timed() for ready in together if ready.seconds)
+        if stopped is not None:
+            raise stopped
+
+    def _run(self, ready: Ready, doing: str) -> None:
+        with self._phase(ready.phases, doing, ready.name, ready.row):
+            ready.executable.step()
+            ready.executable.finish()
+        ready.seconds.append(ready.phases[-1].end - ready.phases[-1].begin)
 
     @contextmanager
     def _phase(self, phases: list[Phase], doing: str, name: str, row: Row) -> Iterator[None]:

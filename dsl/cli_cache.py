@@ -23,7 +23,7 @@ DAY = 86400.0
 UNITS = ((DAY, "days"), (3600.0, "hours"), (60.0, "minutes"))
 
 
-@click.command("cache")
+@click.command("cache", short_help="Lists what is kept between calls, or removes it.")
 @click.option("--clear", is_flag=True, help="Remove programs, weights, and builds of kernels.")
 @click.option(
     "--unused-days",

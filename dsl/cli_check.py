@@ -83,7 +83,11 @@ def _options(command: Command) -> Command:
     return command
 
 
-@click.command("check", cls=ManyValues)
+@click.command(
+    "check",
+    cls=ManyValues,
+    short_help="Finds errors in files, and tests their kernels.",
+)
 @FILES
 @_options
 @source_options

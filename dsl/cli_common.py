@@ -113,7 +113,8 @@ def rule_options(command: Command) -> Command:
             "--only",
             multiple=True,
             metavar="RULE[,RULE]",
-            help="Rules to apply, instead of the default ones. May be repeated.",
+            help="Rules to apply, instead of the default ones; `default,RULE` adds one to them. "
+            "May be repeated.",
         ),
         click.option(
             "--weight-budget",
@@ -158,6 +159,7 @@ def request_of_file(
     records: Path | None = None,
     f32: tuple[str, ...] = (),
     weight_budget: int | None = None,
+    tile: int | None = None,
 ) -> Request:
     """What options ask for of a file. A configuration may be a mapping instead of a path."""
     from dataclasses import replace
@@ -165,6 +167,9 @@ def request_of_file(
     from sdlc.api import make_request
     from sdlc.language.elaborate_rule import chosen_rules
 
+    if tile is not None:
+        message = f"{file} is no model whose pictures are decoded in tiles: give sizes (--set)"
+        raise click.BadParameter(message, param_hint="--tile")
     request = make_request(file, target, entry, parse_sizes(sizes), (configs, precision))
     named = parse_names(only) if only else None
     rules = chosen_rules(request.library, parse_names(without), named)

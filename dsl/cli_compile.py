@@ -29,6 +29,7 @@ from sdlc.cli_common import (
     target_option,
 )
 from sdlc.cli_kept import about, key_for, no_cache_option
+from sdlc.cli_models import built, tile_option
 from sdlc.cli_statistics import (
     checked_place,
     print_statistics,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @target_option
 @source_options
+@tile_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder.")
 @click.option(
     "--weights",
@@ -81,6 +83,7 @@ def compile_command(
       sdlc compile unet.sdl --target adreno --config unet/config.json \\
           --set b=2 h=64 w=64 t=77 --precision f16 -o unet-adreno
       sdlc compile stable-diffusion-xl/vae --precision f16 --f32 decoder.up_blocks -o vae
+      sdlc compile stable-diffusion-2.1/vae --target mali --precision f16 --tile 64
     """
     from sdlc.api import load_weights
     from sdlc.models.cache import program_store
@@ -147,7 +150,7 @@ def _anew(
 
     request = replace(request_from(file, **what), processes=cores())
     with warnings.catch_warnings(record=True) as warned:
-        compiled = request.build()
+        compiled = built(request)
     said = _warn([str(w.message) for w in warned])
     program, target = compiled.program, compiled.target
     write = partial(write_bundle, program, compiled.texts(), target.caps)

@@ -8,7 +8,7 @@ In: a file, sizes, configuration and a target. Out: text on stdout, or an HTML f
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from sdlc.cli_common import (
     write_whole,
 )
 from sdlc.cli_kept import about, kept_program, kept_record, no_cache_option, request_parts
+from sdlc.cli_models import built, tile_option
 
 if TYPE_CHECKING:
     from sdlc.api import Request
@@ -34,10 +35,15 @@ if TYPE_CHECKING:
 SECTIONS = ("graph", "groups", "rules", "dispatches", "kernels", "tensors", "memory")
 
 
-@click.command("explain", cls=ManyValues)
+@click.command(
+    "explain",
+    cls=ManyValues,
+    short_help="Says what became of a file, and why: text or a page.",
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @target_option
 @source_options
+@tile_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write a page (HTML) to this file."
 )
@@ -115,7 +121,7 @@ def _explained(
     from sdlc.program.explain_json import explanation_of
     from sdlc.program.workers import cores
 
-    build = cache(replace(request, processes=cores()).build)
+    build = cache(partial(built, replace(request, processes=cores())))
     parts = ("explain", languages, repr(request.target), *request_parts(request))
     plain = kept_record(parts, lambda: explanation(build(), request, languages).as_json(), said)
     made = explanation_of(plain)

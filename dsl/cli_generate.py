@@ -215,12 +215,16 @@ def generate_command(
     Examples:
       sdlc generate "a slice of pizza" -o pizza.png
       sdlc generate "a red car" --seed 7 --steps 30 --batch 4 -o car.png
+      sdlc generate "a red car" --seed 3,9,12 --batch 3 --keep-loaded -o cars.png
+      sdlc generate "a red car" --negative "snow, (people:1.2)" --guidance-rescale 0.7 -o car.png
+      sdlc generate "a red car" --save-every 5 -o car.png
       sdlc generate "a (red:1.3) car" --sampler dpm++ --karras -o car.png
       sdlc generate "a blue car" --init car.png --strength 0.6 -o blue.png
       sdlc generate "a cat" --init car.png --mask window.png -o cat.png
       sdlc generate --metadata car.png --seed 8 -o other.png
       sdlc generate "a red car" --precision f16 --f32 vae,unet.mid_block -o car.png
       sdlc generate "a red car" --precision f16 --check-finite
+      sdlc generate "a castle" --model model.safetensors --lora ink.safetensors:0.8 --tile 64
     """
     from sdlc.models.image import check_writable, numbered, write_png
     from sdlc.models.pipeline import generate
@@ -310,7 +314,8 @@ def drawing_progress() -> Iterator[Report]:
             tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=progress.total, pace="")
             bars.start()
         spent[stage] = spent.get(stage, 0.0) + progress.seconds
-        pace = f"{spent[stage] / max(progress.done, 1) * 1e3:8.1f} ms each"
+        each = spent[stage] / max(progress.done, 1)
+        pace = f"{each:8.1f} s each" if each >= 10 else f"{each * 1e3:8.1f} ms each"
         bars.update(tasks[stage], completed=progress.done, total=progress.total, pace=pace)
 
     if bars.console.is_terminal:

@@ -24,7 +24,7 @@ MOST = 8
 COLUMNS = ("part", "parameters", "stored as", "bytes", "tensors", "missing", "not used")
 
 
-@click.command("info")
+@click.command("info", short_help="Prints what a model holds, and what it misses.")
 @click.argument("model", default="emoji_diffusion")
 @json_option
 def info_command(model: str, as_json: bool) -> None:

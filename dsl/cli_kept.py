@@ -122,6 +122,8 @@ def about(command: str, file: Path, options: Mapping[str, Any]) -> dict[str, Any
         value = options.get(name)
         if value:
             settings.append(f"--{name} {value if isinstance(value, str) else ','.join(value)}")
+    if options.get("tile") is not None:
+        settings.append(f"--tile {options['tile']}")
     if options.get("weight_budget") is not None:
         settings.append(f"--weight-budget {options['weight_budget']}")
     return {"command": command, "what": f"{file}  {' '.join(s for s in settings if s)}"}

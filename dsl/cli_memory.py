@@ -27,6 +27,7 @@ from sdlc.cli_common import (
     target_option,
 )
 from sdlc.cli_kept import about, kept_record, no_cache_option, request_parts
+from sdlc.cli_models import built, is_model, model_requests, tile_option
 
 if TYPE_CHECKING:
     from sdlc.api import Request
@@ -35,10 +36,11 @@ if TYPE_CHECKING:
 COLUMNS = ("network", "weights", "arena", "at least", "without reuse", "loading", "dispatches")
 
 
-@click.command("memory", cls=ManyValues)
+@click.command("memory", cls=ManyValues, short_help="Prints what each network of a model takes.")
 @click.argument("model", type=click.Path(path_type=Path))
 @target_option
 @source_options
+@tile_option
 @no_cache_option
 @json_option
 def memory_command(model: Path, target: str, no_cache: bool, as_json: bool, **what: Any) -> None:
@@ -53,9 +55,8 @@ def memory_command(model: Path, target: str, no_cache: bool, as_json: bool, **wh
       sdlc memory stable-diffusion-1.4 --target adreno --precision f16
       sdlc memory emoji_diffusion/unet --set h=64 w=64 --json
       sdlc memory stable-diffusion-xl/vae --precision f16 --f32 vae
+      sdlc memory stable-diffusion-2.1 --target mali --precision f16 --tile 64
     """
-    from sdlc.cli_models import is_model, model_requests
-
     if is_model(model):
         requests = model_requests(model, target, what)
     else:
@@ -83,7 +84,7 @@ def taken(request: Request, said: Mapping[str, Any] | None) -> Mapping[str, Any]
     from sdlc.program.workers import cores
 
     def make() -> Mapping[str, Any]:
-        program = replace(request, processes=cores()).build().program
+        program = built(replace(request, processes=cores())).program
         return {"bytes": record(program), "curve": curve(program)}
 
     return kept_record(("memory", repr(request.target), *request_parts(request)), make, said)

@@ -9,19 +9,38 @@ Invariant: no weights are read. Errors: SdlError (K001, M…).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from math import prod, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sdlc.cli_common import parse_sizes, request_of_file
-from sdlc.language.diagnostics import failure
+import click
+
+from sdlc.cli_common import Size, parse_sizes, request_of_file
+from sdlc.graph.types import DType
+from sdlc.language.diagnostics import SdlError, failure
 from sdlc.language.precision import Scopes, check_met
 
 if TYPE_CHECKING:
-    from sdlc.api import Request
+    from sdlc.api import Compiled, Request
     from sdlc.models.folder import Model
     from sdlc.models.networks import Network
+    from sdlc.program.execute import TooLargeError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+DECODER = "vae"
+"""The part that pictures are decoded with: the one that may work in tiles."""
+TILE_STEP = 8
+
+
+def tile_option(command: Command) -> Command:
+    return click.option(
+        "--tile",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Of a model's picture decoder, what decodes tiles of N latents, as in generate.",
+    )(command)
 
 
 def is_model(place: Path) -> bool:
@@ -59,6 +78,9 @@ def model_requests(place: Path, target: str, what: Mapping[str, Any]) -> dict[st
     if not found:
         message = f"`{part}` is no network of the model in `{model.path}`"
         raise failure("K001", message, "give its unet, vae or text_encoder")
+    if what.get("tile") and DECODER not in found:
+        message = f"`{place}` is not decoded in tiles: only pictures are"
+        raise failure("K001", message, f"leave --tile out, or give {model.path}/{DECODER}")
     known = {size for network in found.values() for size in network.sizes}
     records = what.get("records") or records_path(model.path)
     made = {n: _network_request(network, target, what, known) for n, network in found.items()}
@@ -95,9 +117,41 @@ def _network_request(
 ) -> Request:
     """`known` are the sizes that any network of the model has: a network leaves out the others'."""
     from sdlc.models.folder import SOURCES
+    from sdlc.models.networks import in_tiles
 
     given = parse_sizes(what["sizes"])
     own = {n: size for n, size in given.items() if n in network.sizes or n not in known}
-    asked = {**what, "sizes": (), "configs": (network.config, *what["configs"])}
+    asked = {**what, "sizes": (), "tile": None, "configs": (network.config, *what["configs"])}
     request = request_of_file(SOURCES / network.source, target, **asked)
-    return replace(request, sizes={**network.sizes, **own}, root=network.part)
+    sizes: dict[str, Size] = {**network.sizes, **own}
+    sides = {n: size for n in ("b", "h", "w") if isinstance(size := sizes.get(n), int)}
+    if network.part == DECODER and len(sides) == 3:
+        sizes |= in_tiles(sides, what.get("tile") or 0)
+    return replace(request, sizes=sizes, root=network.part)
+
+
+# ---- what is too large ---------------------------------------------------------------------------
+
+
+def built(request: Request) -> Compiled:
+    """Compiles a request. Raises what `Request.build` raises; for a picture decoder of whose values
+    some are larger than the target binds (P007), the first of them, and tiles that should fit."""
+    from sdlc.program.execute import TooLargeError
+
+    try:
+        return request.build()
+    except TooLargeError as error:
+        raise _advised(error, request) from None
+
+
+def _advised(error: TooLargeError, request: Request) -> SdlError:
+    sides = [side for name in "hw" if isinstance(side := request.sizes.get(name), int)]
+    if request.root != DECODER or len(sides) < 2:
+        return error
+    tile = int(min(*sides, sqrt(prod(sides) * error.share) + 1e-6)) // TILE_STEP * TILE_STEP
+    if not tile:
+        return error
+    half = "" if request.precision is DType.F16 else "--precision f16, or "
+    help = f"use --tile {tile}, which should fit: pictures are decoded in tiles of {tile} latents"
+    more = f"; or {half}another target (`sdlc targets`)"
+    return SdlError((replace(error.diagnostics[0], help=help + more),), error.sources)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COLUMNS = ("network", "error", "worst", "largest", "headroom", "where", "not finite")
 
 
-@click.command("precision")
+@click.command("precision", short_help="Compares each network of a model in f16 with f32.")
 @click.argument("model", required=False)
 @click.option("--prompt", default="rocket", show_default=True, metavar="TEXT")
 @click.option("--device", metavar="DEVICE", help="Where; `sdlc devices` lists them.")

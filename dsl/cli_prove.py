@@ -28,6 +28,7 @@ from sdlc.proof.source import Source
 from sdlc.proof.stages import (
     Fault,
     Route,
+    Shared,
     Stage,
     Subject,
     changed,
@@ -113,14 +114,15 @@ def _place(target: str | None, device: str | None) -> Place:
 def route_for(place: Place) -> Route:
     """Every stage that there is: the interpreter takes the place of devices that are not given, and
     several devices are held against what is computed once."""
-    stages = [reference(), rewritten(), interpreted()]
+    shared = Shared()
+    stages = [reference(shared), rewritten(shared), interpreted(shared)]
     if not place.devices:
         language = place.target.caps.languages[0]
-        stages.append(_legalised(place.target.caps, language))
+        stages.append(_legalised(place.target.caps, language, shared))
         return Route(tuple(stages), language)
     for device in place.devices:
         language = language_of(device)
-        made = _legalised(device.info.caps, language)
+        made = _legalised(device.info.caps, language, shared)
         named = (
             made
             if len(place.devices) == 1
@@ -135,10 +137,10 @@ def language_of(device: Device) -> str:
     return "opencl" if device.info.kind == "opencl" else "wgsl"
 
 
-def _legalised(caps: Capabilities, language: str) -> Stage:
+def _legalised(caps: Capabilities, language: str, shared: Shared) -> Stage:
     from sdlc.backends.legalize import legalize
 
-    return changed("legalised", lambda kernel: legalize(kernel, caps, language))
+    return changed("legalised", lambda kernel: legalize(kernel, caps, language), shared)
 
 
 # ---- what to compile -----------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def _target_record(target: Target) -> dict[str, Any]:
     return asdict(target)
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Says what was found, what not, and what to install.")
 @json_option
 def doctor_command(as_json: bool) -> int:
     """Says which devices were found, which were not, and what to install. Exit 1 if there is none.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLUMNS = ("rule", "kind", "numerics", "default", "does")
 
 
-@click.command("rules")
+@click.command("rules", short_help="Lists rules, shows their equations, checks a file's.")
 @click.argument("names", nargs=-1)
 @click.option(
     "--check",

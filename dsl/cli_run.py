@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Outputs = dict[str, "Array"]
 
 
-@click.command("run", cls=ManyValues)
+@click.command("run", cls=ManyValues, short_help="Runs a bundle, or a .sdl file, on given arrays.")
 @click.argument("program", type=click.Path(path_type=Path))
 @click.option(
     "--input",

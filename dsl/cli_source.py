@@ -18,7 +18,7 @@ from sdlc.cli_common import json_option, print_json, write_whole
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 
 
-@click.command("fmt")
+@click.command("fmt", short_help="Gives files the one canonical layout, in place.")
 @FILES
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 if a file would change.")
 @click.option("--diff", is_flag=True, help="Change nothing; show what would change, exit 1 if any.")

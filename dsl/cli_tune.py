@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int], None]
 
 
-@click.command("tune", cls=ManyValues)
+@click.command(
+    "tune",
+    cls=ManyValues,
+    short_help="Measures schedules on a device, records the fastest.",
+)
 @click.argument("program", type=click.Path(path_type=Path))
 @click.option("--target", metavar="NAME", help="What to compile for (default: the device's own).")
 @click.option("--device", metavar="DEVICE", help="Where to measure; `sdlc devices` lists them.")

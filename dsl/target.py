@@ -108,13 +108,14 @@ class Profile:
     by one), and `block_values` of all its columns, to which half or twice the block may come nearer
     (0: it is always the block); `slice` elements of K that a work-group fetches to local memory at
     a time (0: operands are read from memory; then `factor_slice` is for a left factor that is
-    computed as it is fetched, such as a norm's rows), `depth` of which are under way at once (2:
-    the next one is loaded meanwhile); `groups` work-groups that keep the device busy; `unroll`
-    copies of a contraction's innermost reduced loop; `points` elements and `flop` operations that
-    one work-item computes at least, in loops, where there is enough work; `gather` lanes of one
-    load that replaces scalar loads of neighbours; `partial_sums` products that may be summed in f16
-    before they are added to an f32 accumulator, where factors are f16 (0: none); `across`
-    work-items side by side along the columns of a tile whose operands pass through local memory;
+    computed as it is fetched, such as a norm's rows),
+    `depth` of which are under way at once (2: the next is loaded meanwhile); `groups` work-groups
+    that keep the device busy; `unroll` copies of a contraction's innermost reduced loop; `points`
+    elements and `flop` operations that one work-item computes at least, in loops, where there is
+    enough work; `gather` lanes of one load that replaces scalar loads of neighbours; `partial_sums`
+    products that may be summed in f16 before they are added to an f32 accumulator, where factors
+    are f16 (0: none); `across` work-items side by side along the columns of a tile whose operands
+    pass through local memory;
     `registers` (32-bit) that written out code should stay within (0: not counted); `fold_bytes`: a
     value of which one entry of a batch takes less is stored rather than folded into a rescaled
     state block by block (0: it is always folded); `strip` elements that a chain of transforms may

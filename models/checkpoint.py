@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sdlc.language.diagnostics import SdlError, failure
-from sdlc.models.folder import Config, Model, model_of
+from sdlc.models.folder import SIZE_NUMBERS, Config, Model, model_of
 from sdlc.models.named import named, tokenizers_of
 from sdlc.models.original import Entries, translate
 from sdlc.models.weights import Entry, Weights, read_header
@@ -47,8 +47,11 @@ MARKS = MappingProxyType(
 def load_checkpoint(file: Path, prediction: str | None = None) -> Model:
     """The model in a file. `prediction` says what its network predicts, where the file does not.
 
-    Raises SdlError: M006 for a pickle, M007 for what is no checkpoint of a described family, W00x
-    for a damaged file."""
+    Raises SdlError: M001 where there is none, M006 for a pickle, M007 for what is no checkpoint of
+    a described family, W00x for a damaged file."""
+    if not file.exists():
+        help = "give a folder in the diffusers layout, a .safetensors checkpoint, or a model's name"
+        raise failure("M001", f"there is no file {file}", help=help)
     check_kind(file)
     header = read_header(file)
     found = translate(header.entries)
@@ -138,7 +141,8 @@ def _configs(parts: Mapping[str, Entries], told: str | None) -> dict[str, Config
     made["text_encoder"] |= _text_encoder(parts["text_encoder"])
     if wide:
         made["text_encoder_2"] |= _text_encoder(parts["text_encoder_2"])
-        _need(parts["text_encoder_2"], "text_projection.weight", 2)
+        pooled = _need(parts["text_encoder_2"], "text_projection.weight", 2)[0]
+        made["unet"] |= _added(unet, pooled)
     elif linear:  # the last layer is there, but the network was trained on the one before it
         made["text_encoder"]["num_hidden_layers"] -= 1  # type: ignore[operator]
     return dict(made)
@@ -185,10 +189,19 @@ def _unet(unet: Entries, linear: bool) -> dict[str, object]:
     }
     if linear:
         values["attention_head_dim"] = [max(1, width // HEAD) for width in channels]
-    if "add_embedding.linear_1.weight" in unet:
-        added = _need(unet, "add_embedding.linear_1.weight", 2)[1]
-        values["projection_class_embeddings_input_dim"] = added
     return values
+
+
+def _added(unet: Entries, pooled: int) -> dict[str, object]:
+    """What SDXL's network reads beside the texts' states: a pooled text of `pooled` numbers, and
+    waves of as many for each of the picture's sizes."""
+    name = "add_embedding.linear_1.weight"
+    width = _need(unet, name, 2)[1]
+    waves, rest = divmod(width - pooled, SIZE_NUMBERS)
+    if waves < 1 or rest:
+        message = f"{name} reads {width} numbers, which a pooled text of {pooled} does not fit"
+        raise KeyError(message)
+    return {"projection_class_embeddings_input_dim": width, "addition_time_embed_dim": waves}
 
 
 def _vae(vae: Entries) -> dict[str, object]:

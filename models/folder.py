@@ -23,6 +23,8 @@ Config = Mapping[str, object]
 
 SOURCES = Path(__file__).parent / "stable_diffusion"
 """The networks in `.sdl`."""
+SIZE_NUMBERS = 6
+"""What SDXL is told of a picture: its height and width, where it was cropped, what was wanted."""
 
 PIPELINES = MappingProxyType(
     {
@@ -197,7 +199,8 @@ def read_json(file: Path) -> Config:
     try:
         value = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise failure("M004", f"cannot read {file}: {error}", help="download it again") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise failure("M004", f"cannot read {file}: {reason}", help="download it again") from None
     if not isinstance(value, dict):
         raise failure("M004", f"{file} does not hold a JSON object", help="download it again")
     return value

@@ -53,7 +53,7 @@ def _load(place: Path | str | None, prediction: str | None) -> Model:
         return named_model(name)
     if is_hub_name(name):
         return load_folder(hub_folder(name))
-    return load_folder(path)
+    return load_folder(path) if path.parent.name or path.is_absolute() else named_model(name)
 
 
 def part_weights(place: Path) -> Weights:

@@ -21,6 +21,7 @@ from sdlc.language.diagnostics import SdlError, failure
 from sdlc.models.folder import SOURCES, Config, Model, model_of
 from sdlc.models.vocabulary import CLIP, OPEN_CLIP
 from sdlc.models.weights import Weights
+from sdlc.program.values import did_you_mean
 
 FILE = SOURCES / "named.toml"
 FILLED_WITH_END = "quick_gelu"
@@ -57,7 +58,10 @@ def named_model(name: str) -> Model:
     """The model of this name. Raises SdlError (M001) for an unknown one."""
     known = named()
     if name not in known:
-        raise failure("M001", f"no model is called {name}", help=f"there are {', '.join(known)}")
+        near, names = did_you_mean(name, known), ", ".join(known)
+        ways = f"give a folder, a .safetensors file, OWNER/NAME of the hub, or {names}"
+        help = f"{near} {ways}".lstrip()
+        raise failure("M001", f"there is no folder and no model `{name}`", help=help)
     configs = known[name].configs
 
     def weights(part: str) -> Weights:

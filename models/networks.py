@@ -24,7 +24,14 @@ from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.library import Library, load
 from sdlc.language.precision import Scopes, check_met
 from sdlc.models.cache import Compiled, kept, key_of
-from sdlc.models.folder import SOURCES, Config, Model, default_folder, read_json
+from sdlc.models.folder import (
+    SIZE_NUMBERS,
+    SOURCES,
+    Config,
+    Model,
+    default_folder,
+    read_json,
+)
 from sdlc.models.prompts import chunk_count
 from sdlc.models.samplers import COLUMNS, SAMPLERS
 from sdlc.models.settings import GenerateSettings, plan_of, size_of
@@ -42,8 +49,6 @@ TABLE_ROWS = 64
 """Tables have a multiple of so many rows, so that other numbers of steps need no other program."""
 MAX_CHUNKS = 16
 """The longest text, in rows of tokens."""
-SIZE_NUMBERS = 6
-"""What SDXL is told of a picture: its height and width, where it was cropped, what was wanted."""
 
 
 ROLES = MappingProxyType(
@@ -143,12 +148,17 @@ def _picture_encoder(settings: GenerateSettings, folder: Model) -> Network:
 def _decoder(settings: GenerateSettings, folder: Model, pictures: Mapping[str, int]) -> Network:
     """Where pictures are decoded in tiles, a tile is what is compiled."""
     given = decoding_model(settings, folder)
-    tile = settings.tile or max(pictures["h"], pictures["w"])
-    sizes = {**pictures, "h": min(tile, pictures["h"]), "w": min(tile, pictures["w"])}
-    if sizes != pictures:
-        sizes["b"] = 1
+    sizes = in_tiles(pictures, settings.tile)
     source = decoder_source(given)
     return Network(source, "vae", _vae_config(given), sizes, *settings.rewriting)
+
+
+def in_tiles(pictures: Mapping[str, int], tile: int) -> dict[str, int]:
+    """The sizes `b`, `h`, `w` of what is decoded at once: one tile of `tile` latents a side, or
+    whole pictures where they are no larger (or `tile` is 0)."""
+    side = tile or max(pictures["h"], pictures["w"])
+    sizes = {**pictures, "h": min(side, pictures["h"]), "w": min(side, pictures["w"])}
+    return sizes if sizes == pictures else {**sizes, "b": 1}
 
 
 def _vae_config(model: Model) -> Mapping[str, object]:
@@ -278,15 +288,29 @@ def compiled(
     """The program of one network, kept from an earlier picture where nothing has changed since."""
     weights = folder.weights(network.part)
     choices = choices_for(folder, target, device.info)
-    rules = network.without, network.only, network.weight_budget, network.f32
-    described = (network.source, network.config, network.sizes, precision.value, dict(choices))
     return kept(
-        key_of(target, device.info, *described, *rules),
+        _key(network, target, precision, device.info, choices),
         device,
         lambda: compile_network(network, folder, target, precision, choices),
         lambda program: deque(fitting(program, weights), 0),
         _about(network, folder, target, precision),
     )
+
+
+def program_key(network: Network, folder: Model, precision: DType, device: Device) -> str:
+    """The name under which `compiled` keeps a network's program for a device's own target."""
+    from sdlc.backends.devices import target_of
+
+    target = target_of(device.info)
+    return _key(network, target, precision, device.info, choices_for(folder, target, device.info))
+
+
+def _key(
+    network: Network, target: Target, precision: DType, info: DeviceInfo, choices: Choices
+) -> str:
+    rules = network.without, network.only, network.weight_budget, network.f32
+    described = (network.source, network.config, network.sizes, precision.value, dict(choices))
+    return key_of(target, info, *described, *rules)
 
 
 def choices_for(folder: Model, target: Target, info: DeviceInfo) -> Choices:

@@ -20,6 +20,7 @@ from typing import Any, TypeGuard
 
 from sdlc.graph.types import Array
 from sdlc.language.diagnostics import SdlError
+from sdlc.models.apart import compile_apart
 from sdlc.models.check import FiniteCheck
 from sdlc.models.fits import check_fits, refusal
 from sdlc.models.folder import Model
@@ -183,6 +184,18 @@ def prepare(settings: GenerateSettings, folder: Model, device: Device, tell: Rep
 
 
 def _compiled(
+    settings: GenerateSettings,
+    folder: Model,
+    device: Device,
+    tell: Report,
+    held: Mapping[str, Ready],
+) -> Painter:
+    """What `compile_here` gives, compiled elsewhere where memory is dear."""
+    made = compile_apart(settings, folder, device, tell)
+    return compile_here(settings, folder, device, (lambda _: None) if made else tell, held)
+
+
+def compile_here(
     settings: GenerateSettings,
     folder: Model,
     device: Device,

@@ -21,6 +21,7 @@ from sdlc.models.folder import Model
 from sdlc.models.image import Picture, picture_size, to_pixels
 from sdlc.models.lora import Lora
 from sdlc.models.samplers import SAMPLERS, Plan, sampler_of
+from sdlc.program.values import did_you_mean
 
 MAX_SIZE = 4096
 MAX_BATCH = 64
@@ -185,7 +186,8 @@ def check_settings(settings: GenerateSettings, folder: Model) -> None:
     _check_start(settings, folder)
     if settings.sampler is not None and settings.sampler not in SAMPLERS:
         message, known = f"there is no sampler `{settings.sampler}`", ", ".join(SAMPLERS)
-        raise failure("G002", message, help=f"samplers are {known}")
+        near = did_you_mean(settings.sampler, SAMPLERS)
+        raise failure("G002", message, help=f"{near} samplers are {known}".lstrip())
 
 
 def _check_start(settings: GenerateSettings, folder: Model) -> None:
@@ -195,6 +197,9 @@ def _check_start(settings: GenerateSettings, folder: Model) -> None:
     if settings.init is not None and settings.steps == plan_of(settings, folder).start:
         message = f"{settings.steps} steps at strength {settings.share} are none"
         raise failure("G002", message, help="give more steps or more strength")
+    if settings.strength is not None and settings.init is None:
+        help = "give the picture that is drawn anew: --init FILE"
+        raise failure("G004", "a strength without a picture", help=help)
     if settings.mask is not None and settings.init is None:
         raise failure("G004", "a mask without a picture", help="give the picture: --init FILE")
     if folder.paints_into and settings.mask is None:
@@ -202,6 +207,9 @@ def _check_start(settings: GenerateSettings, folder: Model) -> None:
         raise failure("G004", "this model paints into a given picture", help=help)
     if settings.tile and not MIN_TILE <= settings.tile <= MAX_SIZE:
         raise failure("G002", f"tiles of {settings.tile}", help=f"give {MIN_TILE} or more latents")
+    for picture in (settings.init, settings.mask):
+        if picture is not None:
+            picture_size(picture)  # one that cannot be read is refused before networks are compiled
 
 
 def _check_size(size: tuple[int, int], folder: Model) -> None:
@@ -213,5 +221,6 @@ def _check_size(size: tuple[int, int], folder: Model) -> None:
         raise failure(
             "G001",
             f"the size {width}x{height} does not fit this model",
-            help=f"both must be multiples of {granule}, such as {near[0]}x{near[1]}",
+            help=f"both must be multiples of {granule}, at most {MAX_SIZE}, such as "
+            f"{near[0]}x{near[1]}",
         )

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sdlc.graph.types import Array
+from sdlc.models.folder import SIZE_NUMBERS
 from sdlc.models.image import read_mask, read_picture
-from sdlc.models.networks import SIZE_NUMBERS
 from sdlc.models.painter import Painter
 from sdlc.models.settings import GenerateSettings
 

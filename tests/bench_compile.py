@@ -2,8 +2,9 @@
 
     python tests/bench_compile.py [--targets cpu nvidia] [--latent 64] [--precision f32] [--profile]
 
-For every target: seconds of each pass, kernels and dispatches; then `sdlc compile` as a user runs
-it, cold and from the cache. `--profile` prints the functions that take longest instead.
+For every target: seconds of each pass in one process, kernels and dispatches; then `sdlc compile`
+as a user runs it, on all cores, cold and from the cache. `--profile` prints the functions that
+take longest instead.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ PASSES = (
 """Functions that `Request.build` and the pipeline call by these names, none within another."""
 
 
+TARGETS = ("cpu", "nvidia", "nvidia-matrix", "adreno", "mali", "apple")
 NAMES = {"build": "elaborate", "rewrite": "rules"}
 
 
@@ -135,7 +137,7 @@ def command(target: str, latent: int, precision: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", nargs="+", default=["cpu", "nvidia", "adreno"])
+    parser.add_argument("--targets", nargs="+", default=TARGETS)
     parser.add_argument("--latent", type=int, default=64, help="height and width (default 64)")
     parser.add_argument("--precision", default="f32")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")

@@ -38,6 +38,14 @@ _WEIGHTS = """model m(x: T[b, s, c], z: T[b, s, o]) -> T[b, s, o] {
   u = softmax(k: linear(x, o)) + softmax(v: linear(x, o)) * z
   return u + w: linear(x, o; bias = false)
 }"""
+_TOGETHER = """model m(x: T[b, s, c], z: T[b, s, o]) -> T[b, s, o] {
+  u = q: linear(x, o; bias = false)
+  v = k: linear(x, o)
+  w = v: linear(x, o)
+  p[i, j, l] = sum over n < o of u[i, j, n] * v[i, l, n]
+  y[i, j, n] = sum over l < s of p[i, j, l] * w[i, l, n]
+  return y + z
+}"""
 _WIDTHS = """model m(x: T[b, c], r: T[b, o]) -> T[b] {
   y = silu(x)
   z = reduce_sum(silu(first: linear(y, o))) + reduce_sum(r)
@@ -68,6 +76,7 @@ MECHANISM_PROGRAMS: dict[str, tuple[tuple[str, dict[str, Range]], ...]] = {
         (_WIDTHS, {"b": (1, 3), "c": (1, 4), "o": (1, 4)}),
         (_UNLIKE, {"b": (1, 3), "c": (1, 4), "o": (1, 4)}),
     ),
+    "join_read_together": ((_TOGETHER, {"b": (1, 2), "s": (1, 3), "c": (1, 4), "o": (1, 4)}),),
     "halo": (
         (_CONVOLUTION, {**_SMALL, "s": (3, 3)}),
         (_CONVOLUTION, {**_SMALL, "s": (5, 5)}),

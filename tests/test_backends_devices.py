@@ -255,7 +255,7 @@ def test_selectors() -> None:
 
 
 def test_an_unknown_device_lists_those_that_are() -> None:
-    with pytest.raises(SdlError, match=r"D001.*no device matches 'abacus'") as caught:
+    with pytest.raises(SdlError, match=r"D001.*no device matches `abacus`") as caught:
         open_device("abacus")
     assert "found: " in str(caught.value) and "cpu" in str(caught.value)
     with pytest.raises(SdlError, match="D001"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from conftest import ForAll
 from kernels import LX, Example, add, mul, numbers, read, staged_matmul, write
 from sdlc.backends.legalize import PASSES, legalize, within_language
 from sdlc.backends.printer import print_kernel
-from sdlc.backends.rewrite import accesses, divisible, plus
+from sdlc.backends.rewrite import Multiples, accesses, plus
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import (
@@ -267,8 +268,9 @@ def test_products_with_a_loop_are_carried_where_they_are_dear() -> None:
 def test_divisible() -> None:
     n = Var("n", i32(0).type)
     index = add(mul(LX, 8), mul(n, 4), 12)
-    assert divisible(index, 4, {}) and not divisible(index, 8, {})
-    assert not divisible(add(n, 4), 4, {}) and divisible(add(n, 4), 4, {n: mul(LX, 4)})
+    nothing, local = Multiples({}), Multiples({n: mul(LX, 4)})
+    assert nothing.divisible(index, 4) and not nothing.divisible(index, 8)
+    assert not nothing.divisible(add(n, 4), 4) and local.divisible(add(n, 4), 4)
     assert plus(add(n, 3), 2) == add(n, 5) and plus(i32(3), 2) == i32(5) and plus(n, 0) is n
 
 
@@ -320,6 +322,30 @@ def test_expanded_functions_are_accurate(name: str) -> None:
     got = interpret(legalize(kernel, caps, "opencl"), {"x": data})["out"]
     want = SCALARS[name].evaluate(data.astype(np.float64))
     assert np.abs(got - want).max() < 2e-7
+
+
+def test_beside_a_constant_one_polynomial_of_erf_is_enough() -> None:
+    """A normal distribution needs no relative accuracy near zero; erf alone does."""
+    count = 4096
+    x, out = read("x", count), write("out", count)
+    caps = replace(LIMITS["opencl"], missing_functions=("erf",))
+    data = np.linspace(-6.0, 6.0, count, dtype=np.float32)
+    erf = call("erf", Load(x, LX))
+
+    def made(value: Call) -> tuple[Array, int]:
+        kernel = legalize(
+            one_dimensional("k", (x, out), (Store(out, LX, value),), count), caps, "opencl"
+        )
+        products = {e for e in expressions(kernel) if isinstance(e, Call) and e.op == "mul"}
+        return interpret(kernel, {"x": data})["out"], len(products)
+
+    want = np.array([0.5 * math.erfc(-v) for v in data.astype(np.float64)])
+    normal, few = made(call("add", f32(0.5), call("mul", erf, f32(0.5))))
+    assert np.abs(normal - want).max() < 2e-7
+    near, many = made(erf)
+    exact = np.array([math.erf(v) for v in data.astype(np.float64)])
+    np.testing.assert_allclose(near[np.abs(data) < 0.1], exact[np.abs(data) < 0.1], rtol=1e-6)
+    assert few < many == made(call("add", f32(0.5), erf))[1]
 
 
 def test_expanded_powers() -> None:

@@ -70,7 +70,7 @@ def test_targets_are_plausible(name: str) -> None:
         ("unroll = 4", "unrol = 4", r"\[profile\] has no field unrol"),
         ("bandwidth = 32e9", "", r"\[peak\] lacks bandwidth"),
         ("[peak]", "[peaks]", "has no field peaks"),
-        ("title =", "title", "target 'cpu'"),
+        ("title =", "title", "target `cpu`"),
         (
             "[sources]\n",
             '[sources]\n"caps.moon" = "derived: from nothing"\n',
@@ -118,9 +118,9 @@ def test_the_matrix_instruction_that_a_device_has_chooses_the_target() -> None:
 
 
 def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(SdlError, match=r"D010.*no target 'adrena'") as caught:
+    with pytest.raises(SdlError, match=r"D010.*no target `adrena`") as caught:
         load_target("adrena")
-    assert "did you mean 'adreno'?" in str(caught.value)
+    assert "did you mean `adreno`?" in str(caught.value)
 
 
 def rows(heading: str) -> list[list[str]]:

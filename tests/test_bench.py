@@ -13,7 +13,7 @@ import pytest
 from sdlc.api import make_request
 from sdlc.backends.devices import open_device
 from sdlc.cli import status_of
-from sdlc.cli_bench import profile_rows
+from sdlc.cli_bench import figures, profile_rows
 from sdlc.cli_bench_run import ablation_rows, largest_error, requests, with_rules
 from sdlc.graph.mechanisms import DEFAULT
 from sdlc.language.diagnostics import SdlError
@@ -53,6 +53,11 @@ def bench(net: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
+def test_small_numbers_keep_three_figures() -> None:
+    assert [figures(x) for x in (0, 4.04, 1639.2)] == ["0.0", "4.0", "1639.2"]
+    assert [figures(x, 2) for x in (0.0123456, 0.25, 74.9)] == ["0.0123", "0.25", "74.90"]
+
+
 def test_table(bench: Any) -> None:
     text = bench(*SIZES, "-n", 2, "--profile")
     assert "median ms" in text and "against the reference" in text
@@ -90,6 +95,63 @@ def test_ablation_without_a_reference(bench: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sdlc.cli_bench_run.REFERENCE_FLOP", 0)
     text = bench(*SIZES, "-n", 1, "--ablation", "--precision", "f16")
     assert "against the baseline f32" in text
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of programs, once for each run of one; every row is timed alone, and a row is what
+    others are compared with."""
+    made: list[str] = []
+    step = Executable.step
+
+    def counted(self: Executable) -> None:
+        made.append(self.program.name)
+        step(self)
+
+    monkeypatch.setattr(Executable, "step", counted)
+    monkeypatch.setattr("sdlc.cli_bench_run.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("sdlc.cli_bench_run.REFERENCE_FLOP", 0)
+    return made
+
+
+def test_runs_of_an_ablation(bench: Any, steps: list[str]) -> None:
+    """Each row runs once to give its outputs and be warm, then as often as asked for and as there
+    is time; the first row's outputs are those that others are compared with."""
+    rows = json.loads(bench(*SIZES, "-n", 2, "--ablation", "--json"))["programs"]
+    assert len(steps) == 3 * len(rows) and all(len(r["seconds"]) == 2 for r in rows)
+    assert rows[0]["max_error"] is None and not rows[0]["against"]
+    assert all(r["max_error"] < 1e-5 and r["against"] == "baseline f32" for r in rows[1:])
+    steps.clear()
+    rows = json.loads(bench(*SIZES, "-n", 2, "--seconds", 0, "--ablation", "--json"))["programs"]
+    assert len(steps) == 2 * len(rows) and all(len(r["seconds"]) == 1 for r in rows)
+
+
+@pytest.mark.parametrize(("run", "kept"), [(1, 0), (6, 2)])
+def test_what_an_interrupted_ablation_has_timed(
+    net: Path,
+    run: int,
+    kept: int,
+    steps: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rows are printed when they are there, and one of which a run was timed is."""
+    step = Executable.step
+
+    def interrupted(self: Executable) -> None:
+        step(self)
+        if len(steps) == run:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Executable, "step", interrupted)
+    for more in ((), ("--json",)):
+        steps.clear()
+        assert status_of(["bench", str(net), *SIZES, "-n", "2", "--ablation", *more]) == 130
+        out, err = capsys.readouterr()
+        assert "interrupted" in err
+        named = [row.name for row in ablation_rows() if row.name in out]
+        assert named == [row.name for row in ablation_rows()][:kept]
+        assert not (more and kept) or len(json.loads(out)["programs"]) == kept
 
 
 def test_rows_of_the_ablation() -> None:
@@ -147,7 +209,7 @@ def test_mistakes(bench: Any, tmp_path: Path) -> None:
     assert "no network" in bench(program="emoji_diffusion/tokens", status=1)
     assert ".html" in bench(*SIZES, "--plot", tmp_path / "plot.gif", status=2)
     assert "cannot write" in bench(*SIZES, "--trace", tmp_path / "no" / "t.json", status=1)
-    assert "no target 'cpi'" in bench(*SIZES, "--target", "cpi", status=1)
+    assert "no target `cpi`" in bench(*SIZES, "--target", "cpi", status=1)
     assert "-n" in bench(*SIZES, "-n", 0, status=2)
     assert "--only" in bench(*SIZES, "--ablation", "--only", "halo", status=2)
     assert "`halo`" in bench(*SIZES, "--without", "hallo", status=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 
@@ -15,8 +16,9 @@ from sdlc.api import make_request
 from sdlc.cli_common import parse_bytes
 from sdlc.graph.types import Origin
 from sdlc.language.diagnostics import SdlError
+from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.program.pipeline import Planned, Wishes, planned, stored_weights
-from sdlc.schedule.budget import Offer, chosen, offered
+from sdlc.schedule.budget import Offer, chosen, offered, quickest
 from sdlc.schedule.cost import seconds_of
 from sdlc.schedule.point import NO_CHOICES
 from sdlc.schedule.profit import profitable
@@ -106,6 +108,45 @@ def test_a_budget_is_used_from_none_to_all() -> None:
     assert 0 < some.report.fired("winograd_4") < 4
     why = some.report.refusals("winograd_4")
     assert any(w.endswith("within the weight budget") for w in why)
+
+
+@settings(deadline=None)
+@given(offers, offers, st.integers(-5, 120))
+def test_of_rivals_at_a_place_one_is_chosen(
+    some: list[Offer], other: list[Offer], room: int
+) -> None:
+    found = [*some[:4], *(replace(o, rule="rival") for o in other[:4])]
+    taken = chosen(found, room)
+    assert len({o.at for o in taken}) == len(taken) and sum(o.nbytes for o in taken) <= max(0, room)
+    subsets = (s for n in range(len(found) + 1) for s in combinations(found, n))
+    fitting = (s for s in subsets if sum(o.nbytes for o in s) <= max(0, room))
+    apart = (s for s in fitting if len({o.at for o in s}) == len(s))
+    assert sum(o.seconds for o in taken) == max(sum(o.seconds for o in s) for s in apart)
+
+
+def test_the_cost_model_chooses_among_tiles_of_several_sizes() -> None:
+    """Where weights may take what they like, the size that saves most, else one whose weights grow
+    less. The order in which rules are written does not count."""
+    rules = chosen_rules(REQUEST.library, only=("default", "winograd_2", "winograd_6"))
+    names = ("winograd_2", "winograd_4", "winograd_6")
+
+    def fired(budget: int | None) -> list[int]:
+        made = planned(REQUEST.graph(), REQUEST.target, rules, Wishes(NO_CHOICES, budget))
+        assert budget is None or stored(made) <= budget
+        return [made.report.fired(name) for name in names]
+
+    paying = profitable(REQUEST.target, REQUEST.graph(), rules)
+    found = [
+        o
+        for rule in rules
+        if rule.name in names
+        for o in offered(REQUEST.graph(), [rule], paying)[1]
+    ]
+    best = quickest(found)
+    assert fired(None) == [sum(o.rule == name for o in best) for name in names]
+    assert fired(LEAST) == [0, 0, 0]
+    small = fired(2 * LEAST)
+    assert small[0] > 0 and 0 < sum(small) <= 4
 
 
 def test_a_budget_below_the_least_names_it() -> None:

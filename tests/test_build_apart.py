@@ -1,8 +1,12 @@
-"""Kernels that another process compiles: they are in the cache then, or are built here."""
+"""Kernels and networks that another process compiles: they are kept then, or are made here."""
 
 from __future__ import annotations
 
+import pickle
+import sys
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +15,13 @@ import sdlc
 from sdlc.backends import opencl_apart
 from sdlc.backends.build_cache import BuildCache
 from sdlc.backends.opencl_apart import build_apart
+from sdlc.models import apart, pipeline
+from sdlc.models.apart import compile_apart
+from sdlc.models.model import load_model
+from sdlc.models.settings import GenerateSettings, Progress
 from sdlc.program.device import BuildsAhead, KernelText
+from sdlc.program.store import Store
+from small_models import small_model
 from stages import device
 
 SOURCE = """op f(x: T[n]) -> (a: T[n], b: T[n]) {
@@ -60,3 +70,44 @@ def test_only_what_is_not_kept_goes_to_another_process(
     opened.build(texts_of())  # what it did not make is built here
     opened.build_ahead([texts_of(), []])
     assert len(asked) == 1
+
+
+LINE = '{"done": 1, "total": 3, "seconds": 0.5, "label": "unet"}'
+
+
+def test_another_process_compiles_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a large model that are not kept; its progress is told, and whether it has ended
+    well."""
+    place = small_model("2", tmp_path / "model")
+    settings = GenerateSettings("a car", model=place, size=(16, 16), steps=2)
+    told: list[Progress] = []
+
+    def compiles(does: str) -> bool:
+        monkeypatch.setattr(apart, "COMMAND", (sys.executable, "-c", does))
+        return compile_apart(settings, load_model(place), device("cpu"), told.append)
+
+    assert not compiles(f"print({LINE!r})")  # a small model
+    monkeypatch.setattr(apart, "LARGE_BYTES", 0)
+    assert not compiles("raise SystemExit(3)") and not told
+    assert compiles(f"print({LINE!r})")
+    assert told == [Progress("compile", 1, 3, 0.5, "unet")]
+    monkeypatch.setattr(apart, "program_key", lambda *_: "kept")
+    monkeypatch.setattr(Store, "get", lambda *_: "something")
+    assert not compiles("raise SystemExit(0)")  # all are kept
+
+
+def test_what_the_other_process_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = GenerateSettings("a car", device="cpu", loras=())
+    asked: list[object] = []
+
+    def compiled(settings: object, folder: Any, device: Any, tell: Any, held: object) -> None:
+        asked.extend((settings, folder.path, device.info.kind))
+        tell(Progress("compile", 1, 3, 0.5, "unet"))
+
+    monkeypatch.setattr(pipeline, "compile_here", compiled)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(pickle.dumps(settings))))
+    apart.main()
+    assert asked == [settings, load_model(None).path, "opencl"]
+    assert capsys.readouterr().out == f"{LINE}\n"

@@ -14,6 +14,7 @@ import pytest
 import sdlc.backends.legalize
 import sdlc.program.pipeline
 import sdlc.proof.stages
+import sdlc.proof.tolerance
 from rule_programs import values_for
 from schedule_programs import POOL, Pooled, fired_in
 from sdlc.api import make_request
@@ -31,7 +32,6 @@ from sdlc.proof.pieces import definition
 from sdlc.proof.sample import at_points, interpret_sample, sample_of
 from sdlc.proof.source import source_of
 from sdlc.proof.stages import Route, interpreted, reference
-from sdlc.proof.tolerance import tolerance
 
 ROOT = Path(__file__).parents[1]
 SOFTMAX = str(ROOT / "stdlib" / "softmax.sdl")
@@ -89,20 +89,33 @@ def test_right_kernels_pass(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 def test_devices_are_held_against_one_reference(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is computed of the definition is computed once for devices of one language."""
-    computed: list[str] = []
+    """What is computed of the definition is computed once for devices whose functions are as
+    accurate, and kernels that are the same for several devices are interpreted once."""
+    sampled: list[set[str]] = []
+    runs: list[str] = []
+    samples, interpret = sdlc.proof.tolerance._samples, sdlc.proof.stages.run_interpreted
 
-    def counted(*args: object) -> object:
-        computed.append(str(args[3]))
-        return tolerance(*args)  # type: ignore[arg-type]
+    def counted(given: Any, functions: Any, count: int) -> Any:
+        sampled.append(set(functions))
+        return samples(given, functions, count)
 
-    monkeypatch.setattr(sdlc.proof.stages, "tolerance", counted)
-    words = ("check", SOFTMAX, *SIZES, "--target", "cpu", "--examples", 1)
-    status, out, _ = run(capsys, *words, "--device", "cpu,pocl,llvmpipe")
+    def noted(program: Any, *given: Any) -> Any:
+        runs.append(program.name)
+        return interpret(program, *given)
+
+    monkeypatch.setattr(sdlc.proof.tolerance, "_samples", counted)
+    monkeypatch.setattr(sdlc.proof.stages, "run_interpreted", noted)
+    words = ("--target", "cpu", "--examples", 1, "--device", "cpu,pocl,llvmpipe")
+    status, out, _ = run(capsys, "check", SOFTMAX, *SIZES, *words)
     assert status == 0
     ways = (f"legalised for {name} = device {name}" for name in ("cpu", "pocl", "llvmpipe"))
     assert " = ".join(("reference = rewritten = interpreted", *ways)) in out
-    assert len(computed) == 2 * computed.count("wgsl") == 2 * computed.count("opencl")
+    subjects = len(set(runs))
+    assert sampled == [{"exp", "div"}] * 2 * subjects and len(runs) <= 3 * subjects
+    sampled.clear()
+    sizes = ("--entry", "matmul", "--set", "b=1", "m=3", "k=4", "n=5")
+    status, _, _ = run(capsys, "check", SOFTMAX.replace("softmax", "matmul"), *sizes, *words)
+    assert status == 0 and sampled == [set()] * 2
 
 
 def test_a_wrong_pass_is_named_and_reproduced(

@@ -49,6 +49,11 @@ def test_every_command_is_documented_and_prints_json(name: str, call: Any) -> No
     assert "--json" in call(name, "--help").out
 
 
+def test_the_list_of_commands_cuts_nothing_off(call: Any) -> None:
+    lines = call("--help").out.partition("Commands:")[2].splitlines()
+    assert len(lines) > 15 and not any(line.endswith("...") for line in lines)
+
+
 def test_help_is_quick() -> None:
     """Nothing heavy is imported for it: no NumPy, no devices. Time is of the fastest of three."""
     code = "import sys; from sdlc.cli import status_of; status_of(['--help']); print(*sys.modules)"

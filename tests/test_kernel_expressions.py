@@ -101,12 +101,12 @@ def test_copies_are_replacements(expr: Expr, point: dict[Expr, Expr]) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@for_all(INTEGERS, st.integers(0, 9))
-def test_a_shifted_sum_is_the_sum_at_that_number(expr: Expr, number: int) -> None:
-    simplifier = Simplifier(Bounds(RANGES))
+@for_all(INTEGERS, st.dictionaries(st.sampled_from(VARIABLES), st.integers(0, 9)))
+def test_a_shifted_sum_is_the_sum_at_these_numbers(expr: Expr, given: dict[Expr, int]) -> None:
+    simplifier, numbers = Simplifier(Bounds(RANGES)), {v: i32(n) for v, n in given.items()}
     for e in walk(simplifier.visit(expr)):
-        made = simplifier.shifted(e, X, number)
-        assert made is None or made is simplify(replaced(e, {X: i32(number)}), RANGES)
+        made = simplifier.shifted(e, numbers)
+        assert made is None or made is simplify(replaced(e, numbers), RANGES)
 
 
 @settings(max_examples=100, deadline=None)

@@ -309,6 +309,14 @@ def test_what_guards_pin_tells_work_groups_apart() -> None:
     assert problems(store(2), **shape, grid=(69_632, 1, 1))
 
 
+def test_what_is_pinned_here_and_otherwise_there_is_no_constant() -> None:
+    """Each store has one value of the work-group, and both end in the same cells."""
+    one = Store(OUT, add(mul(GX, 4), mul(LX, 8)), ONE, lt(GX, 1))
+    other = Store(OUT, add(mul(GX, 4), mul(LX, 8), -4), ONE, call("ge", GX, i32(1)))
+    refused("race", one, other, grid=(2, 1, 1))
+    assert not problems(one, replace(other, index=add(mul(GX, 4), mul(LX, 8))), grid=(2, 1, 1))
+
+
 # Limits
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from elaborated import close, drawn, graph_of, kinds, message, nodes, run
 from sdlc.graph.node import Const, Graph, Input, Map, Reduce, reads, topological
 from sdlc.graph.types import DType
+from sdlc.language.elaborate import build
+from sdlc.language.library import load
 
 # ---- index notation ------------------------------------------------------------------------------
 
@@ -296,3 +300,25 @@ def test_stored_reductions_of_integers_convert() -> None:
       out[] = s.index[] + 0.5
     }"""
     assert run(graph_of(text, n=3), x=np.array([1.0, 7.0, 2.0]))[0] == 1.5
+
+
+def test_equal_operators_of_two_programs_are_cited_by_their_own_lines(tmp_path: Path) -> None:
+    """Whichever was read first, and through the library's definitions too; a program that is read
+    again is the same one, and within it what is equal is one node."""
+    body = "{ y[i] = exp(x[i]) * 2\n  z = softmax(y)\n  out[i] = y[i] + z[i]\n  return out }\n"
+    for name, lines in (("first", 0), ("second", 3)):
+        text = "\n" * lines + f"op {name}(x: T[n]) -> T[n] {body}"
+        (tmp_path / f"{name}.sdl").write_text(text)
+    kept = [
+        build(load(tmp_path / f"{name}.sdl"), name, {"n": 5}, {}, DType.F32)
+        for name in ("first", "second", "first")
+    ]
+    for graph, name, lines in zip(kept, ("first", "second", "first"), (0, 3, 0), strict=True):
+        places = []
+        for node in topological(graph):
+            span = node.origin.span
+            assert span is not None
+            places += [s for s in (span, *node.origin.sites) if not s.file.startswith("stdlib")]
+        assert {Path(s.file).stem for s in places} == {name}
+        assert min(s.line for s in places) == lines + 1
+    assert kept[0].outputs == kept[2].outputs != kept[1].outputs

@@ -83,6 +83,7 @@ def test_sizes_are_read_from_shapes(tmp_path: Path) -> None:
     assert model.unet["down_block_types"] == ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2
     assert model.unet["cross_attention_dim"] == 192
     assert model.unet["projection_class_embeddings_input_dim"] == 96
+    assert model.unet["addition_time_embed_dim"] == (96 - 48) // 6
     assert model.unet["addition_embed_type"] == "text_time"
     assert model.text_encoder_2["projection_dim"] == 48
     assert model.vae["scaling_factor"] == 0.13025

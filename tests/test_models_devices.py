@@ -165,7 +165,7 @@ def test_values_that_are_not_finite_name_their_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": (100, 64)}, "multiples of 8, such as 96x64"),
+        ({"size": (100, 64)}, "multiples of 8, at most 4096, such as 96x64"),
         ({"size": (0, 64)}, "such as 8x64"),
         ({"batch": 0}, "1 to 64"),
         ({"guidance": float("nan")}, "guidance nan"),

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from checkpoints import arrays, with_sizes, write_checkpoint
+from checkpoints import SIZES, arrays, with_sizes, write_checkpoint
+from sdlc.api import Request
 from sdlc.cli import status_of
+from sdlc.cli_models import built, model_requests
+from sdlc.graph.types import DType
+from sdlc.language.diagnostics import SdlError
 from sdlc.models.family import family_of
 from sdlc.models.folder import default_folder
 from sdlc.models.inventory import inventory
 from sdlc.models.model import load_model
+from sdlc.program.execute import check_sizes
+from sdlc.program.program import Tensor, TensorRole
 from test_models_files import fails
 
 SMALL = with_sizes("1.x", channels=(32, 64), depths=(1, 0), layers=1, vae=(32,), text=(64, 1, 9))
@@ -69,6 +76,21 @@ def test_a_checkpoint_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found.complete and found.parts[-1].unused == ("quant_conv.bias", "quant_conv.weight")
 
 
+def test_a_checkpoint_of_xl_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In sizes of its own, of what it reads beside the texts as well."""
+    found = printed(capsys, "info", write_checkpoint(tmp_path / "xl.safetensors", SIZES["xl"]))
+    assert found["complete"] and found["family"] == "Stable Diffusion XL, in sizes of its own"
+    assert [p["name"] for p in found["parts"]][1:] == ["text_encoder_2", "unet", "vae"]
+
+
+def test_a_pooled_text_that_does_not_fit(tmp_path: Path) -> None:
+    """Six sizes cannot share 95 - 48 numbers."""
+    name = "model.diffusion_model.label_emb.0.0.weight"
+    changes = {name: np.ones((256, 95), np.float32)}
+    file = write_checkpoint(tmp_path / "model.safetensors", SIZES["xl"], changes)
+    fails("M007", "add_embedding.linear_1.weight", "95", "48")(lambda: load_model(file))
+
+
 def test_what_is_missing_and_what_is_too_much(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,12 +118,14 @@ def test_names_have_sizes_and_no_weights(capsys: pytest.CaptureFixture[str]) -> 
         ("text_encoder", "unet", "vae"), ()
     )
     assert [p.parameters for p in found.parts][:2] == [123_060_480, 859_520_964]
-    assert status_of(["info", "no/where/at.all"]) == 1
-    assert "error[M001]" in capsys.readouterr().err
+    for nothing in ("no/where/at.all", "nothing.safetensors"):
+        assert status_of(["info", nothing]) == 1
+        assert "error[M001]" in capsys.readouterr().err
 
 
 def test_memory_of_a_model_s_part(capsys: pytest.CaptureFixture[str]) -> None:
-    (found,) = printed(capsys, "memory", "emoji_diffusion/vae", "--set", "h=4", "w=4").values()
+    asked = ("memory", "emoji_diffusion/vae", "--set", "b=2", "h=4", "w=9", "--tile", "4")
+    (found,) = printed(capsys, *asked).values()
     assert 0 < found["lower_bound_bytes"] <= found["arena_bytes"] <= found["naive_bytes"]
     assert found["weights_bytes"] > 2**22 and found["staging_bytes"] > 0
     assert status_of(["memory", "stdlib/softmax.sdl"]) == 1
@@ -109,3 +133,32 @@ def test_memory_of_a_model_s_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(["memory", str(NETWORK), "--set", *sizes]) == 0
     text = capsys.readouterr().out
     assert "bytes live over its" in text and "most in dispatch" in text and "█" in text
+
+
+def test_tiles_of_what_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(["memory", "emoji_diffusion/unet", "--tile", "8"]) == 1
+    assert "emoji_diffusion/pipeline/vae" in capsys.readouterr().err
+    assert status_of(["compile", str(NETWORK), "--tile", "8"]) == 2
+    assert "--set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "tile"), [("2.1", 64), ("xl", 40)])
+def test_a_decoder_that_is_too_large_is_told_of_tiles(
+    name: str, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the share of its largest value, 256 channels of the whole picture, that can be bound."""
+    what = {"precision": "f16", "sizes": (), "configs": (), "entry": None}
+    place = Path(f"stable-diffusion-{name}/vae")
+    (request,) = model_requests(place, "mali", what).values()
+    side = load_model(place.parent).default_size[0]
+    kind = DType.F16 if name == "2.1" else DType.F32
+    shape = (1, 256, side, side)
+    large = Tensor(
+        "y", shape, kind, (0, 1, 2, 3), TensorRole.TEMPORARY, prod(shape) * kind.itemsize
+    )
+    monkeypatch.setattr(Request, "build", lambda _: check_sizes([large], 2**27, "the target"))
+    with pytest.raises(SdlError) as caught:
+        built(request)
+    (said,) = caught.value.diagnostics
+    assert said.code == "P007" and f"--tile {tile}, " in str(said.help)
+    assert "--precision" not in str(said.help)

@@ -17,8 +17,9 @@ from sdlc.graph.types import DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.image import read_mask, read_picture, write_png
 from sdlc.models.lora import Lora
+from sdlc.models.model import load_model
 from sdlc.models.replay import ENTRY, PICTURES, READ, record_of, settings_in, settings_of
-from sdlc.models.settings import GenerateSettings
+from sdlc.models.settings import GenerateSettings, check_settings
 from sdlc.models.tiles import by_tiles, starts
 
 FULL = GenerateSettings(
@@ -142,3 +143,7 @@ def test_pictures_and_masks_are_read(tmp_path: Path) -> None:
     with pytest.raises(SdlError, match="I003"):
         (tmp_path / "t.png").write_text("no picture")
         read_picture(tmp_path / "t.png", (2, 2))
+    for mask_file in (tmp_path / "t.png", tmp_path / "none.png"):  # before anything is compiled
+        with pytest.raises(SdlError, match="I003"):
+            asked = GenerateSettings("a car", init=file, mask=mask_file, size=(64, 64))
+            check_settings(asked, load_model(None))

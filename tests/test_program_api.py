@@ -36,6 +36,23 @@ def test_sizes_left_open_are_bound_by_each_run() -> None:
         program.save("nowhere")
 
 
+def test_rules_are_chosen_by_name() -> None:
+    text = "op f(x: T[s, t], v: T[t, e]) -> T[s, e] { return matmul(softmax(x), v) }"
+    sizes = {"s": 9, "t": 40, "e": 8}
+
+    def fired(**chosen: tuple[str, ...]) -> set[str]:
+        found = sdlc.compile(text, sizes=sizes, **chosen).explain()
+        return {rule.name for rule in found.rules if rule.fired}
+
+    usual = fired()
+    assert "flash_attention" in usual and "softmax_split" not in usual
+    assert "flash_attention" not in fired(without=("flash_attention",))
+    assert fired(only=("softmax_split",)) == {"softmax_split"}
+    assert "softmax_split" in fired(only=("default", "softmax_split"), without=("flash_attention",))
+    with pytest.raises(SdlError, match="did you mean `softmax_split`"):
+        sdlc.compile(text, sizes=sizes, only=("softmax_splt",))
+
+
 def test_inputs_may_be_a_mapping() -> None:
     program = sdlc.compile(DOUBLE.replace("x", "device"))
     made = program.run({"device": np.ones(2)}, device="cpu")

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from sdlc.api import make_request
 from sdlc.cli import commands
+from sdlc.graph.mechanisms import DEFAULT
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import always, rewrite
 from sdlc.graph.types import DType
@@ -107,6 +108,12 @@ def test_rules_that_do_not_end_end(equation: str) -> None:
     inputs = {"x": np.arange(-3, 3, dtype=np.float32).reshape(2, 3)}
     wanted = evaluate(graph, inputs, {}, Mode.F64)["out"]
     np.testing.assert_array_equal(evaluate(after, inputs, {}, Mode.F64)["out"], wanted)
+
+
+def test_rules_beside_the_default_ones() -> None:
+    """A file's own rule, and one that is off, are added to those that are on; others go."""
+    names = {r.name for r in chosen_rules(load(None, GOOD), ["rows"], ["default", "good"])}
+    assert names == {*DEFAULT, "good"} - {"rows"}
 
 
 def test_conditions_and_worth() -> None:

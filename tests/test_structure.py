@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import sdlc
 from sdlc.api import make_request
 from sdlc.cli import status_of
 from sdlc.cli_check import entries, structure_problems, with_header
@@ -88,6 +89,20 @@ def test_transforms_take_in_what_follows_and_norms_what_precedes() -> None:
         "winograd_conv2d_silu_out",
     ]
     assert {"conv.bias", "r", "out"} < {name for _, name in program.dispatches[-1].bindings}
+
+
+@pytest.mark.parametrize(
+    ("entry", "products"),
+    [("grouped_convolution", 32 * 6 * 5 * 6 * 9), ("doubled_by_taps", 32 * 12 * 10 * 24 * 4)],
+)
+def test_unusual_convolutions_are_products_in_register_tiles(entry: str, products: int) -> None:
+    """A group of channels is a batch; of a transposed kernel only the taps that are read count."""
+    path = next(p for p in PROGRAMS if p.stem == "fused")
+    one, _ = with_header(make_request(path, "cpu", None, {}, (None, "f32")), entry)
+    explanation = sdlc.compile(path, entry=entry, sizes=one.sizes).explain()
+    (group,) = explanation.groups
+    assert any(v.name == "register_tile" and v.fired for v in group.verdicts)
+    assert 2 * products <= explanation.flop < 3 * products
 
 
 def test_most_programs_say_something() -> None:

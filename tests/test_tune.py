@@ -232,7 +232,7 @@ def test_other_records_are_ignored_with_one_warning(tmp_path: Path) -> None:
         file.write('{"torn": \n[1]\n{"point": 3}\n')
     found = read_records(path, "cpu", "device, driver")
     assert not found.choices
-    assert "1 of another compiler, 1 of another device, 4 of no record" in found.warning
+    assert "1 of another compiler, 1 of another device, 4 lines that are no record" in found.warning
     assert found.warning.count("\n") == 0 and "sdlc tune" in found.warning
 
 
@@ -241,7 +241,7 @@ def test_a_torn_line_does_not_spoil_the_next(tmp_path: Path) -> None:
     path.write_text('{"target": "cp')
     append_record(path, record())
     found = read_records(path, "cpu", None)
-    assert len(found.choices) == 1 and "1 of no record" in found.warning
+    assert len(found.choices) == 1 and "1 lines that are no record" in found.warning
 
 
 def test_records_lie_beside_the_program(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class _Lifting:
         if own.span is None:
             return replace(at, name=own.name, definition=own.definition)
         calls = (*own.sites, *((at.span,) if at.span else ()), *at.sites)
-        return replace(own, scope=at.scope, sites=calls)
+        return replace(own, scope=at.scope, sites=calls, program=at.program)
 
     def renamed(self, axes: tuple[Axis, ...], taken: tuple[Axis, ...]) -> tuple[Axis, ...]:
         """`axes` with names that none of `taken` has."""

@@ -3,7 +3,8 @@
 In: a sum of products of something by a weight, or a map over such sums and more weights. Out: a
 view of one node that computes all of its kind at once, by weights that are joined when they are
 loaded. Invariant: each element is computed from what it was computed from before; only nodes that
-agree in everything but their weights are joined, and that are read alike: they are stored alike.
+agree in everything but their weights are joined, and that are read alike, so that they are stored
+alike, or that end in one node, which needs them at once (`attempt_together`).
 
     y[b, i < n] = sum over k of x[b, k] * v[i, k];   z[b, i < m] = sum over k of x[b, k] * w[i, k]
     yz[b, i < n + m] = sum over k of x[b, k] * vw[i, k]; y[b, i] = yz[b, i]; z[b, i] = yz[b, i + n]
@@ -46,13 +47,17 @@ from sdlc.graph.rewrite import is_view, read_through
 from sdlc.graph.rules import Asked, Refused, Rule
 
 MOST = 3 << 19
-"""Elements of a joined result at most: it is kept until its last part has been read."""
+"""Elements of a joined result at most: it is kept until its last part has been read. Where all
+parts end in one node, there may be more."""
 
 AT_ONCE = 4
 """Weights that are put side by side in one step: a kernel binds few buffers."""
 
 DEEP = 3
 """Readers that are looked through for how something is read."""
+
+FAR = 8
+"""Nodes that are followed from a product to where it ends: views, a softmax, another product."""
 
 JOINED = Axis("joined", 1)
 
@@ -122,6 +127,20 @@ def attempt(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     if len(chunk) < 2:
         return Refused("nothing else of its kind is read alike, or the result would be too large")
     return _view(form, chunk)
+
+
+def attempt_together(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
+    """The node as a view of those of its kind that end in one node with it, computed together."""
+    assert isinstance(node, Map | Reduce)
+    form = _form(node)
+    if form is None:
+        return Refused("it has no axis along which only weights and the result move")
+    family = [] if node in asked.around.results else _together_read(form, asked.around)
+    if len(family) < 2 or (isinstance(node, Map) and not _whole(family)):
+        return Refused("nothing else of its kind ends in a node that it ends in")
+    size = sum(element_count(f.node) * f.node.dtypes[0].itemsize for f in family)
+    why = asked.profitable(rule, {"parts": len(family), "bytes": size})
+    return Refused(why) if why else _view(form, family)
 
 
 # ---- what is of one kind -------------------------------------------------------------------------
@@ -237,18 +256,40 @@ def _word(e: Expr, node: Node) -> object:
 
 def _family(form: _Form, around: Surroundings) -> list[_Form]:
     """The nodes that may be joined with this one, itself among them, in order."""
-    dynamic = [s for s in _through(form.node) if not is_static(s)]
-    beside = dict.fromkeys(r for s in dynamic[:1] for r in _readers(s, around))
-    found: list[_Form] = []
     uses = _uses(form.node, around, DEEP)
-    for node in beside:
+    alike = (
+        f
+        for f in _alike(form, around)
+        if f.node is form.node or _uses(f.node, around, DEEP) == uses
+    )
+    return sorted(alike, key=lambda f: f.start)
+
+
+def _together_read(form: _Form, around: Surroundings) -> list[_Form]:
+    """Those of its kind that end in what this one ends in."""
+    ends = _ends(form.node, around)
+    alike = (f for f in _alike(form, around) if ends & _ends(f.node, around))
+    return sorted(alike, key=lambda f: f.start)
+
+
+def _ends(node: Node, around: Surroundings) -> frozenset[Node]:
+    """What reads a node, what reads that, and so on."""
+    found: dict[Node, None] = {}
+    front = [node]
+    for _ in range(FAR):
+        front = [r for n in front for r in around.readers.get(n, ()) if r not in found]
+        found |= dict.fromkeys(front)
+    return frozenset(found)
+
+
+def _alike(form: _Form, around: Surroundings) -> Iterable[_Form]:
+    """The nodes, this one among them, that agree with it in everything but their weights."""
+    dynamic = [s for s in _through(form.node) if not is_static(s)]
+    for node in dict.fromkeys(r for s in dynamic[:1] for r in _readers(s, around)):
         if isinstance(node, Map | Reduce) and looks_at(node) and node not in around.results:
             other = _form(node)
-            if other is None or other.like != form.like:
-                continue
-            if node is form.node or _uses(node, around, DEEP) == uses:
-                found.append(other)
-    return sorted(found, key=lambda f: f.start)
+            if other is not None and other.like == form.like:
+                yield other
 
 
 def _through(node: Node) -> list[Node]:

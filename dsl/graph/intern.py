@@ -2,14 +2,17 @@
 
 In: a class made with `metaclass=Interned`. Out: equal constructor arguments give the same object,
 so equality is identity and a directed acyclic graph is hashed in constant time per node.
-Invariant: fields are hashable; fields named in `_not_interned` do not take part (the first
-object's value stays); what nobody holds is forgotten; what is pickled is interned where it is read.
+Invariant: fields are hashable; of fields named in `_interned_by` only that attribute takes part,
+the rest is the first object's; what nobody holds is forgotten; what is pickled is interned where it
+is read.
 Example: `Literal(1, I32) is Literal(1, I32)`.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from types import MappingProxyType
 from typing import Any
 from weakref import ref
 
@@ -43,9 +46,10 @@ class Interned(type):
     _names: tuple[str, ...] = ()
     _mixed: bool = False
     """Whether a field may hold numbers of several types, which are equal and yet not the same."""
-    _simple: int = -1
-    """The number of arguments that are a key as they are."""
-    _not_interned: frozenset[str] = frozenset()
+    _count: int = -1
+    """The number of arguments, where they are the key; -1 where of some only a part is."""
+    _defaults: tuple[Any, ...] = ()
+    _interned_by: Mapping[str, str] = MappingProxyType({})
 
     def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> None:
         super().__init__(name, bases, space)
@@ -55,14 +59,22 @@ class Interned(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """The object with these fields. Looked up before it is made where all are positional."""
-        if len(args) == cls._simple and not kwargs:
-            entry = cls._table.get(args)
+        missing = cls._count - len(args)
+        if 0 < missing <= len(cls._defaults) and not kwargs:
+            args, missing = (*args, *cls._defaults[-missing:]), 0
+        if not missing and not kwargs:
+            key = tuple(map(_distinct, args)) if cls._mixed else args
+            entry = cls._table.get(key)
             found = None if entry is None else entry()
-            return cls._first(args, super().__call__(*args)) if found is None else found
+            return cls._first(key, super().__call__(*args)) if found is None else found
         if not cls._names:
             cls._describe()
         made = super().__call__(*args, **kwargs)
-        args = tuple(getattr(made, n) for n in cls._names if n not in cls._not_interned)
+        args = tuple([getattr(made, n) for n in cls._names])
+        if cls._interned_by:
+            by = cls._interned_by
+            pairs = zip(cls._names, args, strict=True)
+            args = tuple([getattr(a, by[n]) if n in by else a for n, a in pairs])
         return cls._first(tuple(map(_distinct, args)) if cls._mixed else args, made)
 
     def _describe(cls) -> None:
@@ -70,7 +82,8 @@ class Interned(type):
         made = [f for f in fields(cls) if f.init]  # type: ignore[arg-type]
         cls._mixed = any(t in str(f.type) for f in made for t in ("float", "bool"))
         cls._names = tuple(f.name for f in made)
-        cls._simple = -1 if cls._mixed or cls._not_interned else len(made)
+        cls._count = -1 if cls._interned_by else len(made)
+        cls._defaults = tuple(f.default for f in made if f.default is not MISSING)
 
     def _first(cls, key: Any, made: Any) -> Any:
         """The object that stands for `key`: `made`, if there is none."""

@@ -163,7 +163,7 @@ class _Matcher:
         if len(p.over) != len(reduced):
             self.fail(
                 state,
-                lambda: f"`{t.origin.name}` reduces {len(t.over)} axes, not {len(p.over)}",
+                lambda: f"`{t.origin.name}` reduces {_axes(t.over)}, not {len(p.over)}",
             )
             return
         for over in permutations(reduced):
@@ -401,6 +401,10 @@ class _Matcher:
         why = f"`{name}` is `{shown(known.body)}` in one place and `{shown(bound.body)}`"
         self.fail(replace(state, depth=state.depth + 1), lambda: f"{why} in another")
         return False
+
+
+def _axes(axes: tuple[Axis, ...]) -> str:
+    return "1 axis" if len(axes) == 1 else f"{len(axes)} axes"
 
 
 def parameters(variable: Input) -> tuple[Axis, ...]:

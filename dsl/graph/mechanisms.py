@@ -113,6 +113,7 @@ DEFAULT = (
     "join_weights",
     "halo",
     "flash_attention",
+    "join_read_together",
     "compose_products",
     "scale_and_shift",
     "winograd_4",
@@ -141,6 +142,13 @@ MECHANISMS: tuple[Rule, ...] = (
         Numerics.EXACT,
         beside.looks_at,
         beside.attempt,
+    ),
+    Rule(
+        "join_read_together",
+        "Products of one operand by weights that end in one node are one, by the weights joined.",
+        Numerics.EXACT,
+        beside.looks_at,
+        beside.attempt_together,
     ),
     Rule(
         "halo",

@@ -11,10 +11,11 @@ Invariant: shapes are static integers; a node's axes have distinct names; `Map.b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +25,9 @@ from sdlc.graph.intern import Interned
 from sdlc.graph.types import Array, DType, Origin
 
 NO_ORIGIN = Origin("value", "")
+BY_PROGRAM: Mapping[str, str] = MappingProxyType({"origin": "program"})
+"""Equal nodes of one program are one object, wherever they come from; those of another program are
+others, since what is said of them has to cite its lines."""
 
 
 class Role(Enum):
@@ -87,7 +91,7 @@ class Input(metaclass=Interned):
     dtype: DType
     role: Role = Role.INPUT
     origin: Origin = field(default=NO_ORIGIN)
-    _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+    _interned_by: ClassVar[Mapping[str, str]] = BY_PROGRAM
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +110,7 @@ class Const(metaclass=Interned):
     extents: tuple[int, ...]
     dtype: DType
     origin: Origin = field(default=NO_ORIGIN)
-    _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+    _interned_by: ClassVar[Mapping[str, str]] = BY_PROGRAM
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -137,7 +141,7 @@ class Map(metaclass=Interned):
     wide: bool = False
     is_static: bool = field(init=False)
     """Whether it is known when weights are loaded."""
-    _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+    _interned_by: ClassVar[Mapping[str, str]] = BY_PROGRAM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_static", all(map(is_static, sources(self))))
@@ -168,7 +172,7 @@ class Reduce(metaclass=Interned):
     wide: bool = False
     is_static: bool = field(init=False)
     """Whether it is known when weights are loaded."""
-    _not_interned: ClassVar[frozenset[str]] = frozenset({"origin"})
+    _interned_by: ClassVar[Mapping[str, str]] = BY_PROGRAM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_static", all(map(is_static, sources(self))))

@@ -70,7 +70,8 @@ class Origin:
 
     `name` is the tensor's name in the source, `definition` the op or block (`softmax`), `scope`
     the weight scope path of the call (`down_blocks.0.resnets.1`), possibly empty; `sites` the calls
-    that led there, the last one first. Origins that differ in those alone are equal.
+    that led there, the last one first; `program` tells programs apart (`Library.digest`). Origins
+    that differ in the last two alone are equal.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Origin:
     span: Span | None = None
     scope: str = ""
     sites: tuple[Span, ...] = field(default=(), compare=False, repr=False)
+    program: str = field(default="", compare=False, repr=False)
 
     @property
     def path(self) -> str:

@@ -134,12 +134,15 @@ class Emitter:
 
     def _placed(self, e: k.Expr, at: int, memo: dict[tuple[k.Expr, int], k.Expr]) -> k.Expr:
         """`e` for use in the scope of depth `at`: a name if it is shared or exists further out."""
-        if (e, at) not in memo:
-            memo[(e, at)] = self._made(e, at, memo)
-        return memo[(e, at)]
+        if not e.operands:
+            return e
+        found = memo.get((e, at))
+        if found is None:
+            found = memo[(e, at)] = self._made(e, at, memo)
+        return found
 
     def _made(self, e: k.Expr, at: int, memo: dict[tuple[k.Expr, int], k.Expr]) -> k.Expr:
-        parts = k.operands(e)
+        parts = e.operands
         if not parts:
             return e
         named = self._named(e)
@@ -148,7 +151,8 @@ class Emitter:
         depth = self._depth(e)
         home = min(depth, self.depth)
         if (home >= at and e not in self._shared) or _trivial(e):
-            return k.with_operands(e, tuple([self._placed(p, at, memo) for p in parts]))
+            placed = tuple([self._placed(p, at, memo) for p in parts])
+            return e if placed == parts else k.with_operands(e, placed)
         made = k.with_operands(e, tuple([self._placed(p, home, memo) for p in parts]))
         var = self.fresh(_stem(e), e.type)
         self._depths[var] = depth
@@ -174,11 +178,12 @@ class Emitter:
 
     def _depth(self, e: k.Expr) -> int:
         """The number of the outermost scope in which everything in `e` exists."""
-        if isinstance(e, k.Load) and e.buffer.space is not k.Space.GLOBAL:
-            return NEVER
-        if e not in self._depths:
-            self._depths[e] = max((self._depth(o) for o in k.operands(e)), default=0)
-        return self._depths[e]
+        found = self._depths.get(e)
+        if found is None:
+            if isinstance(e, k.Load) and e.buffer.space is not k.Space.GLOBAL:
+                return NEVER
+            found = self._depths[e] = max([self._depth(o) for o in e.operands], default=0)
+        return found
 
     def _associated(self, value: k.Expr, memo: dict[k.Expr, k.Expr]) -> k.Expr:
         """Integer sums regrouped so that what outer loops fix is added first, constants last."""

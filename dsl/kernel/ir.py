@@ -87,6 +87,9 @@ class Buffer(metaclass=Interned):
     overlaps: bool = False
 
 
+MANY_LITERALS = 50_000
+"""As many integers as the indices of a large program have in them."""
+
 _set = object.__setattr__
 """Gives a frozen object what it derives from its fields, once, as it is made."""
 
@@ -341,7 +344,7 @@ def _written(expressions: tuple[Expr, ...], *values: Any) -> Kernel:
     return Kernel(*values)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=MANY_LITERALS)
 def i32(value: int) -> Literal:
     return Literal(int(value), I32)
 

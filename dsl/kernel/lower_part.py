@@ -160,7 +160,11 @@ class Part:
 
     def at(self, expr: k.Expr, point: Point) -> k.Expr:
         """The expression at a point of the register tile."""
-        made = self.simplify(self.work.copies.at(expr, point)) if point else expr
+        made = expr
+        if point:
+            made = self.work.simplifier.shifted(expr, point) or self.simplify(
+                self.work.copies.at(expr, point)
+            )
         return self.work.folded(made) if self.work.constants else made
 
     def wide(self, expr: k.Expr) -> k.Expr:
@@ -354,7 +358,6 @@ class Part:
     ) -> list[k.Store]:
         """One vector store where lanes are consecutive and all inside, else one a lane."""
         wide = replaced(self.wide(value), results)
-        lanes = [self.at(guard, {LANE: k.i32(n)}) for n in range(self.width)]
         varies = depends(guard, frozenset({LANE}))
         if contiguous(index, LANE) and not varies:
             start = self.at(index, {LANE: k.i32(0)})
@@ -362,8 +365,9 @@ class Part:
         made = []
         for number in range(self.width):
             one = k.Extract(wide, number) if wide.type.lanes > 1 else wide
-            place = self.at(index, {LANE: k.i32(number)})
-            made.append(stored(buffer, place, one, lanes[number]))
+            here: Point = {LANE: k.i32(number)}
+            kept = self.at(guard, here) if varies else guard
+            made.append(stored(buffer, self.at(index, here), one, kept))
         return made
 
     @property

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
@@ -40,8 +40,8 @@ from sdlc.kernel.ir import (
     walk,
     with_factors,
 )
+from sdlc.kernel.rewrite import expressions, rebuild
 from sdlc.kernel.simplify import simplify_kernel
-from sdlc.kernel.vectorize import replaced
 
 Cell = tuple[int, int]
 """The first element and the lanes of an access."""
@@ -50,7 +50,7 @@ Cell = tuple[int, int]
 def promote_arrays(kernel: Kernel) -> Kernel:
     """`kernel` with such arrays as locals, simplified."""
     private = [a for a in kernel.arrays if a.space is Space.PRIVATE and a.dtype is not DType.F16]
-    cells = {a: found for a in private if (found := _cells(kernel, a))}
+    cells = _cells(kernel, frozenset(private)) if private else {}
     if not cells:
         return kernel
     promoting = _Promoting(_variables(kernel, cells))
@@ -59,21 +59,33 @@ def promote_arrays(kernel: Kernel) -> Kernel:
     return simplify_kernel(replace(kernel, arrays=arrays, body=body))
 
 
-def _cells(kernel: Kernel, array: Buffer) -> frozenset[Cell]:
-    """The cells that are accessed; none where some access is elsewhere, guarded or across cells."""
-    found = set()
+def _cells(kernel: Kernel, arrays: frozenset[Buffer]) -> dict[Buffer, frozenset[Cell]]:
+    """The cells of each array that are accessed; not of one where some access is elsewhere, guarded
+    or across cells."""
+    found: dict[Buffer, set[Cell]] = {}
+    elsewhere: set[Buffer] = set()
+
+    def note(array: Buffer, index: Expr, lanes: int) -> None:
+        if isinstance(index, Literal):
+            found.setdefault(array, set()).add((int(index.value), lanes))
+        else:
+            elsewhere.add(array)
+
     for stmt in statements(kernel.body):
-        if isinstance(stmt, Store) and stmt.buffer is array:
-            if not isinstance(stmt.index, Literal) or stmt.guard is not None:
-                return frozenset()
-            found.add((int(stmt.index.value), stmt.value.type.lanes))
-        for e in walk(*statement_expressions(stmt)):
-            if isinstance(e, Load) and e.buffer is array:
-                if not isinstance(e.index, Literal):
-                    return frozenset()
-                found.add((int(e.index.value), e.lanes))
-    covered = [n for first, lanes in found for n in range(first, first + lanes)]
-    return frozenset(found) if len(set(covered)) == len(covered) else frozenset()
+        if isinstance(stmt, Store) and stmt.buffer in arrays:
+            note(stmt.buffer, stmt.index, stmt.value.type.lanes)
+            if stmt.guard is not None:
+                elsewhere.add(stmt.buffer)
+    for e in expressions(kernel):
+        if isinstance(e, Load) and e.buffer in arrays:
+            note(e.buffer, e.index, e.lanes)
+    kept = [a for a in kernel.arrays if a in found and a not in elsewhere]
+    return {array: frozenset(found[array]) for array in kept if _are_apart(found[array])}
+
+
+def _are_apart(cells: set[Cell]) -> bool:
+    covered = [n for first, lanes in cells for n in range(first, first + lanes)]
+    return len(set(covered)) == len(covered)
 
 
 def _variables(
@@ -97,7 +109,10 @@ def _variables(
 
 @dataclass(frozen=True, slots=True)
 class _Promoting:
+    """`made` are expressions with locals for loads."""
+
     variables: dict[tuple[Buffer, Cell], Var]
+    made: dict[Expr, Expr] = field(default_factory=dict)
 
     def whole(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         """The body with names where a cell is written once and seen by all, else variables."""
@@ -114,16 +129,16 @@ class _Promoting:
             return None
         return self.variables.get((stmt.buffer, (int(stmt.index.value), stmt.value.type.lanes)))
 
-    def _local(self, e: Expr) -> Var | None:
-        """The local that a load becomes."""
+    def _local(self, e: Expr) -> Expr:
+        """The local that a load becomes; any other expression stays."""
         if not isinstance(e, Load) or not isinstance(e.index, Literal):
-            return None
-        return self.variables.get((e.buffer, (int(e.index.value), e.lanes)))
+            return e
+        return self.variables.get((e.buffer, (int(e.index.value), e.lanes)), e)
 
-    def _read(self, stmt: Stmt) -> set[Var]:
+    def _read(self, stmt: Stmt) -> set[Expr]:
         """The locals that a statement itself reads."""
-        found = map(self._local, walk(*statement_expressions(stmt)))
-        return {var for var in found if var is not None}
+        held = walk(*statement_expressions(stmt))
+        return {found for e in held if (found := self._local(e)) is not e}
 
     def _body(self, body: tuple[Stmt, ...], names: set[Var | None]) -> tuple[Stmt, ...]:
         made: list[Stmt] = []
@@ -155,29 +170,37 @@ class _Promoting:
                 return stmt
 
     def _changed(self, expr: Expr) -> Expr:
-        found = ((e, self._local(e)) for e in walk(expr))
-        known: dict[Expr, Expr] = {e: var for e, var in found if var is not None}
-        return replaced(expr, known) if known else expr
+        return rebuild(expr, self._local, self.made)
 
 
 def _seen_by_all(
     body: tuple[Stmt, ...],
     stored: Callable[[Stmt], Var | None],
-    read: Callable[[Stmt], set[Var]],
+    read: Callable[[Stmt], set[Expr]],
 ) -> Iterator[Stmt]:
     """The stores that are the only one to their cell, before all that read it and beside or around
-    them."""
-    stores = Counter(stored(stmt) for stmt in statements(body))
-    reads = Counter(var for stmt in statements(body) for var in read(stmt))
+    them: what reads the cell stands behind the store, and not behind the end of its body."""
+    every = list(statements(body))
+    stores = Counter(stored(stmt) for stmt in every)
+    reads: dict[Expr, list[int]] = {}
+    for number, stmt in enumerate(every):
+        for var in read(stmt):
+            reads.setdefault(var, []).append(number)
 
-    def visit(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
-        for number, stmt in enumerate(body):
+    def visit(body: tuple[Stmt, ...], first: int) -> Iterator[Stmt]:
+        end = first + _count(body)
+        for stmt in body:
             if isinstance(stmt, (For, If)):
-                yield from visit(stmt.body)
+                yield from visit(stmt.body, first + 1)
+            first += _count((stmt,))
             var = stored(stmt)
             if var is not None and stores[var] == 1:
-                behind = sum(var in read(s) for s in statements(body[number + 1 :]))
-                if behind == reads[var]:
+                places = reads.get(var, [])
+                if not places or (first <= places[0] and places[-1] < end):
                     yield stmt
 
-    return visit(body)
+    return visit(body, 0)
+
+
+def _count(body: tuple[Stmt, ...]) -> int:
+    return sum(1 for _ in statements(body))

@@ -8,7 +8,7 @@ of them. Invariant: what is not changed stays the same object; statements keep t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 
 from sdlc.kernel.ir import (
@@ -33,15 +33,30 @@ from sdlc.kernel.ir import (
 )
 
 Change = Callable[[Expr], Expr]
+Where = Callable[[Expr], bool]
 Ranges = dict[Expr, tuple[int, int]]
 
 
-def rebuild(expr: Expr, change: Change, memo: dict[Expr, Expr]) -> Expr:
-    """`expr` with `change` applied to every subexpression, operands first."""
+def holding(kernel: Kernel, where: Where) -> set[Expr]:
+    """The expressions of a kernel that `where` speaks of, and those that have one in them."""
+    found: set[Expr] = set()
+    for e in expressions(kernel):
+        if where(e) or not found.isdisjoint(e.operands):
+            found.add(e)
+    return found
+
+
+def rebuild(
+    expr: Expr, change: Change, memo: dict[Expr, Expr], within: Set[Expr] | None = None
+) -> Expr:
+    """`expr` with `change` applied to every subexpression (of those `within`, where given),
+    operands first."""
+    if within is not None and expr not in within:
+        return expr
     found = memo.get(expr)
     if found is None:
         before = expr.operands
-        after = tuple([rebuild(o, change, memo) for o in before])
+        after = tuple([rebuild(o, change, memo, within) for o in before])
         found = memo[expr] = change(expr if after == before else with_operands(expr, after))
     return found
 
@@ -91,20 +106,23 @@ def map_loops(body: tuple[Stmt, ...], change: Callable[[For], Iterable[Stmt]]) -
     return tuple(made)
 
 
-def map_expressions(kernel: Kernel, change: Change) -> Kernel:
-    """`change` applied to every subexpression of the kernel, operands first."""
+def map_expressions(kernel: Kernel, change: Change, where: Where) -> Kernel:
+    """`change` applied to every subexpression of the kernel that `where` speaks of, operands
+    first."""
     memo: dict[Expr, Expr] = {}
+    held = holding(kernel, where)
 
     def visit(stmt: Stmt) -> tuple[Stmt, ...]:
-        return (with_expressions(stmt, lambda e: rebuild(e, change, memo)),)
+        return (with_expressions(stmt, lambda e: rebuild(e, change, memo, held)),)
 
+    if not held:
+        return kernel
     return replace(kernel, body=map_statements(kernel.body, visit))
 
 
 def expressions(kernel: Kernel) -> Iterator[Expr]:
-    """Every distinct subexpression of each statement."""
-    for stmt in statements(kernel.body):
-        yield from walk(*statement_expressions(stmt))
+    """Every distinct subexpression, operands before users."""
+    return walk(*[e for stmt in statements(kernel.body) for e in statement_expressions(stmt)])
 
 
 def with_buffers(kernel: Kernel, made: Mapping[str, Buffer]) -> Kernel:
@@ -121,7 +139,7 @@ def with_buffers(kernel: Kernel, made: Mapping[str, Buffer]) -> Kernel:
             return Load(made[e.buffer.name], e.index, e.lanes)
         return e
 
-    kernel = map_expressions(kernel, load)
+    kernel = map_expressions(kernel, load, lambda e: isinstance(e, Load))
     return replace(
         kernel,
         body=map_statements(kernel.body, store),

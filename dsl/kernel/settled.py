@@ -33,7 +33,7 @@ from sdlc.kernel.ir import (
     walk,
     with_operands,
 )
-from sdlc.kernel.rewrite import Fresh, map_statements, with_expressions
+from sdlc.kernel.rewrite import Fresh, map_statements, rebuild, with_expressions
 from sdlc.kernel.simplify import simplify_kernel
 
 MOST = 8
@@ -99,9 +99,20 @@ class _Settled:
     moving: frozenset[Var]
     names: Fresh
     named: dict[Expr, Var] = field(default_factory=dict)
+    same: dict[Expr, Expr] = field(default_factory=dict)
+    """The loop's own locals that are such values, and what they are."""
 
     def statement(self, stmt: Stmt) -> tuple[Stmt, ...]:
-        return (with_expressions(stmt, self.visit) if self.still else stmt,)
+        if not self.still:
+            return (stmt,)
+        if isinstance(stmt, Let) and self._is_settled(value := self._spelled(stmt.value)):
+            self.same[stmt.var] = value
+            return ()
+        return (with_expressions(stmt, lambda e: self.visit(self._spelled(e))),)
+
+    def _spelled(self, e: Expr) -> Expr:
+        """The expression with such locals replaced by what they are."""
+        return rebuild(e, lambda x: self.same.get(x, x), {}) if self.same else e
 
     def visit(self, e: Expr) -> Expr:
         if self._is_settled(e):

@@ -136,17 +136,22 @@ class Simplifier:
             self._done[found] = found
         return found
 
-    def shifted(self, expr: Expr, var: Var, number: int) -> Expr | None:
-        """The expression with a number for a variable, where only a constant changes: in a sum
-        that is simple already, and has the variable in no other atom. Else None."""
+    def shifted(self, expr: Expr, numbers: Mapping[Expr, Expr]) -> Expr | None:
+        """The expression with numbers for variables, where only a constant changes: in a sum that
+        is simple already, and has the variables in no other atom. Else None."""
         form = expr.form
-        if form is None or var not in form[0] or self._done.get(expr) is not expr:
+        if form is None or self._done.get(expr) is not expr:
             return None
-        terms = dict(form[0])
-        step = terms.pop(var)
-        if any(var in atom.variables for atom in terms):
-            return None
-        return integer.canonical_sum(self, (terms, form[1] + number * step))
+        terms, constant = dict[Expr, int](), form[1]
+        for atom, step in form[0].items():
+            number = numbers.get(atom)
+            if isinstance(number, Literal):
+                constant += step * int(number.value)
+            elif number is None and (not atom.operands or atom.variables.isdisjoint(numbers)):
+                terms[atom] = step
+            else:
+                return None
+        return integer.canonical_sum(self, (terms, constant))
 
     def _visit(self, expr: Expr) -> Expr:
         if isinstance(expr, (Var, WorkId)):

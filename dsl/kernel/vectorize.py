@@ -78,8 +78,9 @@ def vectorize(
     memo = {} if memo is None else memo
 
     def at(e: k.Expr, number: int) -> k.Expr:
-        made = simplifier.shifted(e, lane, number)
-        return made or simplifier.visit(replaced(e, {lane: k.i32(number)}))
+        numbers: dict[k.Expr, k.Expr] = {lane: k.i32(number)}
+        made = simplifier.shifted(e, numbers)
+        return made or simplifier.visit(replaced(e, numbers))
 
     def visit(e: k.Expr) -> k.Expr:
         if e not in memo:

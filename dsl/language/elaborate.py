@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from sdlc.graph.node import Const, Graph, Input, Map, Node
-from sdlc.graph.types import DType, Origin, Span
+from sdlc.graph.types import DType, Span
 from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.language.elaborate_call import Binding, bind
 from sdlc.language.elaborate_expression import evaluate
@@ -242,7 +242,7 @@ def _give_tensors(binding: Binding, given: dict[str, Operand]) -> Iterator[Input
         if kind.optional and not frame.overrides.get(parameter.name):
             continue
         shape = shape_of_type(env, kind)
-        origin = Origin(parameter.name, binding.definition.name, parameter.span)
+        origin = frame.origin(parameter.name, parameter.span)
         dtype = element_type(env, kind)
         made = Input(parameter.name, shape, frame.stored(dtype, kind.element), origin=origin)
         frame.session.axis_names[made] = dimension_names(kind.dimensions)

@@ -101,11 +101,13 @@ def chosen_rules(
     library: Library, without: Sequence[str] = (), only: Sequence[str] | None = None
 ) -> tuple[Rule, ...]:
     """The rules of a program: those in `only`, else the default ones, but for those in `without`.
+    In `only`, `default` stands for all of the default ones.
 
     Raises SdlError (E045) for a name that no rule has.
     """
-    known = load_rules(library)
-    return select(known, without, DEFAULT if only is None else only)
+    asked = ("default",) if only is None else only
+    names = [n for name in asked for n in (DEFAULT if name == "default" else (name,))]
+    return select(load_rules(library), without, names)
 
 
 def _rule(library: Library, definition: RuleDefinition) -> Rule:

@@ -10,6 +10,7 @@ and monoids have separate name spaces (`max(a, b)` is not `max over i of …`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,8 @@ class Library:
     monoids: Mapping[str, MonoidDefinition]
     prelude: Prelude
     sources: Mapping[str, str]
+    digest: str
+    """Of the program's own files, their names included."""
 
     @property
     def definitions(self) -> dict[str, AnyDefinition]:
@@ -78,6 +81,7 @@ def load(path: Path | None, text: str | None = None) -> Library:
         {**prelude.monoids, **monoids},
         prelude,
         sources,
+        hashlib.sha256(repr([(m.file, m.text) for m in modules]).encode()).hexdigest()[:16],
     )
 
 

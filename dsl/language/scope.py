@@ -123,7 +123,8 @@ class Frame:
         return f"{self.scope}.{name}" if self.scope else name
 
     def origin(self, name: str, span: Span) -> Origin:
-        return Origin(name, self.definition.name, span, self.scope, tuple(self.sites()))
+        sites, program = tuple(self.sites()), self.session.library.digest
+        return Origin(name, self.definition.name, span, self.scope, sites, program)
 
     def notes(self, key: str = "in") -> tuple[tuple[str, str], ...]:
         """Which definition an error stands in, where it is called from, and with which sizes."""

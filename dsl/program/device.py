@@ -52,6 +52,10 @@ class KernelText:
 class BuildsAhead(Protocol):
     """A device that can have kernels compiled elsewhere, before they are built."""
 
+    @property
+    def in_host_memory(self) -> bool:
+        """Whether what it allocates lies in this process's memory."""
+
     def build_ahead(self, groups: Sequence[Sequence[KernelText]]) -> None:
         """`groups` are the texts of a `build` each."""
 

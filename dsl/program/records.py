@@ -109,9 +109,9 @@ def read_records(path: Path, target: str, device: str | None) -> Records:
     wanted = device if device is not None else current[-1].device if current else ""
     kept = [r for r in current if r.device == wanted]
     reasons = {
-        "another compiler": len(ours) - len(current),
-        "another device": len(current) - len(kept),
-        "no record": len(found) - len(known),
+        "of another compiler": len(ours) - len(current),
+        "of another device": len(current) - len(kept),
+        "lines that are no record": len(found) - len(known),
     }
     return Records({r.group: r for r in kept}, _warning(path, reasons))
 
@@ -128,7 +128,7 @@ def choices_of(path: Path | None, target: str, device: str = "") -> Choices:
 
 
 def _warning(path: Path, reasons: Mapping[str, int]) -> str:
-    said = [f"{count} of {why}" for why, count in reasons.items() if count]
+    said = [f"{count} {why}" for why, count in reasons.items() if count]
     if not said:
         return ""
     return f"tuning records in `{path}` are not used: {', '.join(said)}; `sdlc tune` makes new ones"

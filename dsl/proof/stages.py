@@ -11,18 +11,19 @@ computed tolerance, and only against the definition's f64 meaning; no stage sees
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sdlc.graph.node import Graph
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.reference import evaluate
 from sdlc.graph.types import Array
+from sdlc.kernel.ir import Kernel
 from sdlc.program.device import Device
 from sdlc.program.execute import Executable
 from sdlc.program.interpreted import Change, run_interpreted, unchanged
 from sdlc.program.program import Program
 from sdlc.proof.sample import NotSampled, Sample, interpret_sample
-from sdlc.proof.tolerance import Allowed, disagreement, mode_of, tolerance
+from sdlc.proof.tolerance import Allowed, Tolerances, disagreement, mode_of, tolerance
 
 Named = Mapping[str, Array]
 
@@ -88,33 +89,79 @@ class Fault:
     problem: str
 
 
-def reference() -> Stage:
+class Shared:
+    """What stages of one route computed of the last arrays: one that would compute the same again,
+    from an equal graph or equal kernels, takes it."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Program, Arrays] | None = None
+        self._known: list[tuple[object, Named]] = []
+
+    def get(
+        self, subject: Subject, arrays: Arrays, source: object, make: Callable[[], Named]
+    ) -> Named:
+        """What `source` gives on these arrays, made where it is not known."""
+        last = self._of
+        if last is None or last[0] is not subject.program or last[1] is not arrays:
+            self._of, self._known = (subject.program, arrays), []
+        for known, results in self._known:
+            if known == source:
+                return results
+        made = make()
+        self._known.append((source, made))
+        return made
+
+
+def reference(shared: Shared | None = None) -> Stage:
     """The definition in the program's own arithmetic."""
-    return Stage("reference", lambda s, a: evaluate(s.graph, a.inputs, a.weights, mode_of(s.graph)))
+    return _evaluated("reference", lambda subject: subject.graph, shared)
 
 
-def rewritten() -> Stage:
+def rewritten(shared: Shared | None = None) -> Stage:
     """The definition after rules, in the program's own arithmetic."""
+    return _evaluated("rewritten", lambda subject: subject.rewritten, shared)
+
+
+def _evaluated(name: str, of: Callable[[Subject], Graph], shared: Shared | None) -> Stage:
+    known = shared or Shared()
 
     def run(subject: Subject, arrays: Arrays) -> Named:
-        mode = mode_of(subject.rewritten)
-        return evaluate(subject.rewritten, arrays.inputs, arrays.weights, mode)
+        graph, given = of(subject), (arrays.inputs, arrays.weights)
+        return known.get(
+            subject, arrays, graph.outputs, lambda: evaluate(graph, *given, mode_of(graph))
+        )
 
-    return Stage("rewritten", run)
+    return Stage(name, run)
 
 
-def interpreted() -> Stage:
+def interpreted(shared: Shared | None = None) -> Stage:
     """The program's kernels, lane by lane."""
-    return changed("interpreted", unchanged)
+    return changed("interpreted", unchanged, shared)
 
 
-def changed(name: str, change: Change) -> Stage:
+def changed(name: str, change: Change, shared: Shared | None = None) -> Stage:
     """The kernels after `change` (legalised for a device, say), lane by lane."""
+    known = shared or Shared()
+    last: list[tuple[Program, dict[int, Kernel]]] = []
+
+    def made(program: Program) -> dict[int, Kernel]:
+        """What becomes of each kernel, by its identity: once a program."""
+        if not last or last[0][0] is not program:
+            last[:] = [(program, {id(k): change(k) for k in program.all_kernels})]
+        return last[0][1]
 
     def run(subject: Subject, arrays: Arrays) -> Named:
-        if subject.sample is not None:
-            return interpret_sample(subject.program, arrays.inputs, subject.sample, change)
-        return run_interpreted(subject.program, arrays.inputs, arrays.weights, change)
+        kernels = made(subject.program)
+
+        def interpret() -> Named:
+            def by(kernel: Kernel) -> Kernel:
+                return kernels[id(kernel)]
+
+            if subject.sample is not None:
+                return interpret_sample(subject.program, arrays.inputs, subject.sample, by)
+            return run_interpreted(subject.program, arrays.inputs, arrays.weights, by)
+
+        return known.get(subject, arrays, tuple(kernels.values()), interpret)
 
     return Stage(name, run)
 
@@ -165,15 +212,14 @@ class Limits:
     subject: Subject
     arrays: Arrays
     route: Route
-    _known: dict[str, dict[str, Allowed]] = field(default_factory=dict)
+    _known: list[Tolerances] = field(default_factory=list)
 
     def of(self, stage: Stage) -> dict[str, Allowed]:
         """What a stage may differ by."""
-        language = stage.language or self.route.language
-        if language not in self._known:
-            route = replace(self.route, language=language)
-            self._known[language] = limits(self.subject, self.arrays, route)
-        return self._known[language]
+        if not self._known:
+            given = (self.arrays.inputs, self.arrays.weights)
+            self._known.append(Tolerances(self.subject.graph, *given, len(self.route.stages) > 1))
+        return self._known[0].of(stage.language or self.route.language)
 
 
 def first_wrong(

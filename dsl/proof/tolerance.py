@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sdlc.graph.node import Graph, topological
+from sdlc.graph.expr import Apply, walk
+from sdlc.graph.node import Graph, Reduce, expressions, topological
 from sdlc.graph.numerics import Numerics as Numerics
 from sdlc.graph.reference import Mode, Options, evaluate
 from sdlc.graph.types import Array, DType
@@ -177,42 +178,72 @@ def tolerance(
 ) -> dict[str, Allowed]:
     """The allowed error of every output; `language` is a key of ACCURACY. Not `measured`: without
     the reference's own error, for a test of the reference."""
-    mode = mode_of(graph)
-    exact = evaluate(graph, inputs, weights, Mode.F64)
-    own = evaluate(graph, inputs, weights, mode) if measured else None
-    types = {name: node.dtypes[field] for name, node, field in graph.outputs}
-
-    @cache
-    def by(count: int) -> dict[str, Allowed]:
-        samples = _samples(graph, inputs, weights, language, count)
-        if own is not None:
-            samples = {n: np.concatenate([own[n][None], s]) for n, s in samples.items()}
-        return {n: _allowed(exact[n], samples[n], types[n]) for n in exact}
-
-    few = by(SAMPLES)
-    return {name: replace(few[name], surer=partial(_of, by, name)) for name in few}
+    return Tolerances(graph, inputs, weights, measured).of(language)
 
 
-def _of(by: Callable[[int], Mapping[str, Allowed]], name: str) -> Allowed:
-    return by(MORE_SAMPLES)[name]
+class Tolerances:
+    """The same for several languages, which share what does not depend on their functions."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Array],
+        weights: Mapping[str, Array],
+        measured: bool = True,
+    ) -> None:
+        self._given = (graph, inputs, weights)
+        self._exact = evaluate(*self._given, Mode.F64)
+        self._own = evaluate(*self._given, mode_of(graph)) if measured else None
+        self._known: list[tuple[Mapping[str, Accuracy], dict[str, Allowed]]] = []
+
+    def of(self, language: str) -> dict[str, Allowed]:
+        """The allowed error of every output in a language."""
+        called = operators(self._given[0])
+        functions = {op: a for op, a in ACCURACY[language].items() if op in called}
+        for known, found in self._known:
+            if known == functions:
+                return found
+        few = self._by(functions, SAMPLES)
+        more = cache(partial(self._by, functions, MORE_SAMPLES))
+        made = {name: replace(few[name], surer=partial(_of, more, name)) for name in few}
+        self._known.append((functions, made))
+        return made
+
+    def _by(self, functions: Mapping[str, Accuracy], count: int) -> dict[str, Allowed]:
+        samples = _samples(self._given, functions, count)
+        if self._own is not None:
+            samples = {n: np.concatenate([self._own[n][None], s]) for n, s in samples.items()}
+        types = {name: node.dtypes[field] for name, node, field in self._given[0].outputs}
+        return {n: _allowed(self._exact[n], samples[n], types[n]) for n in types}
+
+
+def operators(graph: Graph) -> set[str]:
+    """The names of all operators that a graph's expressions, and those of its monoids, apply."""
+    nodes = tuple(topological(graph))
+    monoids = [e for n in nodes if isinstance(n, Reduce) for e in n.monoid.combine]
+    own = [e for n in nodes for e in expressions(n)]
+    return {e.op for e in walk(*own, *monoids) if isinstance(e, Apply)}
+
+
+def _of(more: Callable[[], Mapping[str, Allowed]], name: str) -> Allowed:
+    return more()[name]
 
 
 def _samples(
-    graph: Graph,
-    inputs: Mapping[str, Array],
-    weights: Mapping[str, Array],
-    language: str,
+    given: tuple[Graph, Mapping[str, Array], Mapping[str, Array]],
+    functions: Mapping[str, Accuracy],
     count: int,
 ) -> dict[str, Array]:
     """The outputs of `count` evaluations that round at random, along a first axis. Small graphs are
     evaluated several times at once."""
+    graph, inputs, weights = given
     points = max(1, max((prod(n.shape) for n in topological(graph)), default=1))
     together = max(n for n in (1, 2, 4, SAMPLES) if n * points <= max(POINTS, points))
     several = repeated(graph, together)
     made = []
     for seed in range(count // together):
         generator = np.random.default_rng(seed)
-        rounding = RandomRounding(generator, ACCURACY[language])
+        rounding = RandomRounding(generator, functions)
         options = Options(rounding=rounding, order=RandomOrder(generator, seed % 2 == 0))
         made.append(evaluate(several, inputs, weights, mode_of(graph), options))
     return {name: np.concatenate([m[name] for m in made]) for name in made[0]}

@@ -2,7 +2,8 @@
 
 In: a graph, rules, a target, bytes for all weights as they are stored. Out: the graph rewritten by
 the rules, bilinear ones only where they save most time for the bytes that there are. Invariant:
-the weights fit the budget; without one every place that pays is used.
+the weights fit the budget; without one every place that pays is used; of several rules that could
+be used at a place, the one that serves the whole best.
 
     rewritten(graph, rules, load_target("cpu"), budget=1900 * 2**20)
 
@@ -46,20 +47,46 @@ def rewritten(
     """The graph, rewritten by the rules where they pay on the target; and, where `budget` says how
     many bytes all weights may take, bilinear rules where they fit as well."""
     paying = profitable(target, graph, rules)
-    if budget is None:
+    rivals = [r for r in rules if r.numerics is Numerics.BILINEAR]
+    if budget is None and len(rivals) < 2:
         return rewrite(graph, rules, paying)
-    whole, found = offered(graph, rules, paying)
-    room = budget - weight_bytes(hoist(whole[0]).run) + sum(o.nbytes for o in found)
-    admitted = {(o.rule, o.at) for o in chosen(found, room)}
+    trials = [
+        offered(graph, [r for r in rules if r not in others], paying)
+        for others in [[r for r in rivals if r is not rival] for rival in rivals] or [[]]
+    ]
+    whole, some = trials[0]
+    found = [o for _, offers in trials for o in offers]
+    if budget is None:
+        taken = quickest(found)
+    else:
+        plain = weight_bytes(hoist(whole[0]).run) - sum(o.nbytes for o in some)
+        taken = chosen(found, budget - plain)
+    if len(trials) == 1 and len(taken) == len(found):
+        return whole
+    return rewrite(graph, rules, paying, _Admitted(frozenset((o.rule, o.at) for o in taken)))
 
-    def admits(rule: Rule, node: Node, sizes: Sizes) -> str:
-        if rule.numerics is not Numerics.BILINEAR or (rule.name, node.origin) in admitted:
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """Admits bilinear rules at the places that were chosen for them, and every other rule."""
+
+    places: frozenset[tuple[str, Origin]]
+
+    def __call__(self, rule: Rule, node: Node, sizes: Sizes) -> str:
+        if rule.numerics is not Numerics.BILINEAR or (rule.name, node.origin) in self.places:
             return ""
+        if any(at == node.origin for _, at in self.places):
+            return "another rule that could be used there serves the program better"
         return "its weights are not among those that save most time within the weight budget"
 
-    if all((o.rule, o.at) in admitted for o in found):
-        return whole
-    return rewrite(graph, rules, paying, admits)
+
+def quickest(offers: Iterable[Offer]) -> tuple[Offer, ...]:
+    """Of the offers of each place the one that saves most seconds."""
+    best: dict[Origin, Offer] = {}
+    for offer in offers:
+        if offer.at not in best or offer.seconds > best[offer.at].seconds:
+            best[offer.at] = offer
+    return tuple(best.values())
 
 
 def offered(
@@ -78,11 +105,14 @@ def weight_bytes(graph: Graph) -> int:
 
 
 def chosen(offers: Iterable[Offer], room: int) -> tuple[Offer, ...]:
-    """The offers that save most seconds of those that take at most `room` bytes together; of
-    equals, those that take the fewest bytes."""
-    states: list[tuple[int, float, tuple[Offer, ...]]] = [(0, 0.0, ())]
+    """The offers that save most seconds of those that take at most `room` bytes together, at most
+    one for each place; of equals, those that take the fewest bytes."""
+    rivals: dict[Origin, list[Offer]] = {}
     for offer in offers:
-        more = ((n + offer.nbytes, s + offer.seconds, (*of, offer)) for n, s, of in states)
+        rivals.setdefault(offer.at, []).append(offer)
+    states: list[tuple[int, float, tuple[Offer, ...]]] = [(0, 0.0, ())]
+    for place in rivals.values():
+        more = [(n + o.nbytes, s + o.seconds, (*of, o)) for n, s, of in states for o in place]
         states = _useful([*states, *(m for m in more if m[0] <= max(0, room))], room)
     return states[-1][2]
 

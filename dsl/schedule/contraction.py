@@ -34,6 +34,11 @@ class Contraction:
         return len(self.rights)
 
     @property
+    def right_values(self) -> int:
+        """How many values the right factors are read from: parts of one have one address."""
+        return len({frozenset((r.source, r.field) for r in reads_of(e)) for e in self.rights})
+
+    @property
     def left_larger(self) -> bool:
         """Whether the left factor has at least as many elements as the right ones together."""
         rows, columns = (prod(a.extent for a in axes) for axes in (self.m, self.n))

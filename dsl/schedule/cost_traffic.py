@@ -91,6 +91,11 @@ class _Stream:
     written: bool
     around: frozenset[str]
 
+    @property
+    def loops(self) -> frozenset[str]:
+        """The loops that move any index."""
+        return frozenset().union(*(index.loops for index in self.indices))
+
     def footprint(self, inside: Sequence[_Run]) -> float:
         """Bytes that it touches over some loops, in whole lines: apart from one another, or, where
         the innermost dimensions together are shorter than a line, those dimensions whole."""
@@ -109,7 +114,8 @@ def traffic_of(group: Group, nest: Nest, orders: Orders, peak: Peak) -> Traffic:
     """The bytes of one launch that miss each cache."""
     streams = _streams(group, nest, orders)
     loops = _from_the_innermost(nest)
-    found = [_traffic(streams, loops, size) for size in peak.cache_bytes]
+    touched = _touched(streams, loops)
+    found = [_traffic(touched, loops, size) for size in peak.cache_bytes]
     missed = tuple(sum(each.values()) for each in found)
     last = found[-1]
     read = sum(n for s, n in last.items() if not s.written)
@@ -193,22 +199,31 @@ def _from_the_innermost(nest: Nest) -> tuple[_Run, ...]:
     return (*staged, *(_Run(lp.name, lp.extent) for lp in ordered))
 
 
+def _touched(streams: Sequence[_Stream], loops: Sequence[_Run]) -> dict[_Stream, tuple[float, ...]]:
+    """What every stream touches in no loop, in the innermost one, in the two innermost and so
+    on."""
+    made = {}
+    for s in streams:
+        moving, found = s.loops, [s.footprint(())]
+        for i, loop in enumerate(loops):
+            found.append(s.footprint(loops[: i + 1]) if loop.key in moving else found[-1])
+        made[s] = tuple(found)
+    return made
+
+
 def _traffic(
-    streams: Sequence[_Stream], loops: Sequence[_Run], capacity: int
+    touched: Mapping[_Stream, Sequence[float]], loops: Sequence[_Run], capacity: int
 ) -> dict[_Stream, float]:
     """Bytes of every stream that miss a cache of this size. What a loop does not move through
     takes no room while it runs: it is in local memory, or stored later."""
-    touched = {s: s.footprint(()) for s in streams}
-    moved = dict(touched)
+    moved = {s: each[0] for s, each in touched.items()}
     for i, loop in enumerate(loops):
-        fits = sum(n for s, n in touched.items() if loop.key in s.around) <= capacity
-        after = {s: s.footprint(loops[: i + 1]) for s in streams}
-        for s in streams:
-            if loop.key in s.around:
-                moved[s] *= after[s] / touched[s] if fits else loop.extent
-        touched = after
+        around = [s for s in touched if loop.key in s.around]
+        fits = sum(touched[s][i] for s in around) <= capacity
+        for s in around:
+            moved[s] *= touched[s][i + 1] / touched[s][i] if fits else loop.extent
     merged: dict[tuple[tuple[Node, int], bool], _Stream] = {}
-    for s in streams:
+    for s in touched:
         key = (s.value, s.written)
         if key not in merged or moved[s] > moved[merged[key]]:
             merged[key] = s

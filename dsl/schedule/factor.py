@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
-from sdlc.graph.expr import Axis, Expr, Read, axes_of, reads_of, rebuild, substitute
+from sdlc.graph.expr import Apply, Axis, Expr, Read, apply, axes_of, reads_of, rebuild, substitute
 from sdlc.graph.node import Node
 from sdlc.schedule.absorb import absorbed_into, readers_of, shared_value
 from sdlc.schedule.affine import bare_axis
@@ -173,18 +173,31 @@ def factor_rows(group: Group) -> Group | None:
     return rows if is_form and contraction(statistics) is None else None
 
 
-def written_in(group: Group) -> Group:
-    """The contraction with its map of rows in its factor: the statistics alone stay inside."""
+def written_in(group: Group, fused: bool) -> Group:
+    """The contraction with its map of rows in its factor: the statistics alone stay inside.
+    `fused`: a row's own difference and factor are one operation, of what a work-item keeps."""
     statistics, rows = group.inner
     store = rows.stores[0]
+    along = frozenset(group.over)
 
     def change(e: Expr) -> Expr | None:
         if not isinstance(e, Read) or e.source is not store.node:
             return None
-        return substitute(store.value, dict(zip(rows.axes, e.indices, strict=True)))
+        value = substitute(store.value, dict(zip(rows.axes, e.indices, strict=True)))
+        return rebuild(value, lambda part: _fused(part, along)) if fused else value
 
     lift = tuple(rebuild(e, change) for e in group.lift)
     return replace(group, lift=lift, inner=(statistics,))
+
+
+def _fused(e: Expr, along: frozenset[Axis]) -> Expr | None:
+    """`(x - a) * b` of a row's own `a` and `b` as one operation, `x * b + (-a * b)`."""
+    match e:
+        case Apply(op="mul", args=(Apply(op="sub", args=(x, a)), b)):
+            if along.isdisjoint(axes_of(a, b)):
+                x = rebuild(x, lambda part: _fused(part, along))
+                return apply("fma", x, b, apply("mul", apply("neg", a), b))
+    return None
 
 
 # ---- steps ---------------------------------------------------------------------------------------

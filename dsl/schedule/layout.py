@@ -37,12 +37,14 @@ def assign_orders(
     vector: int,
     permuted: bool = True,
     deep: Callable[[Group], Axis | None] = lambda group: None,
+    fetched: bool = False,
 ) -> tuple[Orders, dict[Value, Axis]]:
     """Storage orders, and each contraction's vector axis, by the group's first stored value.
 
     `kept` are the orders of the program's outputs, `vector` the lanes that the target prefers;
     `deep` gives the axis that a group wants innermost in its factors instead of its vector axis.
-    Unless `permuted`, all other values are row-major.
+    Unless `permuted`, all other values are row-major. `fetched`: products within a kernel take
+    their right factors from local memory, in vectors of any extent.
     """
     groups = tuple(groups)
     if not permuted:
@@ -50,8 +52,9 @@ def assign_orders(
     vectors = {_key(g): v for g in groups if (v := vector_axis(g, vector)) is not None}
     wishes: Orders = {}
     for group in groups:
-        inner = [w for part in group.inner for w in _wishes(part, _inner_axis(part, group, vector))]
-        for wish in (*inner, *_wishes(group, deep(group) or vectors.get(_key(group)))):
+        inner = [w for p in group.inner for w in _inner_wishes(p, group, vector, fetched)]
+        own = _wishes(group, deep(group) or vectors.get(_key(group)))
+        for wish in _agreed([*inner, *own]):
             wishes.setdefault(wish.value, wish.order)
     orders: Orders = {}
     for group in groups:
@@ -121,6 +124,15 @@ def _inner_axis(part: Group, group: Group, vector: int) -> Axis | None:
     return _vector_axis(part, vector, frozenset(group.over))
 
 
+def _inner_wishes(part: Group, group: Group, vector: int, fetched: bool) -> Iterable[Wish]:
+    """What an inner group wants, but for a left factor that is not vectors along its rows where
+    the right one is fetched."""
+    lanes, form = _inner_axis(part, group, vector), contraction(part)
+    if fetched and form is not None and lanes in form.m:
+        return ()
+    return _wishes(part, lanes)
+
+
 def _vector_axis(group: Group, vector: int, still: frozenset[Axis]) -> Axis | None:
     form = contraction(group)
     if form is None:
@@ -151,6 +163,14 @@ def _wishes(group: Group, lanes: Axis | None) -> Iterable[Wish]:
             wish = _innermost(read, lanes, form)
             if wish is not None:
                 yield wish
+
+
+def _agreed(wishes: list[Wish]) -> list[Wish]:
+    """The wishes for values that are not wanted in another order as well, by the same kernel."""
+    orders: dict[Value, set[tuple[int, ...]]] = {}
+    for wish in wishes:
+        orders.setdefault(wish.value, set()).add(wish.order)
+    return [w for w in wishes if len(orders[w.value]) == 1]
 
 
 def _innermost(read: Read, lanes: Axis, form: Contraction) -> Wish | None:

@@ -205,8 +205,10 @@ def _shape(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> Sh
     others = prod(a.extent for a in (*form.batch, *(x for x in form.n if x != lanes)))
     m, n = prod(a.extent for a in form.m), lanes.extent
     rows, columns = _fitted(group, form, lanes, setting)
-    smaller = prod(profile.register_tile) // (rows * columns) if form.fields == 1 else 1
-    beside = 1 << (form.fields - 1).bit_length()  # every field has a slice of its own
+    smaller = max(1, prod(profile.register_tile) // (rows * columns * form.fields))
+    # Every field has a slice of its own; where registers are counted, it has fewer columns too.
+    narrow = profile.registers and not profile.factor_slice
+    beside = 1 if narrow else 1 << (form.fields - 1).bit_length()
     across = min(max(1, profile.across // beside), -(-n // columns))
     down = 1 << (-(-profile.lanes // across) - 1).bit_length()
     depth = _depth(form, setting, smaller)[0]
@@ -221,13 +223,21 @@ def _shape(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> Sh
 def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> tuple[int, int]:
     """Rows and columns of a work-item's tile: the profile's, halved while it leaves too few
     registers beside the results and the places of what is stored, and read with it, at each vector.
-    Several results of one left factor have slices of their own, which smaller tiles do not spare.
+    Several results of one left factor share the tile, and half of it at most, since each has slices
+    of its own; so do results of rows that are normalised as they are fetched.
     """
     (rows, columns), vector = setting.profile.register_tile, setting.profile.vector
-    if form.fields > 1:
+    if form.fields > 1 and (setting.profile.factor_slice or not setting.profile.registers):
         return (rows if form.fields == 2 else max(1, rows // 2)), columns
+    columns = max(vector, columns // form.fields)
     each = 1 + PLACE * _places(group, form, lanes, setting)
-    while 0 < FULL * setting.profile.registers < rows * columns * each:
+    # Where only such rows are fetched, the tile is one for them already (`fetching_tile`).
+    fetched = setting.profile.factor_slice == 0 and any(p.monoid for p in group.inner)
+    most = prod(setting.profile.register_tile) // (2 if fetched or form.fields > 1 else 1)
+    while setting.profile.registers:
+        results = rows * columns * form.fields
+        if results <= most and results * each <= FULL * setting.profile.registers:
+            break
         if columns >= 2 * vector:
             columns //= 2
         elif rows > 2:

@@ -262,7 +262,9 @@ def _orders(
 ) -> tuple[Orders, dict[Value, Axis]]:
     """Storage orders and vector axes as the target's contractions want them."""
     deep, permuted = partial(deep_axis, of=target.instruction), "storage_orders" in enabled
-    return assign_orders(groups, kept, target.profile.vector, permuted, deep)
+    profile = target.profile
+    fetched = profile.slice > 0 and profile.registers > 0
+    return assign_orders(groups, kept, profile.vector, permuted, deep, fetched)
 
 
 def groups_of(

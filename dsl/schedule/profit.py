@@ -50,9 +50,11 @@ class Profit:
             return f"{name} folds no states in blocks (profile.block is 0)"
         if rule.borders and profile.slice:
             return f"{name} tests borders where it fetches operands (profile.slice)"
+        if sizes.get("parts", 0) and not (profile.registers and profile.slice):
+            return f"{name} computes several products of an operand in one kernel (profile.slice)"
         bound = self.target.caps.max_binding
-        if rule.borders and sizes.get("bytes", 0) > bound:
-            return f"with a border it takes more than the {bound} bytes that {name} binds"
+        if sizes.get("bytes", 0) > bound:
+            return f"what it stores takes more than the {bound} bytes that {name} binds"
         if rule.numerics is Numerics.RESCALED and profile.fold_bytes:
             stored = largest_inside(rule, sizes)
             if stored < profile.fold_bytes:

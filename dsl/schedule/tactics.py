@@ -29,7 +29,13 @@ from sdlc.schedule.draft import (
     vector_width,
     written_out,
 )
-from sdlc.schedule.factor import factor_rows, fetching_tile, most_tiles, private_factor, written_in
+from sdlc.schedule.factor import (
+    factor_rows,
+    fetching_tile,
+    most_tiles,
+    private_factor,
+    written_in,
+)
 from sdlc.schedule.fragments import fragment_steps, with_fragments
 from sdlc.schedule.group import Group
 from sdlc.schedule.held import with_held
@@ -65,7 +71,7 @@ Way = tuple[str, Group, tuple[Step, ...]]
 def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]:
     """The ways to compute a group, the default first, each with the inner groups that it wants."""
     shared = setting.profile.lanes > 1 and factor_rows(group) is not None
-    lean = written_in(group) if shared else group
+    lean = written_in(group, setting.profile.slice > 0) if shared else group
     form = contraction(lean)
     if form is not None:
         if setting.instruction is not None:
@@ -272,7 +278,7 @@ def _is_full(
     rows, columns = tile
     values = rows * columns * form.fields + rows + columns * form.fields
     loops = sum(a.extent > 1 for a in form.k)
-    places = (form.fields + 1) * loops + 2 * (form.fields - 1)
+    places = (form.right_values + 1) * loops + 2 * (form.right_values - 1)
     if row_axes and row_axes[-1].extent % rows:
         places += rows
     if any(r.source.dtypes[r.field] is DType.F32 for r in reads_of(form.left)):
@@ -304,7 +310,7 @@ def _reduced_loops(
             return
     profile = setting.profile
     if profile.registers:
-        profile = replace(profile, unroll=max(1, profile.unroll // form.fields))
+        profile = replace(profile, unroll=max(1, profile.unroll // form.right_values))
     size = written_out(order[-1].extent, profile) if order else 1
     if size > 1:
         inner = f"{order[-1].name}.unroll"

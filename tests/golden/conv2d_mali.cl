@@ -1,4 +1,4 @@
-// stdlib/conv.sdl:31 conv2d
+// stdlib/conv.sdl:38 conv2d
 // grid 2 × 1 × 1, group 8 × 2 × 4
 //
 //   group0 b < 1

@@ -1,0 +1,70 @@
+"""Tiles of results stay within the registers that a target's profile gives them: SD 1.4's first
+block, small, in f16, on targets whose registers are counted. What phones' own compilers make of it
+is `tests/measure_phones.py`."""
+
+from __future__ import annotations
+
+from math import prod
+
+import pytest
+
+from bench_block import PROGRAM
+from sdlc.api import make_request
+from sdlc.backends.target import load_target
+from sdlc.program.pipeline import planned
+from sdlc.schedule.contraction import contraction
+from sdlc.schedule.nest import Kind
+from sdlc.schedule.plan import Scheduled
+
+SIZES = {"b": 2, "c": 64, "h": 16, "w": 16, "e": 64, "t": 80, "d": 64}
+
+
+def contractions(name: str) -> list[tuple[Scheduled, int]]:
+    """The block's products, and how many results a work-item of each sums at once."""
+    request = make_request(PROGRAM, name, None, SIZES, (None, "f16"))
+    found = []
+    for item in planned(request.graph(), request.target, request.rules).plan.kernels:
+        group = item.group
+        form = contraction(group)
+        if form is None:
+            continue
+        copies = (Kind.UNROLL, Kind.VECTOR)
+        tile = (x.extent for x in item.nest.loops if x.kind in copies and x.axis not in group.over)
+        found.append((item, form.fields * prod(tile)))
+    return found
+
+
+@pytest.mark.parametrize("name", ["adreno", "mali", "apple"])
+def test_results_fit_the_register_tile(name: str) -> None:
+    """However many products share a kernel, and half of it at most where a slice of K is normalised
+    or two of them are fetched to local memory."""
+    profile = load_target(name).profile
+    most = prod(profile.register_tile)
+    found = contractions(name)
+    assert len(found) >= 6
+    for item, results in found:
+        local = profile.slice and (
+            len(item.group.lift) > 1 or any(p.monoid for p in item.group.inner)
+        )
+        assert results <= (most // 2 if local else most), item.group.name
+
+
+@pytest.mark.parametrize("name", ["adreno"])
+def test_queries_keys_and_values_are_one_product(name: str) -> None:
+    """Three sums a column would take three times the registers."""
+    groups = [item.group for item, _ in contractions(name)]
+    assert any(a.extent == 3 * SIZES["c"] for group in groups for a in group.axes)
+    assert max(len(group.lift) for group in groups) == 2
+
+
+def test_queries_of_any_number_of_keys_are_loaded_in_vectors() -> None:
+    """Of 77 keys no vector runs along memory, but along local memory; queries are read a head's
+    elements at a time, so these are neighbours."""
+    text = """op entry(q: T[b, s, c], w: T[c, c], k: T[b, t, c], v: T[b, t, c]) -> T[b, s, c] {
+  return attention(matmul_nt(q, w), k, v; heads = 2)
+}"""
+    sizes = {"b": 1, "s": 4096, "t": 77, "c": 80}
+    request = make_request(text, "adreno", None, sizes, (None, "f16"))
+    made = planned(request.graph(), request.target, request.rules).plan
+    (product,) = (k.group for k in made.kernels if contraction(k.group) is not None)
+    assert made.orders[(product.stores[0].node, 0)][-1] == 2

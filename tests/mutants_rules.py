@@ -33,20 +33,6 @@ EQUATIONS = (
         "tests/test_rules.py -k mechanism",
     ),
     Mutant(
-        "products that end nowhere together are joined",
-        "dsl/graph/beside.py",
-        "if ends & _ends(f.node, around))",
-        "if True)",
-        "tests/test_rules.py -k 'mechanism or join'",
-    ),
-    Mutant(
-        "a result of the program is joined",
-        "dsl/graph/beside.py",
-        "[] if node in asked.around.results else _together_read(form, asked.around)",
-        "_together_read(form, asked.around)",
-        "tests/test_rules.py -k 'mechanism or join'",
-    ),
-    Mutant(
         "a wrong constant of Winograd's",
         "stdlib/winograd.sdl",
         "points[i] ^ q / distance",

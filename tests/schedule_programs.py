@@ -84,6 +84,9 @@ _WEIGHTED = """model m(x: T[n, c], m: T[n], v: T[c, o]) -> T[n, o] {
 _WINDOWS = """model m(x: T[b, c, h, h], k: T[o, c, 3, 3]) -> T[b, o, h, h] {
   return silu(conv2d(silu(x), k))
 }"""
+_NORMED = """model m(x: T[b, c, h, h], k: T[o, c, 3, 3], g: T[c], s: T[c]) -> T[b, o, h, h] {
+  return conv2d(silu(group_normalize(x, g, s; groups = 1)), k)
+}"""
 _FEW_RESULTS = """model m(x: T[b, c], w: T[o, c]) -> (y: T[b, o], p: T[b, c]) {
   y = matmul_nt(silu(x), w)
   p = softmax(x)
@@ -138,6 +141,8 @@ POOL = (
     Pooled(_KEPT, _WIDE, "cpu"),
     Pooled(_BESIDE, _UP, "cpu"),
     Pooled(_WINDOWS, _PICTURES, "cpu", ("winograd_4", "halo"), strip=200),
+    Pooled(_NORMED, _PICTURES, "apple", ("winograd_4",), free=True),
+    Pooled(_NORMED, _PICTURES, "mali", ("winograd_2", "halo"), strip=200),
 )
 
 

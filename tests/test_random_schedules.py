@@ -138,6 +138,12 @@ FIELDS = found(
     Tensor("x", "f16", (3, 3, 3)),
     Tensor("w", "f16", (3, 1)),
 )
+ONE_KEY = found(
+    "-> f32[2, 1] { return attention_online(global_avg_pool(x), w) }",
+    DType.F32,
+    Tensor("x", "f32", (2, 1)),
+    Tensor("w", "f32", (1, 1)),
+)
 SCALAR = found(
     "-> f32[] { out = sum over i of x[i]\nreturn out }", DType.F32, Tensor("x", "f32", (3,))
 )
@@ -153,12 +159,14 @@ WIDE = found(
     ("case", "making"),
     [
         (NAMED, Making("apple")),
+        (ONE_KEY, Making("mali")),
         (SCALAR, Making("cpu")),
         (FIELDS, Making("cpu")),
         (WIDE, Making("cpu", True, (), (("block", 4), ("depth", 2), ("gather", 4)))),
     ],
     ids=[
         "a reduced axis with a name of the reader's",
+        "a block folds a single value",
         "no axes of its own",
         "fields m2 and m, twice",
         "wide halves",

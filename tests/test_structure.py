@@ -74,16 +74,17 @@ def test_programs_become_what_they_say(path: Path, target: str) -> None:
 
 
 def test_transforms_take_in_what_follows_and_norms_what_precedes() -> None:
-    """By Winograd's algorithm a block is four kernels: the norm with its activation; tiles and both
-    of their transforms; products; both transforms back with bias, residual sum and activation."""
+    """By Winograd's algorithm a block is four kernels: the norm's statistics; tiles of what is
+    normalised and activated as it is loaded, and both of their transforms; products; both
+    transforms back with bias, residual sum and activation."""
     path = next(p for p in PROGRAMS if p.stem == "winograd")
     request = make_request(path, "cpu", None, {}, (None, "f32"))
     one, _ = with_header(request, "winograd_block")
     rules = chosen_rules(one.library, (), WINOGRAD)
     program = replace(one, rules=rules).build().program
     assert [d.kernel for d in program.dispatches] == [
-        "group_normalize_silu_out",
-        "winograd_tiles2d_out",
+        "group_normalize_stats",
+        "group_normalize_silu_winograd_tiles2d_out",
         "winograd_products2d_out",
         "winograd_conv2d_silu_out",
     ]

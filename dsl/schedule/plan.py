@@ -7,7 +7,7 @@ an earlier group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -31,6 +31,8 @@ from sdlc.schedule.merge import pair, siblings
 from sdlc.schedule.nest import Nest, Refused, Step, schedule
 from sdlc.schedule.pack import packed_weights
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
+from sdlc.schedule.prologue import NAME as PROLOGUE
+from sdlc.schedule.prologue import Prologues
 from sdlc.schedule.reasons import Journal, Reason, tell_of_kernel
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import continue_rows, nest_rows
@@ -129,6 +131,8 @@ def plan(
     setting = Setting(target.profile, *limits, caps.matrix)
     if "split_reductions" in enabled:
         groups, orders, vectors = _split(groups, orders, vectors, kept, setting, target)
+    if PROLOGUE in enabled:
+        groups, orders, vectors = _with_prologues(groups, orders, vectors, kept, setting, target)
     results_of_run = frozenset(n for _, n, _ in graph.outputs)
     if LATE in enabled:
         groups = compute_late(groups, results_of_run, journal)
@@ -189,30 +193,68 @@ def _combined(
 ) -> tuple[Group, ...]:
     """The groups with parts combined where their value is read, where that pays."""
     orders, vectors = _orders(groups, kept, target, setting.enabled)
-    setting = replace(setting, orders=orders, journal=Journal())
-    known: dict[str, float] = {}
-
-    def seconds(group: Group) -> float:
-        lanes = vector_of(group, vectors)
-        key = digest_of(group, lanes, orders, {})
-        if key not in known:
-            known[key] = _seconds(group, lanes, setting, target)
-        return known[key]
-
+    seconds = _estimating(orders, vectors, setting, target, checked=True)
     results = frozenset(node for node, _ in kept)
     most, room = target.caps.max_storage_buffers, max(live_bytes(groups, results))
     return Combining(seconds, orders, results, most, room).groups(groups)
 
 
-def _seconds(group: Group, lanes: Axis | None, setting: Setting, target: Target) -> float:
+def _with_prologues(
+    groups: tuple[Group, ...],
+    orders: Orders,
+    vectors: dict[Value, Axis],
+    kept: Orders,
+    setting: Setting,
+    target: Target,
+) -> tuple[tuple[Group, ...], Orders, dict[Value, Axis]]:
+    """The groups with maps computed in the transforms that read them where that pays, and their
+    storage orders."""
+    seconds = _estimating(orders, vectors, setting, target, checked=False)
+    results = frozenset(node for node, _ in kept)
+    most, room = target.caps.max_storage_buffers, max(live_bytes(groups, results))
+    made = Prologues(seconds, setting, results, most, room).groups(groups)
+    if made == groups:
+        return groups, orders, vectors
+    return made, *_orders(made, kept, target, setting.enabled)
+
+
+def _estimating(
+    orders: Orders,
+    vectors: dict[Value, Axis],
+    setting: Setting,
+    target: Target,
+    *,
+    checked: bool,
+) -> Callable[[Group], float]:
+    """Who estimates groups, equal ones once; what they store that has no order is row-major.
+    `checked`: what the target cannot run, or has not the registers for, takes for ever."""
+    known: dict[str, float] = {}
+
+    def seconds(group: Group) -> float:
+        lanes = vector_of(group, vectors)
+        own = {v: row_major(v) for v in ((s.node, s.field) for s in group.stores)}
+        every = {**own, **orders}
+        key = digest_of(group, lanes, every, {})
+        if key not in known:
+            here = replace(setting, orders=every, journal=Journal())
+            known[key] = _seconds(group, lanes, here, target, checked)
+        return known[key]
+
+    return seconds
+
+
+def _seconds(
+    group: Group, lanes: Axis | None, setting: Setting, target: Target, checked: bool
+) -> float:
     """The estimate of a group's default schedule; infinite where there is none, as for rows whose
-    held values do not begin where a loop does, or where the target cannot run it."""
+    held values do not begin where a loop does, or, if that is `checked`, where the target cannot
+    run it."""
     try:
         made = scheduled(group, lanes, setting, target, DEFAULT)
     except Refused:
         return inf
     refused = misfit(made.group, made.nest, setting.orders, target)
-    return inf if refused else estimate(made, target, setting.orders).seconds
+    return inf if checked and refused else estimate(made, target, setting.orders).seconds
 
 
 def _orders(

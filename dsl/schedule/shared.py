@@ -81,7 +81,7 @@ def _rows_held(group: Group, across: int, profile: Profile) -> int:
 def _block_terms(group: Group) -> int:
     """The terms (keys) that a block folds at a time."""
     folded = (p for p in group.inner if p.monoid is not None and contraction(p) is None)
-    return max((p.over[-1].extent for p in folded), default=1)
+    return max((p.over[-1].extent for p in folded if p.over), default=1)
 
 
 def _floor(number: int) -> int:

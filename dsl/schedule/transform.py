@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from math import prod
 
-from sdlc.graph.expr import Apply, Axis, Expr, Index, Read, axes_of
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Read, axes_of, children
 from sdlc.graph.node import Node
 from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_value
 from sdlc.schedule.contraction import constant_factor, period
@@ -81,8 +81,14 @@ def transform_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple
     return tuple(draft.steps)
 
 
+def values_of_place(group: Group, setting: Setting) -> int:
+    """The most scalars that a work-item holds at once where it has one place of a transform."""
+    return _values(_drafted(group, list(group.axes), setting, 1))
+
+
 def _values(draft: NestDraft) -> int:
-    """The most scalars that one part reads, or makes, of a place."""
+    """The most scalars that one part holds of a place: what it makes, or what it reads, which can
+    be loaded where it is used; both, where it computes what it weighs, since that is done once."""
     nests = {s.value: s.nest for s in draft.nest.stages}
     width = prod(lp.extent for lp in draft.nest.loops if lp.kind is Kind.VECTOR)
     most = 0
@@ -91,8 +97,15 @@ def _values(draft: NestDraft) -> int:
         copied = tuple(lp for lp in nest.loops if lp.kind is Kind.UNROLL)
         made = prod(lp.extent for lp in copied if not nest.is_reduced(lp))
         loaded = [r for r in part.reads if (r.source, r.field) not in draft.group.held]
-        most = max([most, made, *(distinct(r, copied, axes_of(*r.indices)) for r in loaded)])
+        read = max((distinct(r, copied, axes_of(*r.indices)) for r in loaded), default=0)
+        most = max(most, made + read if _computes(part) else max(made, read))
     return most * width
+
+
+def _computes(part: Group) -> bool:
+    """Whether what a part weighs is computed, not only read."""
+    factor, term = constant_factor(part), part.lift[0]
+    return any(a != factor and not isinstance(a, Read) for a in children(term))
 
 
 def _drafted(group: Group, stored: list[Axis], setting: Setting, vector: int) -> NestDraft:

@@ -89,11 +89,13 @@ def test_linear_layers_in_a_row_are_one() -> None:
 
 def test_what_norms_scale_and_shift_is_in_the_weights_behind_them() -> None:
     """Queries, keys and values of one norm, queries of the next, the gated layer, and a 1 × 1
-    convolution of each transformer. Weights take no more bytes; norms before activations stay."""
+    convolution of each transformer; norms before activations stay. A bias of each column stands for
+    a scale and a shift of each term: weights grow by the difference of these vectors, 0.03 %."""
     graph, report = applied("fold_affine", "join_shifts")
     assert report.fired("fold_affine") == 96
     assert report.fired("join_shifts") == 48
-    assert weight_bytes(hoist(graph).run) <= weight_bytes(hoist(stable_diffusion()).run)
+    before, after = (weight_bytes(hoist(g).run) for g in (stable_diffusion(), graph))
+    assert after - before < 0.0003 * before
     maps = [n for n in topological(graph) if n.origin.definition == "fold_affine"]
     assert sum(n.origin.name == "z" for n in maps) == 64
     norms = (n for n in topological(graph) if n.origin.definition == "layer_normalize")

@@ -173,8 +173,12 @@ def walk(*roots: Expr) -> Iterator[Expr]:
             yield e
         elif e not in seen:
             seen.add(e)
+            below = children(e)
+            if not below:
+                yield e
+                continue
             stack.append((e, True))
-            stack.extend((c, False) for c in reversed(children(e)) if c not in seen)
+            stack.extend([(c, False) for c in reversed(below) if c not in seen])
 
 
 def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:

@@ -307,6 +307,8 @@ def _with_sources(node: Node, done: Mapping[Node, Node]) -> Node:
     """The node with every node that it reads replaced."""
 
     def change(e: Expr) -> Expr | None:
+        if not e.reads:
+            return e
         if not isinstance(e, Read) or done[e.source] is e.source:
             return None
         indices = tuple(rebuild(i, change) for i in e.indices)

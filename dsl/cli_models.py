@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sdlc.cli_common import Size, parse_sizes, request_of_file
-from sdlc.graph.types import DType
-from sdlc.language.diagnostics import SdlError, failure
-from sdlc.language.precision import Scopes, check_met
 
 if TYPE_CHECKING:
     from sdlc.api import Compiled, Request
+    from sdlc.language.diagnostics import SdlError
     from sdlc.models.folder import Model
     from sdlc.models.networks import Network
     from sdlc.program.execute import TooLargeError
@@ -52,6 +50,7 @@ def find_model(place: Path) -> tuple[Model, str]:
     """The model at `place`, and '' or the part of it that `place` names.
 
     Raises SdlError: K001 where there is nothing, M… for what is wrong with a model."""
+    from sdlc.language.diagnostics import failure
     from sdlc.models.folder import default_folder
     from sdlc.models.model import exists, load_model
 
@@ -69,6 +68,7 @@ def find_model(place: Path) -> tuple[Model, str]:
 
 def model_requests(place: Path, target: str, what: Mapping[str, Any]) -> dict[str, Request]:
     """The requests of a model's networks by name; `what` has the source options of a command."""
+    from sdlc.language.diagnostics import failure
     from sdlc.models.networks import networks
     from sdlc.models.settings import GenerateSettings
     from sdlc.program.records import records_path
@@ -93,6 +93,7 @@ def _with_their_scopes(requests: dict[str, Request]) -> dict[str, Request]:
     that none has."""
     if not any(request.f32 for request in requests.values()):
         return requests
+    from sdlc.language.precision import Scopes, check_met
     from sdlc.models.networks import scopes_of
 
     found = {
@@ -105,6 +106,8 @@ def _with_their_scopes(requests: dict[str, Request]) -> dict[str, Request]:
 
 def only_request(place: Path, target: str, what: Mapping[str, Any]) -> Request:
     """The request of one network. Raises SdlError (K001) for a model that has several."""
+    from sdlc.language.diagnostics import failure
+
     found = model_requests(place, target, what)
     if len(found) > 1:
         names = " or ".join(f"{place}/{part}" for part in found)
@@ -145,6 +148,9 @@ def built(request: Request) -> Compiled:
 
 
 def _advised(error: TooLargeError, request: Request) -> SdlError:
+    from sdlc.graph.types import DType
+    from sdlc.language.diagnostics import SdlError
+
     sides = [side for name in "hw" if isinstance(side := request.sizes.get(name), int)]
     if request.root != DECODER or len(sides) < 2:
         return error

@@ -166,7 +166,7 @@ def test_a_driver_that_ends_its_process_costs_one_kernel(
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(SdlError, match=r"D031[\s\S]*not installed[\s\S]*offline_setup.sh"):
         check_installed("adreno", tmp_path)
-    with pytest.raises(SdlError, match=r"D030.*'nvidia'"):
+    with pytest.raises(SdlError, match=r"D030.*`nvidia`"):
         check_installed("nvidia", tmp_path)
     gpu = gpu_of("adreno")
     installed(tmp_path, gpu)

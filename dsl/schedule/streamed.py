@@ -60,7 +60,7 @@ def _streams(group: Group) -> list[tuple[Group, Group]]:
     found = []
     for part in group.inner:
         form = contraction(part)
-        if form is None or form.fields > 1:
+        if form is None or form.fields > 1 or not form.n:
             continue
         if any((r.source, r.field) in group.held for r in reads_of(form.right)):
             continue

@@ -13,7 +13,7 @@ from functools import partial
 from math import inf
 
 from sdlc.graph.expr import Axis
-from sdlc.graph.node import Graph
+from sdlc.graph.node import Graph, Node
 from sdlc.schedule.again import MECHANISM, compute_again, live_bytes
 from sdlc.schedule.combined import Combining
 from sdlc.schedule.cost import Estimate, estimate
@@ -194,9 +194,17 @@ def _combined(
     """The groups with parts combined where their value is read, where that pays."""
     orders, vectors = _orders(groups, kept, target, setting.enabled)
     seconds = _estimating(orders, vectors, setting, target, checked=True)
-    results = frozenset(node for node, _ in kept)
-    most, room = target.caps.max_storage_buffers, max(live_bytes(groups, results))
+    results, most, room = _limits(groups, kept, target)
     return Combining(seconds, orders, results, most, room).groups(groups)
+
+
+def _limits(
+    groups: tuple[Group, ...], kept: Orders, target: Target
+) -> tuple[frozenset[Node], int, int]:
+    """The program's results, how many buffers a kernel binds, and how many bytes are live at most
+    as the groups are now."""
+    results = frozenset(node for node, _ in kept)
+    return results, target.caps.max_storage_buffers, max(live_bytes(groups, results))
 
 
 def _with_prologues(
@@ -210,8 +218,7 @@ def _with_prologues(
     """The groups with maps computed in the transforms that read them where that pays, and their
     storage orders."""
     seconds = _estimating(orders, vectors, setting, target, checked=False)
-    results = frozenset(node for node, _ in kept)
-    most, room = target.caps.max_storage_buffers, max(live_bytes(groups, results))
+    results, most, room = _limits(groups, kept, target)
     made = Prologues(seconds, setting, results, most, room).groups(groups)
     if made == groups:
         return groups, orders, vectors

@@ -2,8 +2,8 @@
 
 In: a kernel. Out: where it has matrix instructions, the kernel in which loads and stores of two
 neighbours in one body, the first at an even place, are one. Invariant: the same cells are read and
-written; a store moves down to its neighbour's only past statements that touch its buffer at no
-place of its own.
+written; a store moves down to its neighbour's only past statements that do not read its buffer, and
+past no barrier.
 
     y[2 * p] = a;  y[2 * p + 1] = b        →        y[2 * p … 2 * p + 1] = (a, b)
 
@@ -24,6 +24,7 @@ from sdlc.kernel.ir import (
     Kernel,
     Let,
     Literal,
+    Load,
     MatrixMultiply,
     Space,
     Stmt,
@@ -31,7 +32,9 @@ from sdlc.kernel.ir import (
     Vector,
     call,
     i32,
+    statement_expressions,
     statements,
+    walk,
 )
 from sdlc.kernel.simplify import Simplifier, simplify_kernel
 
@@ -57,6 +60,8 @@ def _stored(body: tuple[Stmt, ...], simplifier: Simplifier) -> tuple[Stmt, ...]:
             stmt = replace(stmt, body=_stored(stmt.body, simplifier))
         if not isinstance(stmt, Store | Let):
             waiting.clear()
+        for name in _read(stmt) if waiting else ():
+            waiting = {key: held for key, held in waiting.items() if key[0] != name}
         made.append(stmt)
         if not isinstance(stmt, Store) or not _may_pair(stmt):
             continue
@@ -72,8 +77,13 @@ def _stored(body: tuple[Stmt, ...], simplifier: Simplifier) -> tuple[Stmt, ...]:
 
 def _may_pair(store: Store) -> bool:
     buffer = store.buffer
-    alone = store.value.type.lanes == 1 and buffer.space is Space.GLOBAL
-    return alone and buffer.size % PAIR == 0
+    shared = buffer.space is not Space.PRIVATE
+    return store.value.type.lanes == 1 and shared and buffer.size % PAIR == 0
+
+
+def _read(stmt: Stmt) -> set[str]:
+    """The buffers that a statement reads."""
+    return {e.buffer.name for e in walk(*statement_expressions(stmt)) if isinstance(e, Load)}
 
 
 def _is_even(index: Expr, simplifier: Simplifier) -> bool:

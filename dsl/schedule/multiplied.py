@@ -209,9 +209,16 @@ def _streamed(draft: NestDraft, part: Group, over: Axis, setting: Setting) -> No
     """A factor, fetched by all work-items: block by block, or once where it stays the same."""
     size = part.stores[0].node.dtypes[0].itemsize
     at = over.name if moved_by(draft.group, draft.nest, part.name, over.name) else ""
-    draft.take(Stage(part.name, at, Place.LOCAL, PAD // size))
+    row = part.axes[-1].extent if over != part.axes[-1] else 0
+    draft.take(Stage(part.name, at, Place.LOCAL, padding(row, size)))
     stage = next(s for s in draft.nest.stages if s.value == part.name)
     draft.take(Spread(part.name, vector_width(stage.region.extents[-1], ACCESS // size)))
+
+
+def padding(row: int, size: int) -> int:
+    """Elements after each row of so many elements: rows that take an odd number of accesses start
+    in different banks as they are, others with one access more."""
+    return 0 if row * size % (2 * PAD) == PAD else PAD // size
 
 
 def _multiplied(draft: NestDraft, product: _Product, subgroups: int) -> bool:

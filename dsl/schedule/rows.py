@@ -10,7 +10,6 @@ every row's statistics are computed once, by the work-items that then compute th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from math import lcm, prod
 
@@ -19,14 +18,7 @@ from sdlc.graph.node import Map, Node
 from sdlc.graph.rewrite import read_through
 from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_value
 from sdlc.schedule.contraction import constant_factor, contraction
-from sdlc.schedule.draft import (
-    Setting,
-    bind_groups,
-    divisor,
-    flat_strides,
-    share,
-    vector_width,
-)
+from sdlc.schedule.draft import Setting, bind_groups, flat_strides, share, vector_width
 from sdlc.schedule.group import Group
 from sdlc.schedule.held_rows import held_rows_steps
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
@@ -40,9 +32,6 @@ MANY, LEAST = 64, 8
 ALONE = 16
 """Every work-item folds statistics over so few elements for itself; then a row may have several
 work-groups."""
-
-AHEAD = 16
-"""Steps of statistics that are written out where slices are loaded ahead."""
 
 WRITTEN = 4
 """Registers for each element of a part of a row that a compiler writes out and keeps from the first
@@ -293,25 +282,4 @@ def _statistics_steps(part: Group, lanes: list[tuple[Axis, int]], setting: Setti
         name = f"{part.name}/{axis.name}"
         steps += [Tile(name, width, f"{name}.vec"), Bind(f"{name}.vec", Kind.VECTOR)]
     steps.append(Reorder(tuple(f"{part.name}/{a.name}" for a in order)))
-    if lanes and setting.profile.depth > 1:
-        left = {a: a.extent for a in order}
-        left |= {a: -(-a.extent // ways) for a, ways in lanes}
-        left[axis] = -(-left[axis] // width)
-        steps += _ahead(part, [(a, left[a]) for a in order])
     return steps
-
-
-def _ahead(part: Group, loops: list[tuple[Axis, int]]) -> Iterator[Step]:
-    """The innermost steps of a work-item written out: their loads are under way together."""
-    most = AHEAD
-    for axis, extent in reversed(loops):
-        name = f"{part.name}/{axis.name}"
-        size = divisor(extent, most)
-        if size == extent > 1:
-            yield Bind(name, Kind.UNROLL)
-        elif size > 1:
-            yield Tile(name, size, f"{name}.ahead")
-            yield Bind(f"{name}.ahead", Kind.UNROLL)
-        most //= size
-        if size < extent:
-            return

@@ -104,5 +104,6 @@ def _names(group: Group) -> dict[Node, str]:
 
 def _name(node: Node) -> str:
     """As in the source; what exists inside a kernel only is called as its inner group."""
-    made = isinstance(node, Input) and node.origin == NO_ORIGIN
-    return node.name.partition(".")[0] if made else node.origin.name
+    if isinstance(node, Input) and node.origin == NO_ORIGIN:
+        return node.name.partition(".")[0]
+    return node.origin.name

@@ -226,7 +226,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("inputs", _shapes(summary["inputs"])),
         ("outputs", _shapes(summary["outputs"])),
         *([("unused config", unused)] if unused else []),
-        ("kernels", f"{summary['kernels']}, dispatched {summary['dispatches']} times"),
+        ("kernels", f"{summary['kernels']} in {summary['dispatches']} dispatches"),
         ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
         ("largest", memory["largest"]),
         ("weights", memory["weights"]),

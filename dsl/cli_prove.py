@@ -233,21 +233,17 @@ def _checked(
 
 def _replayed(made: Compilation, route: Route, how: dict[str, Any]) -> Report:
     arrays = read_inputs(how["replay"])
-    subject = _whole(made)
+    subject = made.whole
     if how["kernel"] is not None:
         subject = sized(next(s for s in made.pieces if s.name == how["kernel"]))
     fault = judge(subject, route, arrays)
     return Report((Verdict(subject, 1, fault, (), 1.0, 0.0),), None, ())
 
 
-def _whole(made: Compilation) -> Subject:
-    return Subject(made.program.name, made.graph, made.rewritten, made.program, made.numerics)
-
-
 def _subject_of(source: Source, target: Target) -> Subject:
     """A stand-alone text compiled."""
     request = make_request(source.text, target, None, {}, (None, source.precision.value))
-    return _whole(compilation(request))
+    return compilation(request).whole
 
 
 # ---- what to say ---------------------------------------------------------------------------------

@@ -23,11 +23,11 @@ from sdlc.cli_common import (
     json_option,
     print_json,
     print_table,
-    request_from,
     size_text,
     source_options,
     target_option,
 )
+from sdlc.cli_header import sized_request
 from sdlc.cli_kept import about, key_for, no_cache_option
 from sdlc.cli_models import built, tile_option
 from sdlc.cli_statistics import (
@@ -148,7 +148,7 @@ def _anew(
     from sdlc.program.bundle import write_bundle
     from sdlc.program.workers import cores
 
-    request = replace(request_from(file, **what), processes=cores())
+    request = replace(sized_request(file, **what), processes=cores())
     with warnings.catch_warnings(record=True) as warned:
         compiled = built(request)
     said = _warn([str(w.message) for w in warned])
@@ -226,7 +226,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("inputs", _shapes(summary["inputs"])),
         ("outputs", _shapes(summary["outputs"])),
         *([("unused config", unused)] if unused else []),
-        ("kernels", f"{summary['kernels']}, dispatched {summary['dispatches']} times"),
+        ("kernels", f"{summary['kernels']} in {summary['dispatches']} dispatches"),
         ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
         ("largest", memory["largest"]),
         ("weights", memory["weights"]),

@@ -191,6 +191,8 @@ def entries(request: Request) -> list[str]:
 
 
 def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> None:
+    from sdlc.language.diagnostics import plural
+
     diagnostics = [d for error in errors for d in error.diagnostics]
     if as_json:
         print_json({"built": built, "diagnostics": [asdict(d) for d in diagnostics]})
@@ -198,10 +200,6 @@ def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> Non
     for error in errors:
         click.echo(f"{error}\n", err=True)
     for file, count in built.items():
-        click.echo(f"{file}: {_plural(count, 'definition')} built")
+        click.echo(f"{file}: {plural(count, 'definition')} built")
     if diagnostics:
-        click.echo(_plural(len(diagnostics), "error"), err=True)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+        click.echo(plural(len(diagnostics), "error"), err=True)

@@ -219,14 +219,17 @@ def _load_summary(load: Program) -> dict[str, int]:
 
 
 def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    from sdlc.language.diagnostics import plural
+
     memory = {name: size_text(n) for name, n in summary["memory"].items()}
+    launches = plural(summary["dispatches"], "dispatch", "dispatches")
     unused = ", ".join(summary["unused_config"])
     return [
         ("program", f"{summary['name']} for {summary['target']}, {summary['precision']}"),
         ("inputs", _shapes(summary["inputs"])),
         ("outputs", _shapes(summary["outputs"])),
         *([("unused config", unused)] if unused else []),
-        ("kernels", f"{summary['kernels']} in {summary['dispatches']} dispatches"),
+        ("kernels", f"{summary['kernels']} in {launches}"),
         ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
         ("largest", memory["largest"]),
         ("weights", memory["weights"]),

@@ -57,6 +57,8 @@ def memory_command(model: Path, target: str, no_cache: bool, as_json: bool, **wh
       sdlc memory stable-diffusion-xl/vae --precision f16 --f32 vae
       sdlc memory stable-diffusion-2.1 --target mali --precision f16 --tile 64
     """
+    from sdlc.language.diagnostics import plural
+
     if is_model(model):
         requests = model_requests(model, target, what)
     else:
@@ -73,7 +75,7 @@ def memory_command(model: Path, target: str, no_cache: bool, as_json: bool, **wh
     print_table(COLUMNS, [_row(name, each["bytes"]) for name, each in found.items()])
     for name, each in found.items():
         count = each["bytes"]["dispatches"]
-        click.echo(f"\n{name}: bytes live over its {count} dispatches")
+        click.echo(f"\n{name}: bytes live over its {plural(count, 'dispatch', 'dispatches')}")
         click.echo("\n".join(each["curve"]))
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from sdlc.graph.expr import Expr, Read, rebuild
+from sdlc.graph.names import free_name
 from sdlc.graph.node import (
     Const,
     Graph,
@@ -173,10 +174,7 @@ def _weights(found: list[Map | Reduce], readers: _Readers, taken: set[str]) -> d
         for field in sorted(
             {r.field for n in readers.of[node] for r in reads(n) if r.source is node}
         ):
-            name, count = _name(node, field), 1
-            while name in taken:
-                count += 1
-                name = f"{_name(node, field)}_{count}"
+            name = free_name(_name(node, field), taken)
             taken.add(name)
             dtype = node.dtypes[field]
             made[(node, field)] = Input(name, node.shape, dtype, Role.WEIGHT, node.origin)

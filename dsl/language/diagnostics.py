@@ -43,6 +43,11 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     return f"did you mean {' or '.join(f'`{n}`' for n in close)}?" if close else ""
 
 
+def plural(count: int, noun: str, several: str = "") -> str:
+    """`1 axis`, or `2 axes`: `several` is how more than one are called (default: with an s)."""
+    return f"{count} {noun if count == 1 else several or f'{noun}s'}"
+
+
 def failure(
     code: str, message: str, help: str = "", notes: tuple[tuple[str, str], ...] = ()
 ) -> SdlError:

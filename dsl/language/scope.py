@@ -278,10 +278,6 @@ def size_text(size: int | tuple[int, ...]) -> str:
     return str(size) if isinstance(size, int) else "×".join(map(str, size)) or "()"
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def fresh_axis(name: str, extent: int, taken: Iterable[Axis]) -> Axis:
     """An axis whose name none of `taken` has."""
     names = {a.name for a in taken}

@@ -19,12 +19,12 @@ from sdlc.cli_common import (
     check_place,
     json_option,
     print_json,
-    request_from,
     size_text,
     source_options,
     target_option,
     write_whole,
 )
+from sdlc.cli_header import sized_request
 from sdlc.cli_kept import about, kept_program, kept_record, no_cache_option, request_parts
 from sdlc.cli_models import built, tile_option
 
@@ -87,7 +87,7 @@ def explain_command(
     """
     if output is not None:
         check_place(output)
-    request = request_from(file, **what)
+    request = sized_request(file, **what)
     languages = request.target.caps.languages
     if language is not None:
         languages = (language,)

@@ -232,7 +232,7 @@ def test_other_records_are_ignored_with_one_warning(tmp_path: Path) -> None:
         file.write('{"torn": \n[1]\n{"point": 3}\n')
     found = read_records(path, "cpu", "device, driver")
     assert not found.choices
-    assert "1 of another compiler, 1 of another device, 4 lines that are no record" in found.warning
+    assert "1 of another compiler, 1 of another device, 4 that cannot be read" in found.warning
     assert found.warning.count("\n") == 0 and "sdlc tune" in found.warning
 
 
@@ -241,7 +241,7 @@ def test_a_torn_line_does_not_spoil_the_next(tmp_path: Path) -> None:
     path.write_text('{"target": "cp')
     append_record(path, record())
     found = read_records(path, "cpu", None)
-    assert len(found.choices) == 1 and "1 lines that are no record" in found.warning
+    assert len(found.choices) == 1 and "1 that cannot be read" in found.warning
 
 
 def test_records_lie_beside_the_program(tmp_path: Path) -> None:
@@ -338,5 +338,9 @@ def test_a_budget_that_is_spent_leaves_the_rest(
     assert status_of([*command, "-o", str(tmp_path / "r.jsonl")]) == 0
     assert "0 measured, 1 left: call again" in capsys.readouterr().out
     assert not (tmp_path / "r.jsonl").exists()
+    for other in ("-o", "--records"):
+        assert status_of([*command, other, str(file)]) == 1
+        assert f"`{file}` holds no tuning records" in capsys.readouterr().err
+    assert file.read_text() == SOFTMAX
     assert status_of([*command, "-o", str(tmp_path / "no" / "r.jsonl")]) == 1
     assert "X003" in capsys.readouterr().err

@@ -46,7 +46,11 @@ def move_pairs(kernel: Kernel, halves: bool) -> Kernel:
     `halves`: variables can hold them."""
     if not any(isinstance(s, MatrixMultiply) for s in statements(kernel.body)):
         return kernel
-    kernel = gather_loads(kernel, PAIR, halves)
+    return stored_in_pairs(gather_loads(kernel, PAIR, halves))
+
+
+def stored_in_pairs(kernel: Kernel) -> Kernel:
+    """`kernel` with neighbouring stores as one."""
     body = _stored(kernel.body, simplifier_of(kernel))
     return simplify_kernel(replace(kernel, body=body)) if body != kernel.body else kernel
 

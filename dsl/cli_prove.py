@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdlc.api import Request, make_request
-from sdlc.cli_check import entries, structure_problems, with_header
+from sdlc.cli_check import entries
 from sdlc.cli_common import print_json, request_from
+from sdlc.cli_header import structure_problems, with_header
 from sdlc.cli_models import is_model, model_requests
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType

@@ -47,11 +47,10 @@ from sdlc.target import Capabilities, MatrixInstruction, Target
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
 NANOSECOND = 1e-9
-FEW, MANY = 4, 64
-"""Launches after whose preparation what it took goes back to the system: in a large recording, that
-of weights which fill the memory, and in others."""
-LARGE = 256
-"""Launches of a large recording."""
+MANY = 64
+"""Launches after whose preparation what it took goes back to the system."""
+FILLED = 4 << 20
+"""Bytes that one call fills: Intel's runtime takes as much again while it does so."""
 HALF = Capabilities(("opencl",), f16_arithmetic=True)
 PACKED_HALF = Capabilities(("opencl",), packed_halves=True)
 
@@ -251,7 +250,9 @@ class OpenCLDevice:
         with self._errors(f"allocating {nbytes:,} bytes"):
             size = max(4, -(-nbytes // 4) * 4)
             buffer = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, size)
-            cl.enqueue_fill_buffer(self._queue, buffer, b"\0\0\0\0", 0, size)
+            for begin in range(0, size, FILLED):
+                count = min(FILLED, size - begin)
+                cl.enqueue_fill_buffer(self._queue, buffer, b"\0\0\0\0", begin, count)
             return Memory(buffer, size)
 
     def write(self, memory: Memory, offset: int, data: bytes | memoryview) -> None:
@@ -269,11 +270,10 @@ class OpenCLDevice:
 
     def record(self, built: Mapping[str, Built], launches: Sequence[Launch]) -> Any:
         made = []
-        often = FEW if len(launches) > LARGE else MANY
         with self._errors("preparing kernels"):
             for number, each in enumerate(launches, 1):
                 made.append(self._prepared(built[each.kernel], each.bindings))
-                if number % often == 0:
+                if number % MANY == 0:
                     give_back()
         return made
 

@@ -19,18 +19,16 @@ import click
 from sdlc.cli_common import (
     ManyValues,
     json_option,
-    parse_sizes,
     print_json,
     progress,
     request_from,
     source_options,
 )
+from sdlc.cli_header import structure_problems, with_header
 
 if TYPE_CHECKING:
     from sdlc.api import Request
-    from sdlc.language.diagnostics import Diagnostic, SdlError
-    from sdlc.program.program import Program
-    from sdlc.proof.structure import Header
+    from sdlc.language.diagnostics import SdlError
 
 SOURCE = (
     *("entry", "configs", "sizes", "precision", "f32"),
@@ -149,10 +147,10 @@ def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlErr
     errors = [] if syntax else _check_rules(request)
     count = 0
     for name in entries(request):
-        one, header = with_header(request, name)
-        if one.missing_sizes():
-            continue
         try:
+            one, header = with_header(request, name)
+            if one.missing_sizes():
+                continue
             one.graph() if syntax else one.build()
             count += 1
             problems = () if syntax else structure_problems(one, header)
@@ -178,37 +176,6 @@ def _check_rules(request: Request) -> list[SdlError]:
     return errors
 
 
-def with_header(request: Request, name: str) -> tuple[Request, Header]:
-    """The request for one definition, with the sizes of its `# sizes:` line where none are given;
-    and what its other lines say, if they are about these sizes and the default rules."""
-    from dataclasses import replace
-
-    from sdlc.language.elaborate_rule import chosen_rules
-    from sdlc.proof.structure import Header, header_of
-
-    header = header_of(request.library.entry_module, name)
-    sizes = parse_sizes(header.sizes)
-    made = replace(request, entry=name, sizes={**sizes, **request.sizes})
-    usual = [rule.name for rule in chosen_rules(request.library)]
-    same = all(made.sizes[n] == size for n, size in sizes.items())
-    plain = [rule.name for rule in request.rules] == usual
-    return made, header if same and plain else Header()
-
-
-def structure_problems(request: Request, header: Header) -> tuple[Diagnostic, ...]:
-    """What the lines `# kernels: 2` of a definition say that is not so."""
-    from dataclasses import replace
-
-    from sdlc.language.elaborate_rule import chosen_rules
-    from sdlc.proof.structure import unmet
-
-    def build(without: tuple[str, ...]) -> Program:
-        rules = chosen_rules(request.library, without)
-        return replace(request, rules=rules).build().program
-
-    return unmet(header.about(request.target.name), request.target.name, build)
-
-
 def entries(request: Request) -> list[str]:
     """Definitions to build: the entry asked for, else all that need no attribute from a caller."""
     from sdlc.language.syntax import Definition, TensorType
@@ -224,6 +191,8 @@ def entries(request: Request) -> list[str]:
 
 
 def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> None:
+    from sdlc.language.diagnostics import plural
+
     diagnostics = [d for error in errors for d in error.diagnostics]
     if as_json:
         print_json({"built": built, "diagnostics": [asdict(d) for d in diagnostics]})
@@ -231,10 +200,6 @@ def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> Non
     for error in errors:
         click.echo(f"{error}\n", err=True)
     for file, count in built.items():
-        click.echo(f"{file}: {_plural(count, 'definition')} built")
+        click.echo(f"{file}: {plural(count, 'definition')} built")
     if diagnostics:
-        click.echo(_plural(len(diagnostics), "error"), err=True)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+        click.echo(plural(len(diagnostics), "error"), err=True)

@@ -201,13 +201,21 @@ def parse_sizes(settings: Iterable[str]) -> dict[str, Size]:
     """Sizes by name from `name=3` and `name=2x3`; `name=` is a spread of no axes."""
     sizes: dict[str, Size] = {}
     for name, value in parse_pairs(settings, "--set"):
-        parts = value.split("x") if value else []
-        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        size = parse_size(value)
+        if size is None:
             message = f"'{name}={value}' is no size: write {name}=3, or {name}=2x3 for *{name}"
             raise click.BadParameter(message, param_hint="--set")
-        extents = tuple(int(part) for part in parts)
-        sizes[name] = extents[0] if len(extents) == 1 else extents
+        sizes[name] = size
     return sizes
+
+
+def parse_size(value: str) -> Size | None:
+    """The size of `3` or `2x3` ('': of no axes), or None for what is none."""
+    parts = value.split("x") if value else []
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        return None
+    extents = tuple(int(part) for part in parts)
+    return extents[0] if len(extents) == 1 else extents
 
 
 def parse_pairs(settings: Iterable[str], option: str) -> list[tuple[str, str]]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdlc.api import Request, make_request
-from sdlc.cli_check import entries, structure_problems, with_header
+from sdlc.cli_check import entries
 from sdlc.cli_common import print_json, request_from
+from sdlc.cli_header import structure_problems, with_header
 from sdlc.cli_models import is_model, model_requests
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType
@@ -232,21 +233,17 @@ def _checked(
 
 def _replayed(made: Compilation, route: Route, how: dict[str, Any]) -> Report:
     arrays = read_inputs(how["replay"])
-    subject = _whole(made)
+    subject = made.whole
     if how["kernel"] is not None:
         subject = sized(next(s for s in made.pieces if s.name == how["kernel"]))
     fault = judge(subject, route, arrays)
     return Report((Verdict(subject, 1, fault, (), 1.0, 0.0),), None, ())
 
 
-def _whole(made: Compilation) -> Subject:
-    return Subject(made.program.name, made.graph, made.rewritten, made.program, made.numerics)
-
-
 def _subject_of(source: Source, target: Target) -> Subject:
     """A stand-alone text compiled."""
     request = make_request(source.text, target, None, {}, (None, source.precision.value))
-    return _whole(compilation(request))
+    return compilation(request).whole
 
 
 # ---- what to say ---------------------------------------------------------------------------------

@@ -159,8 +159,12 @@ def test_bad_questions_are_answered(capsys: pytest.CaptureFixture[str], tmp_path
     words = ("check", SOFTMAX, *SIZES, "--target", "cpu")
     status, _, err = run(capsys, *words, "--kernel", "no_such")
     assert status == 1 and "C005" in err and "softmax" in err
-    status, _, err = run(capsys, *words, "--replay", tmp_path / "none.npz")
-    assert status == 1 and "C004" in err
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name in ("none.npz", "one.npy", "cut.npz", "empty.npz"):
+        status, _, err = run(capsys, *words, "--replay", tmp_path / name)
+        assert status == 1 and "C004" in err
 
 
 # ---- kernels by themselves

@@ -293,8 +293,7 @@ def groups_of(
         groups = nest_rows(groups, results, profile, journal)
         groups = continue_rows(groups, results, buffers, journal)
     if "nest_factors" in enabled:
-        outruns = partial(deep_axis, of=target.instruction)
-        groups = nest_factors(groups, results, target, journal, outruns)
+        groups = nest_factors(groups, results, target, journal)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, target, journal)
     if "strips" in enabled:

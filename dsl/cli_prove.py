@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdlc.api import Request, make_request
-from sdlc.cli_check import entries
+from sdlc.cli_check import entries, law_problems
 from sdlc.cli_common import print_json, request_from
 from sdlc.cli_header import structure_problems, with_header
 from sdlc.cli_models import is_model, model_requests
@@ -147,8 +147,11 @@ def _told(works: list[Work], tell: Tell) -> Iterator[tuple[Work, Tell]]:
 
 
 def _check_structure(jobs: Iterable[Job]) -> None:
-    """Raises SdlError (C002) where a file says something else of its kernels."""
+    """Raises SdlError where a file says something else of its kernels (C002), or folds what is no
+    monoid (E051): then no order of its kernels is wrong."""
     for job in jobs:
+        if (broken := law_problems([job.request.graph()], job.request)) is not None:
+            raise broken
         problems = structure_problems(job.request, job.header)
         if problems:
             raise SdlError(problems, job.request.library.sources)

@@ -104,7 +104,8 @@ def check_command(
     With --target or --device every kernel, and the whole program, is then run on drawn inputs
     (magnitudes, equal, masked and offset rows, f16 near overflow) at every stage: reference =
     rewritten = interpreted = legalised = device. A wrong stage is named, and a folder is left that
-    replays it. FILES may then be a model's folder too.
+    replays it. FILES may then be a model's folder too. Without --target each device runs the
+    kernels that are made for it.
 
     \b
     Examples:
@@ -117,7 +118,7 @@ def check_command(
         return _check_files(files, syntax, as_json, source)
     from sdlc.cli_prove import prove
 
-    with progress("compiling", 32) as tell:
+    with progress("compiling", 32, remaining=True) as tell:
         return prove(files, (target, device), source, what, tell, as_json)
 
 

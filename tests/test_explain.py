@@ -106,7 +106,8 @@ def test_calls_lead_to_the_program(made: Explanation) -> None:
 
 
 def test_a_group_is_called_by_what_most_of_its_work_is() -> None:
-    """A norm inside a product is the product's; factors are called as the stages that hold them."""
+    """A norm inside a product is the product's, an activation over a norm the norm's; factors are
+    called as the stages that hold them."""
     source = "op f(x: T[b, n], w: T[m, n], g: T[n]) -> T[b, m] { return matmul_nt(rms(x, g), w) }"
     norm = """
 op rms(x: T[b, n], g: T[n]) -> T[b, n] {
@@ -119,6 +120,10 @@ op rms(x: T[b, n], g: T[n]) -> T[b, n] {
     (group,) = explanation(request.build(), request).groups
     assert group.definition == "matmul_nt" and group.definitions == ("rms", "matmul_nt")
     assert "total = sum over p < 320 of left[b, p] * right[p, j]" in group.text
+    source = "op f(x: T[b, n], g: T[n]) -> T[b, n] { return silu(rms(x, g)) }"
+    request = make_request(norm + source, "cpu", "f", {"b": 16, "n": 64}, (None, "f32"))
+    (group,) = explanation(request.build(), request).groups
+    assert group.definition == "rms"
 
 
 def test_memory_over_time(made: Explanation) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import hypothesis.strategies as st
 import numpy as np
@@ -16,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 
 import sdlc
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
+from sdlc.backends import tune as tuning
 from sdlc.backends.target import load_target
-from sdlc.backends.tune import Effort
+from sdlc.backends.tune import Effort, Timed
 from sdlc.backends.tuner import Settings, Work, tune
 from sdlc.cli import status_of
 from sdlc.graph.node import Graph
@@ -267,6 +269,18 @@ def test_tuning_measures_the_default_and_the_best(tmp_path: Path) -> None:
     found = read_records(tmp_path / "r", "cpu", outcome.record.device)
     (made,) = plan(graph, target, choices=found.choices).kernels
     assert bool(made.note) == bool(outcome.record.point)
+
+
+def test_a_launch_that_was_held_up_does_not_pass_for_a_long_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kernel of 10 µs whose first launch waited for 50 ms is repeated 1000 times a turn."""
+    taken = iter([0.05, 1e-5, 1e-5, 1e-5])
+    monkeypatch.setattr(tuning, "_turn", lambda *_: Timed(next(taken), 0.0))
+    bench = SimpleNamespace(device=SimpleNamespace(record=lambda _, launches: launches))
+    made = SimpleNamespace(built={}, launch="launch")
+    launches, repeats = tuning._recording(cast(Any, bench), cast(Any, made), 0.02)
+    assert repeats == len(launches) == 1000
 
 
 def test_equal_groups_are_one_job() -> None:

@@ -24,6 +24,7 @@ from sdlc.kernel.cut import cut_loops
 from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
 from sdlc.kernel.lower import loop_names, lower
+from sdlc.kernel.pairs import move_pairs
 from sdlc.kernel.partial import partial_sums
 from sdlc.kernel.prefetch import prefetch_slices
 from sdlc.kernel.promote import promote_arrays
@@ -60,6 +61,7 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
             kernel, target.profile.gather, target.caps.f16_arithmetic
         ),
     ),
+    ("pairs", lambda kernel, target: move_pairs(kernel, target.caps.f16_arithmetic)),
     ("prefetch", lambda kernel, target: prefetch_slices(kernel, target)),
     ("partial sums", lambda kernel, target: partial_sums(kernel, target.profile.partial_sums)),
 )

@@ -82,9 +82,10 @@ class Group:
 
     @property
     def definition(self) -> str:
-        """The definition that most of its work comes from, where nodes of the graph say."""
+        """The definition that most of its work comes from: of the reductions, where it has any."""
+        nodes = nodes_of(self)
         work: dict[str, int] = {}
-        for node in nodes_of(self):
+        for node in [n for n in nodes if isinstance(n, Reduce)] or nodes:
             name = node.origin.definition
             work[name] = work.get(name, 0) + flop_of(node)
         return max(work, key=lambda n: work[n], default=self.origins[0].definition)

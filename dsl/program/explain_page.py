@@ -95,6 +95,7 @@ def page(made: Explanation) -> str:
             made=made,
             rows=_rows(made, views, hues, highlighter),
             count=sum(d.part == "run" for d in made.dispatches),
+            distinct=len({d.kernel for d in made.dispatches if d.part == "run"}),
             kernels=views,
             slowest=slowest or 1.0,
             definitions=sorted({name for g in made.groups for name in g.definitions}),

@@ -40,6 +40,10 @@ ALONE = 16
 """Every work-item folds statistics over so few elements for itself; then a row may have several
 work-groups."""
 
+LONG_ROW = 1 << 13
+"""Elements of a row whose statistics may be folded by several work-groups, each for itself: they
+are a third of what a work-group does that folds, reads again and stores a row."""
+
 AHEAD = 8
 """Steps of statistics that are written out where work-items lie side by side."""
 
@@ -223,7 +227,10 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     lanes = [] if alone else _lanes(part, setting)[: len(wide)]
     for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
-    beside = (_beside if alone else _again)(draft, wide, rows, setting)
+    short = prod(a.extent for a in part.over) < LONG_ROW
+    beside = (
+        () if short and not alone else (_beside if alone else _again)(draft, wide, rows, setting)
+    )
     if lanes and len(inside) > 1:
         draft.take(Reorder(tuple(inside)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}

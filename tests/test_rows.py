@@ -5,15 +5,19 @@ from __future__ import annotations
 from math import prod
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from sdlc.backends.target import load_target
+from sdlc.program.interpreted import run_interpreted
+from sdlc.program.pipeline import compile_plan
+from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.nest import Kind, Nest
-from sdlc.schedule.plan import plan
+from sdlc.schedule.plan import EVERY, plan
 from sdlc.target import Profile
 from test_interleaved import norm_graph
-from test_staging import in_one_kernel
+from test_staging import target
 
 
 def nest_of(name: str, *sizes: int) -> Nest:
@@ -38,10 +42,16 @@ def test_neighbours_along_the_innermost_axis_compute_the_definition(
     profile = Profile(
         vector, 32, (4, 4), reduction_lanes=32, unroll=4, slice=16, depth=2, groups=cores * groups
     )
+    graph = norm_graph(1, *size, groups, each)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("sdlc.schedule.rows.LONG_ROW", 1)
         patched.setattr("sdlc.schedule.rows.ALONE", 0)
-        assert in_one_kernel(norm_graph(1, *size, groups, each), profile, seed)
+        made = plan(graph, target(profile), enabled=EVERY - {"split_reductions"})
+    assert len(made.kernels) == 1
+    program = compile_plan(graph, made, target(profile))
+    rng = np.random.default_rng(seed)
+    inputs = {i.name: 3 * rng.standard_normal(i.shape).astype(np.float32) for i in graph.inputs}
+    check(tolerance(graph, inputs, {}), run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
 
 
 @pytest.mark.parametrize(("each", "side"), [(10, 8), (20, 8), (30, 16), (40, 16)])

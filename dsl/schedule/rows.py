@@ -40,9 +40,10 @@ ALONE = 16
 """Every work-item folds statistics over so few elements for itself; then a row may have several
 work-groups."""
 
-LONG_ROW = 1 << 13
-"""Elements of a row whose statistics may be folded by several work-groups, each for itself: they
-are a third of what a work-group does that folds, reads again and stores a row."""
+LONG_ROW, MOST_AGAIN = 1 << 13, 4
+"""Elements of a row whose statistics may be folded by several work-groups, each for itself, and how
+many: they are a third of what a work-group does that folds, reads again and stores a row, and two
+thirds of what four do."""
 
 AHEAD = 8
 """Steps of statistics that are written out where work-items lie side by side."""
@@ -260,7 +261,7 @@ def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> t
 def _again(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> tuple[str, ...]:
     """Where so few rows leave cores idle, several work-groups for each, which all fold its
     statistics, in parts of the longest axis that divides so. The axes that have some."""
-    most = setting.profile.groups // rows
+    most = min(setting.profile.groups // rows, MOST_AGAIN)
     for name in wide if most > 1 else ():
         extent = draft.nest.loop(name).extent
         count = divisor(extent, most)

@@ -259,9 +259,12 @@ def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> t
 
 
 def _again(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> tuple[str, ...]:
-    """Where so few rows leave cores idle, several work-groups for each, which all fold its
-    statistics, in parts of the longest axis that divides so. The axes that have some."""
+    """Where so few long rows leave cores idle, and loads are under way together, several
+    work-groups for each, which all fold its statistics, in parts of the longest axis that divides
+    so. The axes that have some."""
     most = min(setting.profile.groups // rows, MOST_AGAIN)
+    if setting.profile.depth < 2 or prod(a.extent for a in draft.group.inner[-1].over) < LONG_ROW:
+        return ()
     for name in wide if most > 1 else ():
         extent = draft.nest.loop(name).extent
         count = divisor(extent, most)

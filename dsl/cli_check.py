@@ -9,7 +9,7 @@ property tests, and a reproducer where one fails. Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +28,7 @@ from sdlc.cli_header import structure_problems, with_header
 
 if TYPE_CHECKING:
     from sdlc.api import Request
+    from sdlc.graph.node import Graph
     from sdlc.language.diagnostics import SdlError
 
 SOURCE = (
@@ -103,7 +104,8 @@ def check_command(
     With --target or --device every kernel, and the whole program, is then run on drawn inputs
     (magnitudes, equal, masked and offset rows, f16 near overflow) at every stage: reference =
     rewritten = interpreted = legalised = device. A wrong stage is named, and a folder is left that
-    replays it. FILES may then be a model's folder too.
+    replays it. FILES may then be a model's folder too. Without --target each device runs the
+    kernels that are made for it.
 
     \b
     Examples:
@@ -116,7 +118,7 @@ def check_command(
         return _check_files(files, syntax, as_json, source)
     from sdlc.cli_prove import prove
 
-    with progress("compiling", 32) as tell:
+    with progress("compiling", 32, remaining=True) as tell:
         return prove(files, (target, device), source, what, tell, as_json)
 
 
@@ -145,20 +147,32 @@ def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlErr
     from sdlc.language.diagnostics import SdlError
 
     errors = [] if syntax else _check_rules(request)
-    count = 0
+    graphs: list[Graph] = []
     for name in entries(request):
         try:
             one, header = with_header(request, name)
             if one.missing_sizes():
                 continue
-            one.graph() if syntax else one.build()
-            count += 1
+            if not syntax:
+                one.build()
+            graphs.append(one.graph())
             problems = () if syntax else structure_problems(one, header)
             if problems:
                 raise SdlError(problems, one.library.sources)
         except SdlError as error:
             errors.append(error)
-    return count, errors
+    if not syntax and (broken := law_problems(graphs, request)):
+        errors.append(broken)
+    return len(graphs), errors
+
+
+def law_problems(graphs: Iterable[Graph], request: Request) -> SdlError | None:
+    """The error (E051) of the monoids of the program's own files that break a law."""
+    from sdlc.language.diagnostics import SdlError
+    from sdlc.proof.laws import monoid_problems
+
+    found = monoid_problems(graphs, request.library)
+    return SdlError(found, request.library.sources) if found else None
 
 
 def _check_rules(request: Request) -> list[SdlError]:

@@ -309,21 +309,27 @@ def size_text(nbytes: int) -> str:
 
 
 @contextmanager
-def progress(first: str, width: int) -> Iterator[Callable[[str, int, int], None]]:
+def progress(
+    first: str, width: int, remaining: bool = False
+) -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr, where that is a terminal, with `width` letters for what is being done (at
-    the beginning `first`); it is told that, how much is done, and of how much."""
+    the beginning `first`); it is told that, how much is done, and of how much. `remaining`: it also
+    says how long the rest will take, by the last ten minutes."""
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn(f"{{task.description:{width}.{width}}}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+    columns: tuple[rich.ProgressColumn, ...] = (
+        rich.TextColumn(f"{{task.description:{width}.{width}}}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
     )
+    if remaining:
+        columns += (rich.TextColumn("left"), rich.TimeRemainingColumn())
     console = Console(stderr=True)
     hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
+    settings: dict[str, Any] = {"console": console, "transient": True, "disable": hidden}
+    with rich.Progress(*columns, **settings, speed_estimate_period=600) as bars:
         task = bars.add_task(first, total=None)
 
         def tell(name: str, number: int, total: int) -> None:

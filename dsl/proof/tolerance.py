@@ -125,10 +125,16 @@ class RandomRounding:
         return self._rounded(exact, np.dtype(np.float16 if op == "f16" else np.float32))
 
     def _rounded(self, exact: Reals, kind: np.dtype[Any]) -> Reals:
+        """The nearest number of a kind, or by turns at random the next one on the other side. The
+        bits of floats of one sign count them in the order of their sizes."""
         near = exact.astype(kind)
-        away = np.where(exact > near, np.inf, -np.inf).astype(kind)
-        keep = (near == exact) | ~np.isfinite(near) | (self.generator.random(exact.shape) < 0.5)
-        return np.where(keep, near, np.nextafter(near, away)).astype(np.float64)
+        size, nearest = np.abs(exact), np.abs(near)
+        other = (size > nearest).astype(np.int8)
+        other -= (size < nearest) & (nearest != np.inf)
+        other *= self.generator.random(exact.shape, np.float32) < 0.5
+        made = near.view(np.int16 if kind.itemsize == 2 else np.int32) + other
+        rounded: Reals = made.view(kind).astype(np.float64)
+        return rounded
 
     def _blurred(self, exact: Reals, accuracy: Accuracy) -> Reals:
         near = exact.astype(np.float32)

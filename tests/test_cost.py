@@ -152,8 +152,8 @@ def test_statistics_that_work_items_share_are_read_once(name: str) -> None:
     (kernel,) = [k for k in made.kernels if k.group.inner and k.group.monoid is None]
     whole = 2 * 480 * 64 * 64 * 2
     missed = traffic_of(kernel.group, kernel.nest, made.orders, target.peak).missed
-    # Read for the statistics (on nvidia by up to four work-groups), read again, written; 272 if each
-    # work-item read all of them.
+    # Read for the statistics (on nvidia by up to four work-groups), read again, written; 272 if
+    # each work-item read all of them.
     assert max(missed) <= (7 if name == "nvidia" else 4) * whole
 
 

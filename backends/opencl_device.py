@@ -47,11 +47,8 @@ from sdlc.target import Capabilities, MatrixInstruction, Target
 INT_MAX = 2**31 - 1
 POINTER_BYTES = 8
 NANOSECOND = 1e-9
-FEW, MANY = 4, 64
-"""Launches after whose preparation what it took goes back to the system: in a large recording, that
-of weights which fill the memory, and in others."""
-LARGE = 256
-"""Launches of a large recording."""
+MANY = 64
+"""Launches after whose preparation what it took goes back to the system."""
 HALF = Capabilities(("opencl",), f16_arithmetic=True)
 PACKED_HALF = Capabilities(("opencl",), packed_halves=True)
 
@@ -269,11 +266,10 @@ class OpenCLDevice:
 
     def record(self, built: Mapping[str, Built], launches: Sequence[Launch]) -> Any:
         made = []
-        often = FEW if len(launches) > LARGE else MANY
         with self._errors("preparing kernels"):
             for number, each in enumerate(launches, 1):
                 made.append(self._prepared(built[each.kernel], each.bindings))
-                if number % often == 0:
+                if number % MANY == 0:
                     give_back()
         return made
 

@@ -10,7 +10,8 @@ gives its result first: the relative error is against PyTorch's. All take turns,
 machine does meets all of them; `CPU ms` is the time of the process's threads, which other work
 hardly moves (but threads that wait by spinning count). `--baseline` adds ours without any rule (no
 register tiles, values row-major) and ours with nothing but these two, the paper's baseline;
-`--without` adds ours without the rules that it names; `--profile` shows where our time goes. Exit status 1 where our result is wrong.
+`--without` adds ours without the rules that it names; `--profile` shows where our time goes. Exit
+status 1 where our result is wrong.
 """
 
 from __future__ import annotations

@@ -118,6 +118,7 @@ DEFAULT = (
     "compose_products",
     "fold_affine",
     "scale_and_shift",
+    "upsample_phases",
     "winograd_4",
     *(r.name for r in (*SCHEDULED, *PLACED)),
 )

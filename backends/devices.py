@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
-from sdlc.backends import opencl_device, opencl_loader, webgpu_device
+from sdlc.backends import opencl_device, opencl_drivers, opencl_loader, webgpu_device
+from sdlc.backends.opencl_drivers import Answer
 from sdlc.backends.target import load_target
-from sdlc.language.diagnostics import failure
+from sdlc.language.diagnostics import SdlError, failure
 from sdlc.program.device import Device, DeviceInfo
 from sdlc.target import Target
 
@@ -29,11 +31,13 @@ SOFTWARE, DISCRETE = "CPU", "DiscreteGPU"
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A kind of device (`cpu`, `pocl`, `webgpu`, …) that cannot be used, why, and what to do."""
+    """A kind of device (`cpu`, `pocl`, `webgpu`, …) that cannot be used, why, and what to do; of a
+    driver that is there and `broken`, its file."""
 
     kind: str
     reason: str
     help: str
+    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +86,35 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A device that could be opened. `number` is its place among its kind's; the lowest `rank` is
-    the best."""
+    the best. `info` and `open` load its driver; they raise Changed where it is not there any
+    more."""
 
-    info: DeviceInfo
+    id: str
+    kind: str
+    name: str
     number: int
     rank: int
+    info: Callable[[], DeviceInfo]
     open: Callable[[], Device]
 
     @property
     def selectors(self) -> tuple[str, ...]:
-        return self.info.id, f"{self.info.kind}:{self.number}"
+        return self.id, f"{self.kind}:{self.number}"
+
+
+class Changed(Exception):
+    """A driver has other devices than it had when it was asked."""
 
 
 Search = tuple[list[Candidate], list[Missing]]
 
 
 def find_devices() -> Found:
-    """Every device of this machine, and what could be installed."""
-    searches = (_opencl(), _webgpu())
+    """Every device of this machine, and what could be installed. Drivers are asked anew."""
+    searches = (_opencl(anew=True), _webgpu())
     candidates = sorted((c for found, _ in searches for c in found), key=lambda c: c.rank)
     missing = tuple(m for _, lacking in searches for m in lacking)
-    return Found(tuple(c.info for c in candidates), missing)
+    return Found(tuple(c.info() for c in candidates), missing)
 
 
 def open_device(selector: str | None = None) -> Device:
@@ -110,10 +122,17 @@ def open_device(selector: str | None = None) -> Device:
 
     Selectors: `cpu` (the pip-installed runtime), `pocl`, `llvmpipe`, `opencl:N`, `webgpu:N`, or a
     part of a device's name. Raises SdlError (D001) where there is none, saying what to install.
+    Only the driver of that device is loaded.
     """
+    with suppress(SdlError, Changed):
+        return _opened(selector, anew=False)
+    return _opened(selector, anew=True)
+
+
+def _opened(selector: str | None, anew: bool) -> Device:
     candidates: list[Candidate] = []
     missing: list[Missing] = []
-    for search in _searches(selector):
+    for search in _searches(selector, anew):
         found, lacking = search()
         candidates += found
         missing += lacking
@@ -123,25 +142,26 @@ def open_device(selector: str | None = None) -> Device:
     raise _none(selector, candidates, missing)
 
 
-def _searches(selector: str | None) -> tuple[Callable[[], Search], ...]:
+def _searches(selector: str | None, anew: bool) -> tuple[Callable[[], Search], ...]:
     """Where to look, in order: starting a graphics driver takes longer than listing OpenCL's."""
+    opencl = partial(_opencl, anew)
     if selector is not None and selector.startswith("webgpu"):
         return (_webgpu,)
     if selector is not None and selector.startswith("opencl"):
-        return (_opencl,)
-    return (_opencl, _webgpu)
+        return (opencl,)
+    return (opencl, _webgpu)
 
 
 def _matches(candidate: Candidate, selector: str) -> bool:
     if selector in candidate.selectors:
         return True
     is_id = ":" in selector or any(d.id == selector for d in drivers())
-    return not is_id and selector.lower() in candidate.info.name.lower()
+    return not is_id and selector.lower() in candidate.name.lower()
 
 
 def _none(selector: str | None, candidates: list[Candidate], missing: list[Missing]) -> Exception:
-    known = ", ".join(c.info.id for c in candidates) or "none"
-    relevant = [m for m in missing if m.kind == selector] or missing
+    known = ", ".join(c.id for c in candidates) or "none"
+    relevant = [m for m in missing if m.kind == selector or m.broken] or missing
     hints = "; ".join(m.help for m in relevant)
     what = "no device was found" if selector is None else f"no device matches `{selector}`"
     help = f"install one: {hints}" if hints else "choose one of those found"
@@ -152,31 +172,48 @@ def _none(selector: str | None, candidates: list[Candidate], missing: list[Missi
 # ---- OpenCL --------------------------------------------------------------------------------------
 
 
-def _opencl() -> Search:
+def _opencl(anew: bool) -> Search:
+    """What OpenCL's drivers have: as they said it before, without loading any, or `anew`, and all
+    are loaded then."""
     try:
-        cl = opencl_loader.load_opencl()
+        opencl_loader.load_opencl()
     except (ImportError, OSError) as error:
         return [], [
             Missing("opencl", f"pyopencl cannot be loaded: {error}", "pip install pyopencl")
         ]
-    try:
-        devices = [d for p in cl.get_platforms() for d in p.get_devices()]
-    except cl.Error:
-        # The loader's error for "no driver at all".
-        devices = []
-    usable = [d for d in devices if d.available and d.compiler_available]
-    found = [_opencl_candidate(cl, d, number) for number, d in enumerate(usable)]
-    return found, _missing("opencl", found)
+    answers = opencl_drivers.answers(anew)
+    if anew:
+        opencl_drivers.start_all(answers)
+    seen = [(answer, place) for answer in answers for place in range(len(answer.devices))]
+    found = [_opencl_candidate(*each, number) for number, each in enumerate(seen)]
+    broken = [
+        Missing(a.file or "opencl", a.failed, "update or remove this OpenCL driver", broken=True)
+        for a in answers
+        if a.failed
+    ]
+    return found, [*_missing("opencl", found), *broken]
 
 
-def _opencl_candidate(cl: Any, device: Any, number: int) -> Candidate:
-    driver = _driver("opencl", device.platform.name)
+def _opencl_candidate(answer: Answer, place: int, number: int) -> Candidate:
+    seen = answer.devices[place]
+    driver = _driver("opencl", seen.platform)
     id = driver.id if driver else f"opencl:{number}"
-    rank = 0 if device.type & cl.device_type.GPU else driver.rank if driver else 30
-    info = opencl_device.device_info(device, id)
-    return Candidate(
-        info, number, rank, lambda: opencl_device.OpenCLDevice(device, id, suits=target_of)
-    )
+    rank = 0 if seen.gpu else driver.rank if driver else 30
+
+    def info() -> DeviceInfo:
+        return opencl_device.device_info(_live(answer)[place], id)
+
+    def opened() -> Device:
+        return opencl_device.OpenCLDevice(_live(answer)[place], id, suits=target_of)
+
+    return Candidate(id, "opencl", seen.name.strip(), number, rank, info, opened)
+
+
+def _live(answer: Answer) -> list[Any]:
+    found = opencl_drivers.live(answer)
+    if found is None:
+        raise Changed(answer.file)
+    return found
 
 
 # ---- WebGPU --------------------------------------------------------------------------------------
@@ -198,8 +235,15 @@ def _webgpu_candidate(adapter: Any, number: int) -> Candidate:
     id = driver.id if driver else f"webgpu:{number}"
     software = driver.rank if driver else 60
     rank = software if kind == SOFTWARE else 10 if kind == DISCRETE else 15
-    info = webgpu_device.device_info(adapter, id)
-    return Candidate(info, number, rank, lambda: webgpu_device.WebGpuDevice(adapter, id))
+    return Candidate(
+        id,
+        "webgpu",
+        adapter.info["device"],
+        number,
+        rank,
+        lambda: webgpu_device.device_info(adapter, id),
+        lambda: webgpu_device.WebGpuDevice(adapter, id),
+    )
 
 
 # ---- drivers -------------------------------------------------------------------------------------
@@ -211,7 +255,7 @@ def _driver(kind: str, reported: str) -> Driver | None:
 
 def _missing(kind: str, found: list[Candidate]) -> list[Missing]:
     """The drivers of a kind that were not found."""
-    ids = {c.info.id for c in found}
+    ids = {c.id for c in found}
     absent = (d for d in drivers() if d.kind == kind and d.id not in ids)
     return [Missing(d.id, _reason(d), d.help) for d in absent]
 

@@ -17,6 +17,7 @@ from sdlc.backends.halves import align_halves, widen_half_arithmetic, widen_half
 from sdlc.backends.induction import carry_products
 from sdlc.backends.matrices import expand_matrices
 from sdlc.backends.quotients import split_offsets, vector_indices
+from sdlc.backends.reach import order_arrays
 from sdlc.backends.scalars import expand_functions, floor_division, round_through_memory
 from sdlc.backends.vectors import bind_indices, split_vectors, vector_buffers, vector_views
 from sdlc.kernel.ir import Kernel
@@ -41,6 +42,7 @@ PASSES: tuple[Pass, ...] = (
     split_offsets,
     bind_indices,
     carry_products,
+    order_arrays,
     check_limits,
 )
 

@@ -1,15 +1,16 @@
-"""Makes the OpenCL loader see the CPU runtime that pip installed.
+"""The system's OpenCL drivers, and the loader that loads those of them that are asked for.
 
-In: the installed distributions. Out: pyopencl, imported, whose loader lists the system's drivers
-and the `intel-opencl-rt` of this Python. Invariant: a value of OCL_ICD_VENDORS that the user set is
-respected: its drivers are listed too; nothing outside the cache folder is written.
+In: the installed distributions and the `.icd` files of the system. Out: pyopencl, whose loader
+reads the files that it is given. Invariant: a value of OCL_ICD_VENDORS that the user set is
+respected, and other programs see it unchanged; nothing outside the cache folder is written.
 
-The wheel's own `.icd` file names a path of the machine that built it, so the loader does not find
-the library. A folder of `.icd` files, one that names the installed library beside copies of the
-system's, stands in for the system's folder; the loader reads the variable at its first call.
+The loader reads its variable at its first call, and loads every driver that it then finds, be it
+needed or not: a compiler of 50 MiB each. So it is given a folder of the one file that is needed.
+The CPU runtime that pip installed has a file that names a path of the machine that built it:
+`sdlc-cpu.icd` stands in for that.
 
-    cl = load_opencl()
-    [p.name for p in cl.get_platforms()]
+    files = driver_files()                     {"pocl.icd": "libpocl.so.2\n", "sdlc-cpu.icd": "/…"}
+    start(load_opencl(), {"pocl.icd": files["pocl.icd"]})
 """
 
 from __future__ import annotations
@@ -94,22 +95,38 @@ def write_vendors(files: dict[str, str]) -> Path:
     return folder
 
 
-def prepare() -> None:
-    """Points the loader at a folder that lists the installed runtime."""
-    library = installed_runtime() if sys.platform == "linux" else None
-    if library is None:
-        return
+def driver_files() -> dict[str, str]:
+    """The `.icd` files of the system, or of the folder that the user names, and the installed
+    runtime: name to text. `{"": ""}` where the loader alone knows its drivers."""
     chosen = os.environ.get(VARIABLE, "")
-    if chosen and not Path(chosen).is_dir():
-        return
+    if sys.platform != "linux" or (chosen and not Path(chosen).is_dir()):
+        return {"": ""}
     files = vendor_files(Path(chosen) if chosen else SYSTEM_FOLDER)
-    if any(LIBRARY in text for text in files.values()):
-        return
+    library = installed_runtime()
+    if library is not None and not any(LIBRARY in text for text in files.values()):
+        files["sdlc-cpu.icd"] = f"{library}\n"
+    return files or {"": ""}
+
+
+def start(cl: ModuleType, files: dict[str, str]) -> None:
+    """Has the loader load these drivers and no others, if it has loaded none yet."""
+    given = os.environ.get(VARIABLE)
+    if "" not in files:
+        os.environ[VARIABLE] = _place(files)
     try:
-        place = write_vendors({**files, "sdlc-cpu.icd": f"{library}\n"})
+        cl.get_platforms()
+    except cl.Error:
+        pass  # the loader's error for "no driver at all"
+    finally:
+        os.environ.pop(VARIABLE, None)
+        os.environ.update({} if given is None else {VARIABLE: given})
+
+
+def _place(files: dict[str, str]) -> str:
+    try:
+        return str(write_vendors(files))
     except OSError:  # no room on the disk: the loader takes one library too
-        place = library
-    os.environ[VARIABLE] = str(place)
+        return next(iter(files.values())).strip()
 
 
 def has_room(folder: Path) -> bool:
@@ -120,8 +137,7 @@ def has_room(folder: Path) -> bool:
 
 @cache
 def load_opencl() -> ModuleType:
-    """pyopencl, with the installed CPU runtime in its list. Raises ImportError without pyopencl."""
-    prepare()
+    """pyopencl. Raises ImportError where it is not installed."""
     if not has_room(user_cache_path()):
         os.environ.setdefault(UNKEPT, "1")
     return importlib.import_module("pyopencl")

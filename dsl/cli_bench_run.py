@@ -110,13 +110,13 @@ def requests(
 
     Raises SdlError (K001) for what is neither.
     """
-    from sdlc.cli_common import request_of_file
+    from sdlc.cli_header import sized_request
     from sdlc.cli_models import is_model, model_requests
 
     if is_model(program):
         found = model_requests(program, "cpu", what)
     else:
-        found = {program.stem: request_of_file(program, "cpu", **what)}
+        found = {program.stem: sized_request(program, "cpu", **what)}
     return {n: replace(r, target=target, device=measured_on) for n, r in found.items()}
 
 

@@ -34,7 +34,7 @@ UNITS = ((DAY, "days"), (3600.0, "hours"), (60.0, "minutes"))
 @json_option
 def cache_command(clear: bool, unused_days: float | None, as_json: bool) -> None:
     """Lists the programs and packed weights that were kept, the one used last first, or removes
-    them, and drivers' builds of kernels.
+    them, and drivers' builds of kernels. With --clear, drivers are asked anew for their devices.
 
     \b
     Examples:
@@ -42,6 +42,7 @@ def cache_command(clear: bool, unused_days: float | None, as_json: bool) -> None
       sdlc cache --clear --unused-days 30
     """
     from sdlc.backends.build_cache import BuildCache
+    from sdlc.backends.opencl_drivers import forget
     from sdlc.models.cache import program_store
     from sdlc.models.packed import weight_store
 
@@ -53,6 +54,7 @@ def cache_command(clear: bool, unused_days: float | None, as_json: bool) -> None
         seconds = (unused_days or 0.0) * DAY
         removed = {kind: s.clear(seconds) if s else 0 for kind, s in stores.items()}
         removed["builds"] = builds.clear(seconds)
+        forget()
     kept = {kind: s.entries() if s else [] for kind, s in stores.items()}
     folder = next((str(s.folder.parent) for s in stores.values() if s), None)
     sizes = builds.sizes()

@@ -9,7 +9,7 @@ property tests, and a reproducer where one fails. Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,18 +19,17 @@ import click
 from sdlc.cli_common import (
     ManyValues,
     json_option,
-    parse_sizes,
     print_json,
     progress,
     request_from,
     source_options,
 )
+from sdlc.cli_header import structure_problems, with_header
 
 if TYPE_CHECKING:
     from sdlc.api import Request
-    from sdlc.language.diagnostics import Diagnostic, SdlError
-    from sdlc.program.program import Program
-    from sdlc.proof.structure import Header
+    from sdlc.graph.node import Graph
+    from sdlc.language.diagnostics import SdlError
 
 SOURCE = (
     *("entry", "configs", "sizes", "precision", "f32"),
@@ -105,7 +104,8 @@ def check_command(
     With --target or --device every kernel, and the whole program, is then run on drawn inputs
     (magnitudes, equal, masked and offset rows, f16 near overflow) at every stage: reference =
     rewritten = interpreted = legalised = device. A wrong stage is named, and a folder is left that
-    replays it. FILES may then be a model's folder too.
+    replays it. FILES may then be a model's folder too. Without --target each device runs the
+    kernels that are made for it.
 
     \b
     Examples:
@@ -118,7 +118,7 @@ def check_command(
         return _check_files(files, syntax, as_json, source)
     from sdlc.cli_prove import prove
 
-    with progress("compiling", 32) as tell:
+    with progress("compiling", 32, remaining=True) as tell:
         return prove(files, (target, device), source, what, tell, as_json)
 
 
@@ -147,20 +147,32 @@ def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlErr
     from sdlc.language.diagnostics import SdlError
 
     errors = [] if syntax else _check_rules(request)
-    count = 0
+    graphs: list[Graph] = []
     for name in entries(request):
-        one, header = with_header(request, name)
-        if one.missing_sizes():
-            continue
         try:
-            one.graph() if syntax else one.build()
-            count += 1
+            one, header = with_header(request, name)
+            if one.missing_sizes():
+                continue
+            if not syntax:
+                one.build()
+            graphs.append(one.graph())
             problems = () if syntax else structure_problems(one, header)
             if problems:
                 raise SdlError(problems, one.library.sources)
         except SdlError as error:
             errors.append(error)
-    return count, errors
+    if not syntax and (broken := law_problems(graphs, request)):
+        errors.append(broken)
+    return len(graphs), errors
+
+
+def law_problems(graphs: Iterable[Graph], request: Request) -> SdlError | None:
+    """The error (E051) of the monoids of the program's own files that break a law."""
+    from sdlc.language.diagnostics import SdlError
+    from sdlc.proof.laws import monoid_problems
+
+    found = monoid_problems(graphs, request.library)
+    return SdlError(found, request.library.sources) if found else None
 
 
 def _check_rules(request: Request) -> list[SdlError]:
@@ -178,37 +190,6 @@ def _check_rules(request: Request) -> list[SdlError]:
     return errors
 
 
-def with_header(request: Request, name: str) -> tuple[Request, Header]:
-    """The request for one definition, with the sizes of its `# sizes:` line where none are given;
-    and what its other lines say, if they are about these sizes and the default rules."""
-    from dataclasses import replace
-
-    from sdlc.language.elaborate_rule import chosen_rules
-    from sdlc.proof.structure import Header, header_of
-
-    header = header_of(request.library.entry_module, name)
-    sizes = parse_sizes(header.sizes)
-    made = replace(request, entry=name, sizes={**sizes, **request.sizes})
-    usual = [rule.name for rule in chosen_rules(request.library)]
-    same = all(made.sizes[n] == size for n, size in sizes.items())
-    plain = [rule.name for rule in request.rules] == usual
-    return made, header if same and plain else Header()
-
-
-def structure_problems(request: Request, header: Header) -> tuple[Diagnostic, ...]:
-    """What the lines `# kernels: 2` of a definition say that is not so."""
-    from dataclasses import replace
-
-    from sdlc.language.elaborate_rule import chosen_rules
-    from sdlc.proof.structure import unmet
-
-    def build(without: tuple[str, ...]) -> Program:
-        rules = chosen_rules(request.library, without)
-        return replace(request, rules=rules).build().program
-
-    return unmet(header.about(request.target.name), request.target.name, build)
-
-
 def entries(request: Request) -> list[str]:
     """Definitions to build: the entry asked for, else all that need no attribute from a caller."""
     from sdlc.language.syntax import Definition, TensorType
@@ -224,6 +205,8 @@ def entries(request: Request) -> list[str]:
 
 
 def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> None:
+    from sdlc.language.diagnostics import plural
+
     diagnostics = [d for error in errors for d in error.diagnostics]
     if as_json:
         print_json({"built": built, "diagnostics": [asdict(d) for d in diagnostics]})
@@ -231,10 +214,6 @@ def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> Non
     for error in errors:
         click.echo(f"{error}\n", err=True)
     for file, count in built.items():
-        click.echo(f"{file}: {_plural(count, 'definition')} built")
+        click.echo(f"{file}: {plural(count, 'definition')} built")
     if diagnostics:
-        click.echo(_plural(len(diagnostics), "error"), err=True)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+        click.echo(plural(len(diagnostics), "error"), err=True)

@@ -201,13 +201,21 @@ def parse_sizes(settings: Iterable[str]) -> dict[str, Size]:
     """Sizes by name from `name=3` and `name=2x3`; `name=` is a spread of no axes."""
     sizes: dict[str, Size] = {}
     for name, value in parse_pairs(settings, "--set"):
-        parts = value.split("x") if value else []
-        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        size = parse_size(value)
+        if size is None:
             message = f"'{name}={value}' is no size: write {name}=3, or {name}=2x3 for *{name}"
             raise click.BadParameter(message, param_hint="--set")
-        extents = tuple(int(part) for part in parts)
-        sizes[name] = extents[0] if len(extents) == 1 else extents
+        sizes[name] = size
     return sizes
+
+
+def parse_size(value: str) -> Size | None:
+    """The size of `3` or `2x3` ('': of no axes), or None for what is none."""
+    parts = value.split("x") if value else []
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        return None
+    extents = tuple(int(part) for part in parts)
+    return extents[0] if len(extents) == 1 else extents
 
 
 def parse_pairs(settings: Iterable[str], option: str) -> list[tuple[str, str]]:
@@ -301,21 +309,27 @@ def size_text(nbytes: int) -> str:
 
 
 @contextmanager
-def progress(first: str, width: int) -> Iterator[Callable[[str, int, int], None]]:
+def progress(
+    first: str, width: int, remaining: bool = False
+) -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr, where that is a terminal, with `width` letters for what is being done (at
-    the beginning `first`); it is told that, how much is done, and of how much."""
+    the beginning `first`); it is told that, how much is done, and of how much. `remaining`: it also
+    says how long the rest will take, by the last ten minutes."""
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn(f"{{task.description:{width}.{width}}}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+    columns: tuple[rich.ProgressColumn, ...] = (
+        rich.TextColumn(f"{{task.description:{width}.{width}}}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
     )
+    if remaining:
+        columns += (rich.TextColumn("left"), rich.TimeRemainingColumn())
     console = Console(stderr=True)
     hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
+    settings: dict[str, Any] = {"console": console, "transient": True, "disable": hidden}
+    with rich.Progress(*columns, **settings, speed_estimate_period=600) as bars:
         task = bars.add_task(first, total=None)
 
         def tell(name: str, number: int, total: int) -> None:

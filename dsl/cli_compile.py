@@ -23,11 +23,11 @@ from sdlc.cli_common import (
     json_option,
     print_json,
     print_table,
-    request_from,
     size_text,
     source_options,
     target_option,
 )
+from sdlc.cli_header import sized_request
 from sdlc.cli_kept import about, key_for, no_cache_option
 from sdlc.cli_models import built, tile_option
 from sdlc.cli_statistics import (
@@ -148,7 +148,7 @@ def _anew(
     from sdlc.program.bundle import write_bundle
     from sdlc.program.workers import cores
 
-    request = replace(request_from(file, **what), processes=cores())
+    request = replace(sized_request(file, **what), processes=cores())
     with warnings.catch_warnings(record=True) as warned:
         compiled = built(request)
     said = _warn([str(w.message) for w in warned])
@@ -219,14 +219,17 @@ def _load_summary(load: Program) -> dict[str, int]:
 
 
 def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    from sdlc.language.diagnostics import plural
+
     memory = {name: size_text(n) for name, n in summary["memory"].items()}
+    launches = plural(summary["dispatches"], "dispatch", "dispatches")
     unused = ", ".join(summary["unused_config"])
     return [
         ("program", f"{summary['name']} for {summary['target']}, {summary['precision']}"),
         ("inputs", _shapes(summary["inputs"])),
         ("outputs", _shapes(summary["outputs"])),
         *([("unused config", unused)] if unused else []),
-        ("kernels", f"{summary['kernels']}, dispatched {summary['dispatches']} times"),
+        ("kernels", f"{summary['kernels']} in {launches}"),
         ("arena", f"{memory['arena']} (at least {memory['lower_bound']}, naive {memory['naive']})"),
         ("largest", memory["largest"]),
         ("weights", memory["weights"]),

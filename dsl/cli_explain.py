@@ -19,12 +19,12 @@ from sdlc.cli_common import (
     check_place,
     json_option,
     print_json,
-    request_from,
     size_text,
     source_options,
     target_option,
     write_whole,
 )
+from sdlc.cli_header import sized_request
 from sdlc.cli_kept import about, kept_program, kept_record, no_cache_option, request_parts
 from sdlc.cli_models import built, tile_option
 
@@ -87,7 +87,7 @@ def explain_command(
     """
     if output is not None:
         check_place(output)
-    request = request_from(file, **what)
+    request = sized_request(file, **what)
     languages = request.target.caps.languages
     if language is not None:
         languages = (language,)
@@ -99,9 +99,7 @@ def explain_command(
     if output is not None:
         page = made.page().encode()
         write_whole(output, lambda file: file.write(page))
-        click.echo(
-            f"{output}  ({size_text(len(page))}, {len(made.dispatches)} dispatches)", err=True
-        )
+        click.echo(f"{output}  ({size_text(len(page))}, {_launches(made)})", err=True)
     if as_json:
         everything = made.as_json()
         chosen = {n: v for n, v in everything.items() if n not in SECTIONS or n in wanted}
@@ -109,6 +107,16 @@ def explain_command(
     elif output is None or sections:
         texts = (f"== {title} ==\n{text}" for n, title, text in made.sections() if n in wanted)
         click.echo("\n\n".join(texts))
+
+
+def _launches(made: Explanation) -> str:
+    """`3 dispatches a run, 2 at load`."""
+    from sdlc.language.diagnostics import plural
+
+    run = sum(d.part == "run" for d in made.dispatches)
+    load = len(made.dispatches) - run
+    said = f"{plural(run, 'dispatch', 'dispatches')} a run"
+    return f"{said}, {load} at load" if load else said
 
 
 def _explained(

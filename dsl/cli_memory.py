@@ -21,11 +21,11 @@ from sdlc.cli_common import (
     print_json,
     print_table,
     progress,
-    request_of_file,
     size_text,
     source_options,
     target_option,
 )
+from sdlc.cli_header import sized_request
 from sdlc.cli_kept import about, kept_record, no_cache_option, request_parts
 from sdlc.cli_models import built, is_model, model_requests, tile_option
 
@@ -57,10 +57,12 @@ def memory_command(model: Path, target: str, no_cache: bool, as_json: bool, **wh
       sdlc memory stable-diffusion-xl/vae --precision f16 --f32 vae
       sdlc memory stable-diffusion-2.1 --target mali --precision f16 --tile 64
     """
+    from sdlc.language.diagnostics import plural
+
     if is_model(model):
         requests = model_requests(model, target, what)
     else:
-        requests = {model.stem: request_of_file(model, target, **what)}
+        requests = {model.stem: sized_request(model, target, **what)}
     said = None if no_cache else about("memory", model, {**what, "target": target})
     found = {}
     with progress("compiling", 24) as tell:
@@ -73,7 +75,7 @@ def memory_command(model: Path, target: str, no_cache: bool, as_json: bool, **wh
     print_table(COLUMNS, [_row(name, each["bytes"]) for name, each in found.items()])
     for name, each in found.items():
         count = each["bytes"]["dispatches"]
-        click.echo(f"\n{name}: bytes live over its {count} dispatches")
+        click.echo(f"\n{name}: bytes live over its {plural(count, 'dispatch', 'dispatches')}")
         click.echo("\n".join(each["curve"]))
 
 

@@ -6,7 +6,7 @@ Invariant: the exit status is 1 if anything is wrong; what was not checked is li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdlc.api import Request, make_request
-from sdlc.cli_check import entries, structure_problems, with_header
+from sdlc.cli_check import entries, law_problems
 from sdlc.cli_common import print_json, request_from
+from sdlc.cli_header import structure_problems, with_header
 from sdlc.cli_models import is_model, model_requests
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType
@@ -23,6 +24,7 @@ from sdlc.language.diagnostics import Diagnostic, SdlError, failure
 from sdlc.program.pipeline import Wishes, planned
 from sdlc.proof.check import Compilation, Report, Tell, check, compiled, sized
 from sdlc.proof.falsify import Effort, Verdict, judge, need_hypothesis
+from sdlc.proof.heap import keep_freed_memory
 from sdlc.proof.reproduce import Command, Reproducer, read_inputs, reproduce
 from sdlc.proof.source import Source
 from sdlc.proof.stages import (
@@ -56,11 +58,29 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What kernels are made for, where they run (nowhere: interpreted only), the words for both."""
+    """What kernels are made for, where they run (nowhere: interpreted only)."""
 
     target: Target
     devices: tuple[Device, ...]
-    words: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """A command line's for both."""
+        named = ",".join(device.info.id for device in self.devices)
+        return ("--target", self.target.name, *(("--device", named) if named else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A program to check, made for a place."""
+
+    job: Job
+    place: Place
+    made: Compilation
+
+    @property
+    def kernels(self) -> list[str]:
+        return [kernel.name for kernel in self.made.program.all_kernels]
 
 
 def prove(
@@ -73,42 +93,85 @@ def prove(
 ) -> int:
     """Checks every program of the files; the exit status."""
     need_hypothesis()
-    place = _place(*where)
-    jobs = [job for file in files for job in _jobs(file, place.target, source)]
+    keep_freed_memory()
+    jobs = [
+        (place, job)
+        for place in _places(*where)
+        for file in files
+        for job in _jobs(file, place.target, source)
+    ]
     if how["replay"] is not None and len(jobs) != 1:
-        raise failure("C004", "--replay takes one program", help="name it with --entry")
+        help = "name it with --entry, and the target with --target"
+        raise failure("C004", "--replay takes one program", help=help)
     if how["replay"] is None:
-        _check_structure(jobs)
-    results = [(job, *_checked(job, place, how, tell)) for job in jobs]
+        _check_structure(job for _, job in jobs)
+    works = _with_kernel(_compiled(jobs, tell), how["kernel"])
+    results = [(work, *_checked(work, how, told)) for work, told in _told(works, tell)]
     if as_json:
         print_json([_as_json(*result) for result in results])
     else:
         for result in results:
-            _say(place, *result)
+            _say(*result)
     return 1 if any(report.failures for _, report, _ in results) else 0
 
 
+def _compiled(jobs: list[tuple[Place, Job]], tell: Tell) -> list[Work]:
+    made = []
+    for number, (place, job) in enumerate(jobs):
+        tell(f"compiling {job.title}", number, len(jobs))
+        made.append(Work(job, place, compilation(job.request)))
+    return made
+
+
+def _with_kernel(works: list[Work], kernel: str | None) -> list[Work]:
+    """Those that have this kernel. Raises SdlError (C005) where none does."""
+    found = [work for work in works if kernel is None or kernel in work.kernels]
+    if not found:
+        titles = ", ".join(f"`{work.job.title}`" for work in works)
+        message = f"{titles} {'has' if len(works) == 1 else 'have'} no kernel `{kernel}`"
+        kernels = ", ".join(dict.fromkeys(name for work in works for name in work.kernels))
+        raise failure("C005", message, help="choose one of its kernels", notes=(("has", kernels),))
+    return found
+
+
+def _told(works: list[Work], tell: Tell) -> Iterator[tuple[Work, Tell]]:
+    """Each with who is told of its progress as a part of all."""
+    counts = [len(work.made.pieces) + 1 for work in works]
+    for number, work in enumerate(works):
+        before = sum(counts[:number])
+
+        def told(name: str, done: int, total: int, before: int = before) -> None:
+            tell(name, before + done, sum(counts))
+
+        yield work, told
+
+
 def _check_structure(jobs: Iterable[Job]) -> None:
-    """Raises SdlError (C002) where a file says something else of its kernels."""
+    """Raises SdlError where a file says something else of its kernels (C002), or folds what is no
+    monoid (E051): then no order of its kernels is wrong."""
     for job in jobs:
+        if (broken := law_problems([job.request.graph()], job.request)) is not None:
+            raise broken
         problems = structure_problems(job.request, job.header)
         if problems:
             raise SdlError(problems, job.request.library.sources)
 
 
-def _place(target: str | None, device: str | None) -> Place:
+def _places(target: str | None, device: str | None) -> tuple[Place, ...]:
+    """One for the target that is named; else one for each target whose programs suit a device, with
+    the devices that it suits."""
     from sdlc.backends.devices import open_device, target_of
     from sdlc.backends.target import load_target
 
     opened = () if device is None else tuple(map(open_device, device.split(",")))
     if target is not None:
-        made = load_target(target)
-    elif opened:
-        made = target_of(opened[0].info)
-    else:
+        return (Place(load_target(target), opened),)
+    if not opened:
         raise click.UsageError("give --target, --device or both")
-    words = ("--target", made.name, *(("--device", device) if device else ()))
-    return Place(made, opened, words)
+    own: dict[str, list[Device]] = {}
+    for each in opened:
+        own.setdefault(target_of(each.info).name, []).append(each)
+    return tuple(Place(load_target(name), tuple(suited)) for name, suited in own.items())
 
 
 def route_for(place: Place) -> Route:
@@ -207,53 +270,41 @@ def compilation(request: Request) -> Compilation:
 # ---- one program ---------------------------------------------------------------------------------
 
 
-def _checked(
-    job: Job, place: Place, how: dict[str, Any], tell: Tell
-) -> tuple[Report, Reproducer | None]:
-    tell(f"compiling {job.title}", 0, 1)
-    made = compilation(job.request)
-    route = route_for(place)
-    names = [kernel.name for kernel in made.program.all_kernels]
-    if how["kernel"] is not None and how["kernel"] not in names:
-        kernels = ", ".join(names)
-        message = f"`{job.title}` has no kernel `{how['kernel']}`"
-        raise failure("C005", message, help="choose one of its kernels", notes=(("has", kernels),))
+def _checked(work: Work, how: dict[str, Any], tell: Tell) -> tuple[Report, Reproducer | None]:
+    route, target = route_for(work.place), work.place.target
     if how["replay"] is not None:
-        return _replayed(made, route, how), None
+        return _replayed(work.made, route, how), None
     effort = Effort(how["examples"], how["seconds"], how["seed"])
-    report = check(made, route, effort, tell, how["kernel"])
+    report = check(work.made, route, effort, tell, how["kernel"])
     left = None
     if report.failures:
-        command = Command(job.words, place.words)
-        means = (route, lambda source: _subject_of(source, place.target))
+        command = Command(work.job.words, work.place.words)
+        means = (route, lambda source: _subject_of(source, target))
         left = reproduce(report.failures[0], command, means, how["output"])
     return report, left
 
 
 def _replayed(made: Compilation, route: Route, how: dict[str, Any]) -> Report:
     arrays = read_inputs(how["replay"])
-    subject = _whole(made)
+    subject = made.whole
     if how["kernel"] is not None:
         subject = sized(next(s for s in made.pieces if s.name == how["kernel"]))
     fault = judge(subject, route, arrays)
     return Report((Verdict(subject, 1, fault, (), 1.0, 0.0),), None, ())
 
 
-def _whole(made: Compilation) -> Subject:
-    return Subject(made.program.name, made.graph, made.rewritten, made.program, made.numerics)
-
-
 def _subject_of(source: Source, target: Target) -> Subject:
     """A stand-alone text compiled."""
     request = make_request(source.text, target, None, {}, (None, source.precision.value))
-    return _whole(compilation(request))
+    return compilation(request).whole
 
 
 # ---- what to say ---------------------------------------------------------------------------------
 
 
-def _say(place: Place, job: Job, report: Report, left: Reproducer | None) -> None:
+def _say(work: Work, report: Report, left: Reproducer | None) -> None:
     """The report for people, on stderr where it is bad news."""
+    job, place = work.job, work.place
     stages = " = ".join(s.name for s in route_for(place).stages)
     examples = sum(v.examples for v in report.verdicts)
     precision = "" if job.request.precision is DType.F32 else " in f16"
@@ -288,10 +339,12 @@ def _error(verdict: Verdict, left: Reproducer | None, sources: Mapping[str, str]
     return SdlError((Diagnostic("C001", message, span, "", tuple(notes), help),), sources)
 
 
-def _as_json(job: Job, report: Report, left: Reproducer | None) -> dict[str, Any]:
+def _as_json(work: Work, report: Report, left: Reproducer | None) -> dict[str, Any]:
+    job = work.job
     return {
         "program": job.title,
         "target": job.request.target.name,
+        "devices": [device.info.id for device in work.place.devices],
         "precision": job.request.precision.value,
         "checked": [_verdict_json(v) for v in report.verdicts],
         "not_checked": [{"name": name, "reason": reason} for name, reason in report.skipped],

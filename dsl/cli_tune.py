@@ -90,6 +90,7 @@ def tune_command(
     from sdlc.backends.target import load_target
     from sdlc.backends.tuner import Settings
     from sdlc.cli_bench_run import requests
+    from sdlc.program.records import check_appendable
 
     if output is not None:
         check_place(output)
@@ -98,6 +99,7 @@ def tune_command(
     wanted = requests(program, chosen, what)
     place = output or next(r.records for r in wanted.values() if r.records is not None)
     check_place(place)
+    check_appendable(place)
     run = _Run(opened, place, Settings(top), budget)
     with progress("planning", 48) as tell:
         for request in wanted.values():

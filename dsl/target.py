@@ -105,10 +105,10 @@ class Profile:
     and columns (scalars) of a contraction's result that one work-item keeps in registers;
     `reduction_lanes` work-items that share one reduction (1: vector lanes share it instead);
     `block` elements of a reduced axis that are folded at a time where a state is rescaled (0: one
-    by one), and `block_values` of all its columns, to which half or twice the block may come nearer
-    (0: it is always the block); `slice` elements of K that a work-group fetches to local memory at
-    a time (0: operands are read from memory; then `factor_slice` is for a left factor that is
-    computed as it is fetched, such as a norm's rows),
+    by one), and `block_values` of all its columns: twice the block where that has fewer, half where
+    the block has more (0: it is always the block); `slice` elements of K that a work-group fetches
+    to local memory at a time (0: operands are read from memory; then `factor_slice` is for a left
+    factor that is computed as it is fetched, such as a norm's rows),
     `depth` of which are under way at once (2: the next is loaded meanwhile); `groups` work-groups
     that keep the device busy; `unroll` copies of a contraction's innermost reduced loop; `points`
     elements and `flop` operations that one work-item computes at least, in loops, where there is

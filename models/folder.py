@@ -146,7 +146,7 @@ def load_folder(path: Path | str | None) -> Model:
     if not (folder / "model_index.json").is_file():
         known = folder.is_dir()
         message = f"{folder} is not a model folder" if known else f"there is no folder {folder}"
-        help = f"--model takes a diffusers folder: model_index.json and {', '.join(USUAL)}"
+        help = f"give a folder in the diffusers layout: model_index.json and {', '.join(USUAL)}"
         raise failure("M001", message, help=help)
     parts = _checked_parts(folder, read_json(folder / "model_index.json"))
     configs = {part: _part(folder, part) for part in parts if not part.startswith("tokenizer")}

@@ -76,9 +76,6 @@ CONTEXTS = MappingProxyType(
 """The width of the texts that attention looks at, by which a file tells its family."""
 
 
-Changes = Mapping[str, tuple[Change, ...]]
-
-
 @dataclass(frozen=True, slots=True)
 class Lora:
     """A file and how much of it is added: 1 is what it was trained for."""

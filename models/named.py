@@ -17,11 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sdlc.language.diagnostics import SdlError, failure
+from sdlc.language.diagnostics import SdlError, did_you_mean, failure
 from sdlc.models.folder import SOURCES, Config, Model, model_of
 from sdlc.models.vocabulary import CLIP, OPEN_CLIP
 from sdlc.models.weights import Weights
-from sdlc.program.values import did_you_mean
 
 FILE = SOURCES / "named.toml"
 FILLED_WITH_END = "quick_gelu"
@@ -58,7 +57,7 @@ def named_model(name: str) -> Model:
     """The model of this name. Raises SdlError (M001) for an unknown one."""
     known = named()
     if name not in known:
-        near, names = did_you_mean(name, known), ", ".join(known)
+        near, names = did_you_mean(name, known, 3), ", ".join(known)
         ways = f"give a folder, a .safetensors file, OWNER/NAME of the hub, or {names}"
         help = f"{near} {ways}".lstrip()
         raise failure("M001", f"there is no folder and no model `{name}`", help=help)

@@ -16,12 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from sdlc.graph.types import Array, DType
-from sdlc.language.diagnostics import failure
+from sdlc.language.diagnostics import did_you_mean, failure
 from sdlc.models.folder import Model
 from sdlc.models.image import Picture, picture_size, to_pixels
 from sdlc.models.lora import Lora
 from sdlc.models.samplers import SAMPLERS, Plan, sampler_of
-from sdlc.program.values import did_you_mean
 
 MAX_SIZE = 4096
 MAX_BATCH = 64
@@ -186,7 +185,7 @@ def check_settings(settings: GenerateSettings, folder: Model) -> None:
     _check_start(settings, folder)
     if settings.sampler is not None and settings.sampler not in SAMPLERS:
         message, known = f"there is no sampler `{settings.sampler}`", ", ".join(SAMPLERS)
-        near = did_you_mean(settings.sampler, SAMPLERS)
+        near = did_you_mean(settings.sampler, SAMPLERS, 3)
         raise failure("G002", message, help=f"{near} samplers are {known}".lstrip())
 
 

@@ -77,7 +77,7 @@ def report(settings: GenerateSettings, peaks: dict[str, int]) -> None:
     for network in networks(model, settings):
         program = compiled(network, model, target, settings.precision, device)[0]
         needed = memory_of(program)
-        total = needed.weights + max(needed.arena, needed.loading)
+        total = needed.weights + needed.arena
         bound = max(bound, total)
         print(
             f"{network.source:24} weights {needed.weights / MEBI:8.0f} MiB, "

@@ -26,6 +26,7 @@ from sdlc.graph.types import DType
 from sdlc.language.elaborate_rule import load_rules
 from sdlc.language.library import load
 from sdlc.program.pipeline import compile_plan
+from sdlc.proof.narrow import narrowed
 from sdlc.proof.sample import work
 from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits
 from sdlc.proof.stages import Stage as Level
@@ -128,7 +129,8 @@ def prove(drawn: Drawn, stages: tuple[Level, ...], language: str = "numpy") -> N
     """Raises AssertionError with the guilty stage where one differs from the program's meaning."""
     graph, precision = drawn.graph, drawn.case.precision
     program = compile_plan(graph, drawn.plan, drawn.making.machine, precision)
-    subject = Subject("drawn", graph, graph, program)
+    narrow = narrowed(graph, (item.group for item in drawn.plan.kernels))
+    subject = Subject("drawn", graph, graph, program, narrowed=narrow)
     arrays = Arrays(drawn.case.inputs, weights_of(graph))
     allowed = limits(subject, arrays, Route((*stages, interpreted()), language))
     for stage in stages:

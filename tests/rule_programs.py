@@ -68,6 +68,12 @@ _SHIFTED = """model m(x: T[b, s, c], r: T[b, s, o], t: T[b, s, p]) -> T[b, s] {
   u = softmax(third: linear(y, p)) * t
   out[i, j] = (sum over n < o of z[i, j, n]) + (sum over n < p of u[i, j, n])
 }"""
+_BIASES = """model m(x: T[b, s, c]) -> T[b, c, s] {
+  param first: T[c]
+  param second: T[c]
+  y[i, n, j] = exp(x[i, j, n]) + first[n]
+  out[i, n, j] = second[n] + y[i, n, j]
+}"""
 _SMALL: dict[str, Range] = {"b": (1, 2), "c": (1, 3), "h": (2, 7), "w": (3, 5), "o": (1, 3)}
 _SIZES: dict[str, Range] = {"b": (1, 3), "c": (1, 4), "d": (1, 5), "o": (1, 3)}
 
@@ -84,6 +90,7 @@ MECHANISM_PROGRAMS: dict[str, tuple[tuple[str, dict[str, Range]], ...]] = {
     ),
     "join_read_together": ((_TOGETHER, {"b": (1, 2), "s": (1, 3), "c": (1, 4), "o": (1, 4)}),),
     "join_shifts": ((_SHIFTED, {"b": (1, 2), "s": (1, 3), "c": (1, 4), "o": (1, 5), "p": (6, 7)}),),
+    "join_biases": ((_BIASES, {"b": (1, 2), "s": (1, 3), "c": (1, 4)}),),
     "halo": (
         (_CONVOLUTION, {**_SMALL, "s": (3, 3)}),
         (_CONVOLUTION, {**_SMALL, "s": (5, 5)}),

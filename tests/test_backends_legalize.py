@@ -56,6 +56,7 @@ from sdlc.language.diagnostics import SdlError
 from sdlc.target import Capabilities
 
 MANY = 32
+ARRAYS = (("rare", Space.LOCAL), ("busy", Space.LOCAL), ("alone", Space.PRIVATE))
 LIMITS: dict[str, Capabilities] = {
     "opencl": Capabilities(
         ("opencl",),
@@ -132,6 +133,23 @@ def test_every_pass_keeps_the_meaning_by_itself(rewrite: Callable[..., Kernel]) 
             continue
         made = rewrite(example.kernel, caps, "wgsl")
         same(interpret(example.kernel, example.inputs), interpret(made, example.inputs))
+
+
+def test_local_arrays_that_loops_read_most_come_first() -> None:
+    """An instruction's offset reaches the first few KiB of local memory."""
+    rare, busy, alone = (Buffer(n, DType.F32, 8, s) for n, s in ARRAYS)
+    p, total = Var("p", I32), Var("total", F32)
+    body = (
+        *(Store(b, LX, f32(0.0)) for b in (rare, busy, alone)),
+        Barrier(),
+        Declare(total, add(Load(rare, LX), Load(rare, i32(1)))),
+        For(p, 4, (Assign(total, add(total, Load(busy, p))),)),
+        Store(write("out", 8), LX, total),
+    )
+    kernel = replace(one_dimensional("k", (write("out", 8),), body, 8), arrays=(rare, busy, alone))
+    made = legalize(kernel, LIMITS["opencl"], "opencl")
+    assert made.arrays == (busy, rare, alone)
+    assert legalize(made, LIMITS["opencl"], "opencl").arrays == made.arrays
 
 
 def test_nothing_changes_where_nothing_is_missing() -> None:

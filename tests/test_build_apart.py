@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -70,6 +71,28 @@ def test_only_what_is_not_kept_goes_to_another_process(
     opened.build(texts_of())  # what it did not make is built here
     opened.build_ahead([texts_of(), []])
     assert len(asked) == 1
+
+
+RESIDENT = """
+import re
+from pathlib import Path
+from sdlc.backends.devices import open_device
+
+def resident(field):
+    said = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{field}:\\s+(\\d+) kB", said, re.M)[1])
+
+device = open_device("cpu")
+held = device.allocate(96 << 20)
+device.finish()
+print(resident("VmHWM") - resident("VmRSS"))
+"""
+
+
+def test_memory_is_filled_with_little_beside_it() -> None:
+    command = [sys.executable, "-c", RESIDENT]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(said) < 16 << 10  # KiB
 
 
 LINE = '{"done": 1, "total": 3, "seconds": 0.5, "label": "unet"}'

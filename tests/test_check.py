@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import sdlc.proof.tolerance
 from rule_programs import values_for
 from schedule_programs import POOL, Pooled, fired_in
 from sdlc.api import make_request
+from sdlc.backends.devices import open_device, target_of
 from sdlc.cli import status_of
 from sdlc.graph.node import Input, topological
 from sdlc.graph.reference import Mode, evaluate
@@ -118,6 +120,37 @@ def test_devices_are_held_against_one_reference(
     assert status == 0 and sampled == [set()] * 2
 
 
+def test_without_a_target_each_device_runs_kernels_of_its_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices of one target are held against what is computed once; the bar counts the kernels of
+    all; and what fails is replayed for the target and devices that it failed for."""
+    told: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(
+        "sdlc.cli_check.progress",
+        lambda *_, **__: nullcontext(lambda name, done, total: told.append((name, done, total))),
+    )
+    words = ("check", SOFTMAX, *SIZES, "--device", "cpu,llvmpipe,pocl", "--examples", 1)
+    status, out, _ = run(capsys, *words, "--json")
+    made = json.loads(out)
+    assert status == 0 and all(v["agrees"] for record in made for v in record["checked"])
+    own = target_of(open_device("cpu").info).name
+    places = [(record["target"], record["devices"]) for record in made]
+    assert places == [(own, ["cpu", "pocl"]), ("llvmpipe", ["llvmpipe"])]
+    names = [v["name"] for record in made for v in record["checked"]]
+    assert [n for n, _, _ in told if not n.startswith("compiling")] == [
+        "the whole program" if name == "softmax" else name for name in names
+    ]
+    assert [(done, total) for _, done, total in told][-len(names) :] == [
+        (number, len(names)) for number in range(len(names))
+    ]
+    right = sdlc.backends.legalize.legalize
+    monkeypatch.setattr(sdlc.backends.legalize, "legalize", lambda k, *_: broken(right(k, *_)))
+    status, _, err = run(capsys, *words, "-o", tmp_path / "r")
+    assert status == 1 and "--target llvmpipe --device llvmpipe" in err
+    assert f"--target {own} --device cpu,pocl" in err
+
+
 def test_a_wrong_pass_is_named_and_reproduced(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,8 +192,12 @@ def test_bad_questions_are_answered(capsys: pytest.CaptureFixture[str], tmp_path
     words = ("check", SOFTMAX, *SIZES, "--target", "cpu")
     status, _, err = run(capsys, *words, "--kernel", "no_such")
     assert status == 1 and "C005" in err and "softmax" in err
-    status, _, err = run(capsys, *words, "--replay", tmp_path / "none.npz")
-    assert status == 1 and "C004" in err
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name in ("none.npz", "one.npy", "cut.npz", "empty.npz"):
+        status, _, err = run(capsys, *words, "--replay", tmp_path / name)
+        assert status == 1 and "C004" in err
 
 
 # ---- kernels by themselves

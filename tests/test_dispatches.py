@@ -27,7 +27,7 @@ GATED = 2 * 2 * 4096 * 4 * 320
 MOST = {
     "cpu": 350,
     "nvidia": 350,
-    "nvidia-matrix": 397,
+    "nvidia-matrix": 350,
     "apple": 350,
     "adreno": 350,
     "mali": 350,

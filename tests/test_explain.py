@@ -105,6 +105,27 @@ def test_calls_lead_to_the_program(made: Explanation) -> None:
     assert texts == [["y = project(x, first)"], ["return softmax(project(y, second))"]]
 
 
+def test_a_group_is_called_by_what_most_of_its_work_is() -> None:
+    """A norm inside a product is the product's, an activation over a norm the norm's; factors are
+    called as the stages that hold them."""
+    source = "op f(x: T[b, n], w: T[m, n], g: T[n]) -> T[b, m] { return matmul_nt(rms(x, g), w) }"
+    norm = """
+op rms(x: T[b, n], g: T[n]) -> T[b, n] {
+  s[b] = sum over i < n of square(x[b, i])
+  out[b, i] = x[b, i] * rsqrt(s[b] / n + 1e-6) * g[i]
+}
+"""
+    sizes = {"b": 512, "n": 320, "m": 640}
+    request = make_request(norm + source, "adreno", "f", sizes, (None, "f16"))
+    (group,) = explanation(request.build(), request).groups
+    assert group.definition == "matmul_nt" and group.definitions == ("rms", "matmul_nt")
+    assert "total = sum over p < 320 of left[b, p] * right[p, j]" in group.text
+    source = "op f(x: T[b, n], g: T[n]) -> T[b, n] { return silu(rms(x, g)) }"
+    request = make_request(norm + source, "cpu", "f", {"b": 16, "n": 64}, (None, "f32"))
+    (group,) = explanation(request.build(), request).groups
+    assert group.definition == "rms"
+
+
 def test_memory_over_time(made: Explanation) -> None:
     temporaries = [t for t in made.tensors if t.part == "run" and t.first >= 0]
     count = sum(d.part == "run" for d in made.dispatches)

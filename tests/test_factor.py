@@ -12,8 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from sdlc.api import make_request
 from sdlc.backends.target import load_target
 from sdlc.graph.node import Graph
+from sdlc.graph.types import DType
+from sdlc.kernel.ir import Barrier, statements
 from sdlc.program.interpreted import run_interpreted
-from sdlc.program.pipeline import compile_graph
+from sdlc.program.pipeline import compile_graph, compile_plan
+from sdlc.proof.inputs import values
+from sdlc.proof.narrow import narrowed
 from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.nest import Place
 from sdlc.schedule.plan import EVERY, plan
@@ -35,9 +39,9 @@ PRODUCTS = {
 SIZES = st.sampled_from((2, 3, 4, 5, 7, 8, 13, 16, 17, 33))
 
 
-def graph_of(rows: str, product: str, sizes: dict[str, int]) -> Graph:
+def graph_of(rows: str, product: str, sizes: dict[str, int], precision: str = "f32") -> Graph:
     text = f"{HEAD}\n{ROWS[rows]}\n{PRODUCTS[product]}\n}}"
-    return make_request(text, "cpu", "entry", sizes, (None, "f32")).graph()
+    return make_request(text, "cpu", "entry", sizes, (None, precision)).graph()
 
 
 def target(profile: Profile) -> Target:
@@ -109,6 +113,30 @@ def test_rows_far_from_zero_keep_their_deviations(name: str) -> None:
     inputs["x"] += np.float32(4096)
     allowed = tolerance(graph, inputs, {})
     check(allowed, run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
+
+
+@pytest.mark.parametrize("kind", ["equal rows", "offset", "masked"])
+@pytest.mark.parametrize("rows", ["layer", "rms"])
+def test_rows_before_a_matrix_instruction_are_normalised_exactly(rows: str, kind: str) -> None:
+    """In halves: rows are normalised before they are rounded, by numbers that each row has once."""
+    graph = graph_of(rows, "one", {"b": 2, "s": 65, "k": 48, "n": 24}, "f16")
+    made = plan(graph, load_target("nvidia-matrix"))
+    (own,) = made.kernels
+    assert own.nest.matrix is not None
+    assert [s.value for s in own.nest.stages if not s.at] == [own.group.inner[0].name, "rows"]
+    program = compile_plan(graph, made, load_target("nvidia-matrix"), DType.F16)
+    inputs = {i.name: values(i.dtype, i.shape, "ordinary", 1) for i in graph.inputs}
+    inputs["x"] = values(DType.F16, (2, 65, 48), kind, 2)
+    truth = narrowed(graph, [own.group]) or graph
+    check(tolerance(truth, inputs, {}), run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
+
+
+def test_a_matrix_instruction_waits_for_few_barriers() -> None:
+    """Work-items combine several rows' statistics at once."""
+    graph = graph_of("layer", "one", {"b": 1, "s": 8192, "k": 320, "n": 320}, "f16")
+    program = compile_graph(graph, load_target("nvidia-matrix"), DType.F16)
+    (kernel,) = program.kernels.values()
+    assert sum(isinstance(s, Barrier) for s in statements(kernel.body)) <= 14  # 44 one by one
 
 
 def kernels(graph: Graph, name: str, *without: str) -> int:

@@ -90,8 +90,10 @@ def test_linear_layers_in_a_row_are_one() -> None:
 def test_what_norms_scale_and_shift_is_in_the_weights_behind_them() -> None:
     """Queries, keys and values of one norm, queries of the next, the gated layer, and a 1 × 1
     convolution of each transformer; norms before activations stay. A bias of each column stands for
-    a scale and a shift of each term: weights grow by the difference of these vectors, 0.03 %."""
-    graph, report = applied("fold_affine", "join_shifts")
+    a scale and a shift of each term: weights grow by the difference of these vectors, 0.03 %. The
+    gated layer and the convolution have a bias already."""
+    graph, report = applied("fold_affine", "join_shifts", "join_biases")
+    assert report.fired("join_biases") == 32
     assert report.fired("fold_affine") == 96
     assert report.fired("join_shifts") == 48
     before, after = (weight_bytes(hoist(g).run) for g in (stable_diffusion(), graph))

@@ -10,7 +10,8 @@ import pytest
 import sdlc
 from sdlc.api import make_request
 from sdlc.cli import status_of
-from sdlc.cli_check import entries, structure_problems, with_header
+from sdlc.cli_check import entries
+from sdlc.cli_header import structure_problems, with_header
 from sdlc.language.diagnostics import SdlError
 from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.parse import parse_module
@@ -45,7 +46,7 @@ op second(x: T[n]) -> T[n] {
 def test_lines_belong_to_the_definition_that_follows() -> None:
     module = parse_module(TEXT, "a.sdl")
     header = header_of(module, "first")
-    assert header.sizes == ("n=4",)
+    assert [(s.name, s.value) for s in header.sizes] == [("n", "4")]
     assert [(e.target, e.without, e.what, e.count) for e in header.expectations] == [
         ("", (), "kernels", 1),
         ("mali", (), "kernels", 2),
@@ -122,3 +123,43 @@ def test_what_does_not_hold_is_shown(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "# without halo kernels: 3" in said
     assert status_of(["check", str(file), "--target", "mali", "--entry", "first"]) == 1
     assert "1 kernels for mali, where the file says 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("# kernls: 1", "C002", "did you mean `kernels`?"),
+        ("# without halo dispatchs: 1", "C002", "did you mean `dispatches`?"),
+        ("# aderno kernels: 1", "C002", "did you mean `adreno`?"),
+        ("# Mali kernels: 1", "C002", "`# TARGET kernels: 2`"),
+        ("# size: n=4", "C002", "did you mean `sizes`?"),
+        ("# sizes: m=4", "E039", "`first` has no size `m`"),
+        ("# sizes: n=four", "E038", "`n=four` is no size"),
+    ],
+)
+def test_lines_that_nothing_would_look_at_are_errors(
+    line: str, code: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.sdl"
+    sizes = "# step sizes: 3\n# sizes: n=4\n" if "size" not in line else ""
+    file.write_text(f"{sizes}{line}\nop first(x: T[n]) -> T[n] {{ out[i] = 2 * x[i] }}\n")
+    assert status_of(["check", str(file)]) == 1
+    error = capsys.readouterr().err
+    assert code in error and said in error and f" | {line}\n" in error
+
+
+def test_commands_take_the_sizes_that_a_file_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.sdl"
+    file.write_text(TEXT)
+    for command in ("explain", "memory"):
+        assert status_of([command, str(file), "--entry", "first", "--no-cache"]) == 0
+    folder = str(tmp_path / "bundle")
+    assert status_of(["compile", str(file), "--entry", "first", "-o", folder, "--no-cache"]) == 0
+    assert "x[4]" in capsys.readouterr().out
+    given = ["--set", "n=6", "-o", folder, "--no-cache"]
+    assert status_of(["compile", str(file), "--entry", "first", *given]) == 0
+    assert "x[6]" in capsys.readouterr().out
+    assert status_of(["compile", str(file), "--entry", "second", "-o", folder, "--no-cache"]) == 1
+    assert "`n`" in capsys.readouterr().err

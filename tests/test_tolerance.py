@@ -151,7 +151,7 @@ def test_evaluations_at_once_are_rounded_each_anew() -> None:
     third = apply("div", apply("exp", f32(1)), f32(3))
     own = Map((i,), apply("mul", third, apply("exp", apply("f32", Index(i)))), DType.F32)
     seen = Reduce((), (i,), sum_monoid(), (at(own, i),), (DType.F32,))
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(3)
     rounding = RandomRounding(generator, ACCURACY["wgsl"])
     options = Options(rounding=rounding, order=RandomOrder(generator, True))
     for node in (own, seen):

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import hypothesis.strategies as st
 import numpy as np
@@ -16,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 
 import sdlc
 from graphs import map_graph, matmul_graph, statistics_graph, window_graph
+from sdlc.backends import tune as tuning
 from sdlc.backends.target import load_target
-from sdlc.backends.tune import Effort
+from sdlc.backends.tune import Effort, Timed
 from sdlc.backends.tuner import Settings, Work, tune
 from sdlc.cli import status_of
 from sdlc.graph.node import Graph
@@ -232,7 +234,7 @@ def test_other_records_are_ignored_with_one_warning(tmp_path: Path) -> None:
         file.write('{"torn": \n[1]\n{"point": 3}\n')
     found = read_records(path, "cpu", "device, driver")
     assert not found.choices
-    assert "1 of another compiler, 1 of another device, 4 lines that are no record" in found.warning
+    assert "1 of another compiler, 1 of another device, 4 that cannot be read" in found.warning
     assert found.warning.count("\n") == 0 and "sdlc tune" in found.warning
 
 
@@ -241,7 +243,7 @@ def test_a_torn_line_does_not_spoil_the_next(tmp_path: Path) -> None:
     path.write_text('{"target": "cp')
     append_record(path, record())
     found = read_records(path, "cpu", None)
-    assert len(found.choices) == 1 and "1 lines that are no record" in found.warning
+    assert len(found.choices) == 1 and "1 that cannot be read" in found.warning
 
 
 def test_records_lie_beside_the_program(tmp_path: Path) -> None:
@@ -267,6 +269,18 @@ def test_tuning_measures_the_default_and_the_best(tmp_path: Path) -> None:
     found = read_records(tmp_path / "r", "cpu", outcome.record.device)
     (made,) = plan(graph, target, choices=found.choices).kernels
     assert bool(made.note) == bool(outcome.record.point)
+
+
+def test_a_launch_that_was_held_up_does_not_pass_for_a_long_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kernel of 10 µs whose first launch waited for 50 ms is repeated 1000 times a turn."""
+    taken = iter([0.05, 1e-5, 1e-5, 1e-5])
+    monkeypatch.setattr(tuning, "_turn", lambda *_: Timed(next(taken), 0.0))
+    bench = SimpleNamespace(device=SimpleNamespace(record=lambda _, launches: launches))
+    made = SimpleNamespace(built={}, launch="launch")
+    launches, repeats = tuning._recording(cast(Any, bench), cast(Any, made), 0.02)
+    assert repeats == len(launches) == 1000
 
 
 def test_equal_groups_are_one_job() -> None:
@@ -338,5 +352,9 @@ def test_a_budget_that_is_spent_leaves_the_rest(
     assert status_of([*command, "-o", str(tmp_path / "r.jsonl")]) == 0
     assert "0 measured, 1 left: call again" in capsys.readouterr().out
     assert not (tmp_path / "r.jsonl").exists()
+    for other in ("-o", "--records"):
+        assert status_of([*command, other, str(file)]) == 1
+        assert f"`{file}` holds no tuning records" in capsys.readouterr().err
+    assert file.read_text() == SOFTMAX
     assert status_of([*command, "-o", str(tmp_path / "no" / "r.jsonl")]) == 1
     assert "X003" in capsys.readouterr().err

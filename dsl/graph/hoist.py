@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
 
-from sdlc.graph.expr import Expr, Read, cost, rebuild
+from sdlc.graph.expr import Expr, Read, rebuild
+from sdlc.graph.names import free_name
 from sdlc.graph.node import (
     Const,
     Graph,
@@ -31,7 +31,8 @@ from sdlc.graph.node import (
     Reduce,
     Role,
     element_count,
-    expressions,
+    flop_of,
+    points_of,
     reads,
     sources,
     topological,
@@ -140,7 +141,7 @@ def _made_from(node: Node) -> tuple[int, int]:
     size = flop = 0
     for each in _beneath(node):
         if isinstance(each, (Map, Reduce)):
-            flop += _flop(each)
+            flop += flop_of(each)
         else:
             size += element_count(each) * each.dtype.itemsize
     return size, flop
@@ -158,20 +159,9 @@ def _beneath(node: Node) -> Iterator[Node]:
         stack += fresh
 
 
-def _points(node: Node) -> int:
-    """How often the expressions of a node are evaluated."""
-    over = prod(a.extent for a in node.over) if isinstance(node, Reduce) else 1
-    return element_count(node) * over
-
-
-def _flop(node: Map | Reduce) -> int:
-    combine = node.monoid.combine if isinstance(node, Reduce) else ()
-    return _points(node) * cost(*expressions(node), *combine)
-
-
 def _times_read(node: Node, readers: list[Node]) -> int:
     """How many elements of the node its readers read."""
-    return sum(_points(r) for r in readers for each in reads(r) if each.source is node)
+    return sum(points_of(r) for r in readers for each in reads(r) if each.source is node)
 
 
 # ---- the two graphs ------------------------------------------------------------------------------
@@ -184,10 +174,7 @@ def _weights(found: list[Map | Reduce], readers: _Readers, taken: set[str]) -> d
         for field in sorted(
             {r.field for n in readers.of[node] for r in reads(n) if r.source is node}
         ):
-            name, count = _name(node, field), 1
-            while name in taken:
-                count += 1
-                name = f"{_name(node, field)}_{count}"
+            name = free_name(_name(node, field), taken)
             taken.add(name)
             dtype = node.dtypes[field]
             made[(node, field)] = Input(name, node.shape, dtype, Role.WEIGHT, node.origin)

@@ -6,7 +6,7 @@ for every graph; whoever applies one asks whether it is selected. Example: `MECH
 
 from __future__ import annotations
 
-from sdlc.graph import beside, halo, joined, shifts
+from sdlc.graph import beside, biases, halo, joined, shifts
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule
 
@@ -117,6 +117,7 @@ DEFAULT = (
     "join_shifts",
     "compose_products",
     "fold_affine",
+    "join_biases",
     "scale_and_shift",
     "upsample_phases",
     "winograd_4",
@@ -159,6 +160,13 @@ MECHANISMS: tuple[Rule, ...] = (
         Numerics.EXACT,
         shifts.looks_at,
         shifts.attempt,
+    ),
+    Rule(
+        "join_biases",
+        "Biases that are added one after the other are one, made when weights are loaded.",
+        Numerics.REASSOCIATED,
+        biases.looks_at,
+        biases.attempt,
     ),
     Rule(
         "halo",

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sdlc.graph.expr import Axis, Expr, Read, Slot, apply, reads_of, walk
+from sdlc.graph.expr import Axis, Expr, Read, Slot, apply, cost, reads_of, walk
 from sdlc.graph.intern import Interned
 from sdlc.graph.types import Array, DType, Origin
 
@@ -250,6 +250,18 @@ def is_static(node: Node) -> bool:
 
 def element_count(node: Node) -> int:
     return prod(node.shape)
+
+
+def points_of(node: Node) -> int:
+    """How often the expressions of a node are evaluated."""
+    over = prod(a.extent for a in node.over) if isinstance(node, Reduce) else 1
+    return element_count(node) * over
+
+
+def flop_of(node: Node) -> int:
+    """Floating-point operations of a definition, by the scalar table's costs."""
+    combine = node.monoid.combine if isinstance(node, Reduce) else ()
+    return points_of(node) * cost(*expressions(node), *combine)
 
 
 def byte_count(node: Node, field: int) -> int:

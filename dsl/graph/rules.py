@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from types import MappingProxyType
 
 from sdlc.graph.expr import Expr, Read, rebuild
 from sdlc.graph.guards import Sources, Surroundings, surroundings
@@ -29,7 +28,6 @@ REACH = 4
 Sizes = Mapping[str, int]
 Profitable = Callable[["Rule", Sizes], str]
 """Why a match with these sizes does not pay, '' where it does."""
-NO_SIZES: Sizes = MappingProxyType({})
 Admitting = Callable[["Rule", Node, Sizes], str]
 """Why this match may not be, though it would hold and pay, '' where it may."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from sdlc.graph.expr import Apply, Expr, Index, Literal, Read, Slot
+from sdlc.graph.names import free_name
 from sdlc.graph.node import Const, Graph, Input, Map, Monoid, Node, Reduce, topological
 from sdlc.graph.types import LOWEST, DType
 
@@ -57,12 +58,8 @@ def node_names(graph: Graph) -> dict[Node, str]:
     taken: set[str] = set()
     for node in topological(graph):
         base = node.name if isinstance(node, Input) else node.origin.name
-        name, count = base, 1
-        while name in taken:
-            count += 1
-            name = f"{base}_{count}"
-        taken.add(name)
-        names[node] = name
+        names[node] = free_name(base, taken)
+        taken.add(names[node])
     return names
 
 

@@ -56,12 +56,12 @@ def gather_loads(kernel: Kernel, lanes: int, halves: bool = True) -> Kernel:
     `halves`: variables can hold them; else vectors of halves are widened as they are loaded."""
     if lanes < 2:
         return kernel
-    gathering = _Gathering(lanes, halves, _simplifier(kernel), Fresh(kernel))
+    gathering = _Gathering(lanes, halves, simplifier_of(kernel), Fresh(kernel))
     body = gathering.body(kernel.body)
     return simplify_kernel(replace(kernel, body=body)) if gathering.found else kernel
 
 
-def _simplifier(kernel: Kernel) -> Simplifier:
+def simplifier_of(kernel: Kernel) -> Simplifier:
     """Knows the ranges of work ids and loops; locals of integers are what they stand for."""
     ranges = work_ranges(kernel)
     simplifier = Simplifier(Bounds(ranges))

@@ -36,6 +36,10 @@ from sdlc.schedule.sharing import layout
 
 __all__ = ["loop_names", "lower"]
 
+TOGETHER = 4
+"""States that work-items combine at once beside matrix instructions, where barriers cost most of
+what a work-group takes for its statistics. Elsewhere local memory is what there is little of."""
+
 SPACES = {Place.LOCAL: k.Space.LOCAL, Place.PRIVATE: k.Space.PRIVATE}
 
 
@@ -56,6 +60,7 @@ def lower(group: Group, nest: Nest, storage: dict[Value, Storage], name: str) ->
     buffers = {s.buffer.name for s in storage.values()}
     work = Work(Emitter(frozenset(buffers | loop_names(nest))), simplifier, storage, {}, [], size)
     work.constants = _constants(group, storage)
+    work.together = TOGETHER if nest.multiplies else 1
     staging = _Staging(group, nest, work)
     for stage in nest.stages:
         staging.prepare(stage, inner[stage.value], every)

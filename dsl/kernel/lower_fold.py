@@ -39,40 +39,52 @@ class Folding:
             values = self._bound(combined(monoid, low, high))
         return values
 
-    def _bound(self, values: list[k.Expr]) -> list[k.Expr]:
+    def _bound(self, values: Sequence[k.Expr]) -> list[k.Expr]:
         """Named copies of expressions that read mutable variables."""
         made = [self.emit.settle(v) for v in self.emit.prepare(values)]
         return [self.emit.bind(self.emit.fresh("total", v.type), v) for v in made]
 
-    def tree(self, monoid: Monoid, values: list[k.Expr]) -> list[k.Expr]:
-        """Lanes that share a reduction combine through local memory, by halves."""
+    def trees(self, monoid: Monoid, states: Sequence[list[k.Expr]]) -> list[list[k.Expr]]:
+        """Lanes that share reductions combine through local memory, by halves: as many of a
+        work-item's states at once as may."""
+        most = self.work.together
+        batches = (states[n : n + most] for n in range(0, len(states), most))
+        return [state for batch in batches for state in self._tree(monoid, batch)]
+
+    def _tree(self, monoid: Monoid, states: Sequence[list[k.Expr]]) -> list[list[k.Expr]]:
+        """The same of these states at once, each in a part of the arrays of its own."""
         ways = prod(lp.extent for lp in self.shared)
         digits = [(self.names.loops[lp.name], lp.extent) for lp in self.shared]
         mine = self.simplify(mixed(digits))
         others = self._other_lanes()
         rows = prod(extent for _, extent in others)
         row = k.call("mul", mixed(others), k.i32(ways)) if others else k.i32(0)
-        lanes = values[0].type.lanes
+        lanes = states[0][0].type.lanes
         wide, size = k.i32(lanes), rows * ways * lanes
-        names = [f"shared_{f.name}" for f in monoid.fields]
-        used = any((name, size) in self.work.shared for name in names)
+        names, whole = [f"shared_{f.name}" for f in monoid.fields], size * len(states)
+        used = any((name, whole) in self.work.shared for name in names)
         arrays = [
-            self.work.shared_array(name, f.dtype, size)
+            self.work.shared_array(name, f.dtype, whole)
             for name, f in zip(names, monoid.fields, strict=True)
         ]
         cell = self.simplify(k.call("mul", k.call("add", row, mine), wide))
         here = self.emit.bind(self.emit.fresh("cell", k.I32), cell)
-        values = [self.emit.settle(v) for v in self.emit.prepare(values)]
+        made = iter(self.emit.prepare(v for state in states for v in state))
+        settled = [[self.emit.settle(next(made)) for _ in state] for state in states]
         if self.emit.depth or used:
             self.emit.add(k.Barrier())  # what the arrays held last is still being read
-        self.emit.add(*(k.Store(a, here, v) for a, v in zip(arrays, values, strict=True)))
+        parts = [k.i32(n * size) for n in range(len(states))]
+        for part, values in zip(parts, settled, strict=True):
+            at = self.simplify(k.call("add", here, part))
+            self.emit.add(*(k.Store(a, at, v) for a, v in zip(arrays, values, strict=True)))
         self.emit.add(k.Barrier())
         half = ways // 2
         while half:
-            self._step(monoid, arrays, here, (mine, row, half, ways, lanes))
+            self._step(monoid, arrays, here, (mine, row, half, ways, lanes), parts)
             half //= 2
         first = self.simplify(k.call("mul", row, wide))
-        return self._bound([k.Load(a, first, lanes) for a in arrays])
+        starts = [self.simplify(k.call("add", first, part)) for part in parts]
+        return [self._bound([k.Load(a, start, lanes) for a in arrays]) for start in starts]
 
     def _other_lanes(self) -> list[tuple[k.Expr, int]]:
         """The lanes that tell the rows of a tree apart."""
@@ -94,19 +106,21 @@ class Folding:
         arrays: list[k.Buffer],
         here: k.Expr,
         place: tuple[k.Expr, k.Expr, int, int, int],
+        parts: Sequence[k.Expr],
     ) -> None:
         mine, row, half, ways, lanes = place
         # Lanes beyond `half` look at their row's last cell, which nobody writes meanwhile.
         other = k.call("min", k.call("add", mine, k.i32(half)), k.i32(ways - 1))
         there = self.simplify(k.call("mul", k.call("add", row, other), k.i32(lanes)))
         active = self.simplify(k.call("lt", mine, k.i32(half)))
-        left: list[k.Expr] = [k.Load(a, here, lanes) for a in arrays]
-        right: list[k.Expr] = [k.Load(a, there, lanes) for a in arrays]
-        named = self._bound(combined(monoid, left, right))
-        self.emit.add(
-            *(k.Store(a, here, v, active) for a, v in zip(arrays, named, strict=True)),
-            k.Barrier(),
-        )
+        found: list[k.Stmt] = []
+        for part in parts:
+            own, others = (self.simplify(k.call("add", at, part)) for at in (here, there))
+            left: list[k.Expr] = [k.Load(a, own, lanes) for a in arrays]
+            right: list[k.Expr] = [k.Load(a, others, lanes) for a in arrays]
+            named = self._bound(combined(monoid, left, right))
+            found += (k.Store(a, own, v, active) for a, v in zip(arrays, named, strict=True))
+        self.emit.add(*found, k.Barrier())
 
 
 def identity(value: float, dtype: DType) -> k.Expr:

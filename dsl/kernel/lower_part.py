@@ -55,6 +55,8 @@ class Work:
     """Small constants in storage order, by buffer; known elements are written into the code."""
     copies: Copies = field(default_factory=Copies)
 
+    together: int = 1
+    """States of a work-item that are combined with those of others at once."""
     shared: dict[tuple[str, int], k.Buffer] = field(default_factory=dict)
     """Local arrays in which work-items combine states, by name and size: used again and again."""
 
@@ -197,7 +199,7 @@ class Part:
         if self.vector_reduces:
             results = [folding.lanes(monoid, a, self.width) for a in results]
         if self.shared:
-            results = [folding.tree(monoid, a) for a in results]
+            results = folding.trees(monoid, results)
         return [{(0, f): v for f, v in enumerate(a)} for a in results]
 
     def _written_out(self, monoid: Monoid) -> list[Slots]:
@@ -266,17 +268,34 @@ class Part:
     def _accumulate(self, monoid: Monoid, states: list[tuple[k.Var, ...]]) -> None:
         lift = [self.guarded(self.scalar(e, {}), f) for f, e in enumerate(self.group.lift)]
         rounds: list[dict[k.Var, k.Expr]] = []
-        for copy in self.points(reduced=True):
+        for copies in self._rounds(monoid, lift):
             made: dict[k.Var, k.Expr] = {}
             for point, state in zip(self.tile, states, strict=True):
                 if all(var in made for var in state):
                     continue
-                values = [self.wide(self.at(e, {**copy, **point})) for e in lift]
-                made.update(zip(state, combined(monoid, state, values), strict=True))
+                terms = [[self.wide(self.at(e, {**c, **point})) for e in lift] for c in copies]
+                folded = self._folded(monoid, terms)
+                made.update(zip(state, combined(monoid, state, folded), strict=True))
             rounds.append(made)
         prepared = iter(self.emit.prepare(v for made in rounds for v in made.values()))
         for made in rounds:
             self._assign({var: next(prepared) for var in made}, monoid.is_separate)
+
+    def _rounds(self, monoid: Monoid, lift: Sequence[k.Expr]) -> list[list[Point]]:
+        """The copies of a step that are folded before they meet the state: all of them, where
+        something is known of every term (that it counts one), else one after the other."""
+        copies = self.points(reduced=True)
+        known = any(isinstance(e, k.Literal) for e in lift)
+        return [copies] if known and not monoid.is_separate else [[c] for c in copies]
+
+    def _folded(self, monoid: Monoid, terms: list[list[k.Expr]]) -> list[k.Expr]:
+        """Terms combined by halves."""
+        while len(terms) > 1:
+            pairs = zip(terms[::2], terms[1::2], strict=False)
+            rest = terms[len(terms) // 2 * 2 :]
+            made = [[self.simplify(e) for e in combined(monoid, a, b)] for a, b in pairs]
+            terms = made + rest
+        return terms[0]
 
     def _assign(self, values: Mapping[k.Var, k.Expr], separate: bool) -> None:
         """New values of a state; all are of the old one, so unless fields are separate none is

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 
+from sdlc.graph.names import free_name
 from sdlc.kernel.ir import (
     Assign,
     Buffer,
@@ -158,10 +159,7 @@ class Fresh:
                 self._taken.add(stmt.var.name)
 
     def name(self, like: str) -> str:
-        made, count = like, 1
-        while made in self._taken:
-            count += 1
-            made = f"{like}_{count}"
+        made = free_name(like, self._taken)
         self._taken.add(made)
         return made
 

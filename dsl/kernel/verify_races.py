@@ -180,26 +180,35 @@ class Determined:
             # Copies of one statement stand `step` apart, and the terms span less than that.
             digits = [Digit(d.offset % step, d.lanes, d.bounds) for d in digits]
         if len(terms) == 1:
-            ((atom, coefficient),) = terms.items()
-            low = min(d.offset for d in digits)
-            if max(d.offset + d.lanes - 1 for d in digits) - low >= abs(coefficient):
-                return False
-            self._add(atom)
-            return True
-        for g in sorted({abs(c) for c in terms.values()}):
-            high = {a: c // g for a, c in terms.items() if c % g == 0}
-            low_terms = {a: c for a, c in terms.items() if c % g}
-            if (low_terms or g > 1) and high and self._separates(low_terms, digits, g):
-                lower = [Digit(d.offset % g, d.lanes, d.bounds) for d in digits]
-                upper = [Digit(d.offset // g, 1, d.bounds) for d in digits]
-                return self.add_terms(low_terms, lower) and self.add_terms(high, upper)
+            return self._add_one(terms, digits)
+        if (parts := self._in_parts(terms, digits)) is not None:
+            return all(self.add_terms(*part) for part in parts)
         if len({d.offset for d in digits}) == 1 and all(d.lanes == 1 for d in digits):
-            self._add(self.simplifier.order.sum_of((terms, 0)))
+            self.known.add(self.simplifier.order.sum_of((terms, 0)))
             return True
         return False
 
-    def _add(self, expr: Expr) -> None:
-        self.known.add(expr)
+    def _add_one(self, terms: Terms, digits: list[Digit]) -> bool:
+        """A multiple of one atom follows if its steps are longer than what the digits span."""
+        ((atom, coefficient),) = terms.items()
+        low = min(d.offset for d in digits)
+        if max(d.offset + d.lanes - 1 for d in digits) - low >= abs(coefficient):
+            return False
+        self.known.add(atom)
+        return True
+
+    def _in_parts(
+        self, terms: Terms, digits: list[Digit]
+    ) -> tuple[tuple[Terms, list[Digit]], ...] | None:
+        """The terms as a lower part and multiples of what is larger than all that it spans."""
+        for g in sorted({abs(c) for c in terms.values()}):
+            high = {a: c // g for a, c in terms.items() if c % g == 0}
+            low = {a: c for a, c in terms.items() if c % g}
+            if (low or g > 1) and high and self._separates(low, digits, g):
+                lower = [Digit(d.offset % g, d.lanes, d.bounds) for d in digits]
+                upper = [Digit(d.offset // g, 1, d.bounds) for d in digits]
+                return (low, lower), (high, upper)
+        return None
 
     def _separates(self, low_terms: Terms, digits: list[Digit], g: int) -> bool:
         """Whether the lower part, over all accesses, spans less than `g`."""

@@ -7,8 +7,9 @@ errors travel in; the command line prints it and exits with status 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from sdlc.graph.types import Span
 
@@ -34,6 +35,17 @@ class SdlError(Exception):
         self.diagnostics = diagnostics
         self.sources = dict(sources)
         super().__init__(render_all(diagnostics, self.sources))
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """`did you mean `softmax`?`, or '' where nothing is close; at most so many are named."""
+    close = get_close_matches(name, list(known), n=most, cutoff=0.6)
+    return f"did you mean {' or '.join(f'`{n}`' for n in close)}?" if close else ""
+
+
+def plural(count: int, noun: str, several: str = "") -> str:
+    """`1 axis`, or `2 axes`: `several` is how more than one are called (default: with an s)."""
+    return f"{count} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def failure(

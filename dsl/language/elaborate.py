@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from sdlc.graph.node import Const, Graph, Input, Map, Node
 from sdlc.graph.types import DType, Span
-from sdlc.language.diagnostics import Diagnostic, SdlError, failure
+from sdlc.language.diagnostics import Diagnostic, SdlError, did_you_mean, failure, plural
 from sdlc.language.elaborate_call import Binding, bind
 from sdlc.language.elaborate_expression import evaluate
 from sdlc.language.elaborate_invoke import invoke, run
@@ -38,9 +38,7 @@ from sdlc.language.scope import (
     Frame,
     Poisoned,
     Session,
-    did_you_mean,
     indices,
-    plural,
     size_text,
 )
 from sdlc.language.syntax import Definition, Name, Parameter, Spread, TensorType, ValueType

@@ -13,9 +13,10 @@ from dataclasses import replace
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.types import Span
+from sdlc.language.diagnostics import plural
 from sdlc.language.elaborate_names import check_names
 from sdlc.language.ranges import FULL
-from sdlc.language.scope import Env, Poisoned, fresh_axis, plural
+from sdlc.language.scope import Env, Poisoned, fresh_axis
 from sdlc.language.syntax import (
     Attribute,
     AxisRange,

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from sdlc.graph.types import DType, Span
+from sdlc.language.diagnostics import plural
 from sdlc.language.elaborate_operators import Operand, as_whole, node_of
 from sdlc.language.elaborate_scalar import literal
 from sdlc.language.elaborate_suggest import for_name, for_shapes, for_value_type, listed
@@ -25,7 +26,7 @@ from sdlc.language.elaborate_types import (
     tensor_parameters,
     value_names,
 )
-from sdlc.language.scope import FIXED_TYPES, Declared, Env, Frame, plural, size_text
+from sdlc.language.scope import FIXED_TYPES, Declared, Env, Frame, size_text
 from sdlc.language.syntax import (
     Call,
     Definition,

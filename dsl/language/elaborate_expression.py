@@ -14,6 +14,7 @@ from typing import assert_never
 from sdlc.graph.expr import Expr, Index, Literal, walk
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import DType
+from sdlc.language.diagnostics import did_you_mean, plural
 from sdlc.language.elaborate_names import value_of_name
 from sdlc.language.elaborate_operators import (
     Operand,
@@ -33,8 +34,6 @@ from sdlc.language.scope import (
     REDUCTIONS,
     Env,
     Frame,
-    did_you_mean,
-    plural,
 )
 from sdlc.language.syntax import (
     Attribute,

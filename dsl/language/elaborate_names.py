@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from sdlc.graph.expr import Index
 from sdlc.graph.types import LOWEST
-from sdlc.language.scope import Env, Fail, did_you_mean
+from sdlc.language.diagnostics import did_you_mean
+from sdlc.language.scope import Env, Fail
 from sdlc.language.syntax import Expression, Name
 from sdlc.language.traverse import names_in
 from sdlc.language.values import Value

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from sdlc.graph.expr import Axis, Expr, Index, Slot, walk
 from sdlc.graph.node import Field, Monoid, Reduce
 from sdlc.graph.types import DType, Origin
+from sdlc.language.diagnostics import did_you_mean
 from sdlc.language.elaborate_axes import enter_axes
 from sdlc.language.elaborate_operators import Operand, scalar
 from sdlc.language.elaborate_scalar import convert
 from sdlc.language.elaborate_suggest import for_conversion
-from sdlc.language.scope import Env, Fail, Frame, Poisoned, did_you_mean, indices
+from sdlc.language.scope import Env, Fail, Frame, Poisoned, indices
 from sdlc.language.syntax import (
     Attribute,
     Bind,

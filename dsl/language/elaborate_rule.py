@@ -22,7 +22,7 @@ from sdlc.graph.node import Graph, Input, Map, Node, Reduce
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Asked, Refused, Rule, Sizes, replace_nodes, select
 from sdlc.graph.types import DType
-from sdlc.language.diagnostics import Diagnostic, SdlError, failure
+from sdlc.language.diagnostics import Diagnostic, SdlError, did_you_mean, failure
 from sdlc.language.elaborate import enter, size_names
 from sdlc.language.elaborate_expression import evaluate
 from sdlc.language.elaborate_invoke import invoke
@@ -35,7 +35,6 @@ from sdlc.language.scope import (
     Frame,
     Poisoned,
     Session,
-    did_you_mean,
     indices,
     span_text,
 )

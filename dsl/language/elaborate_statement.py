@@ -14,7 +14,7 @@ from typing import assert_never
 from sdlc.graph.expr import Axis, Expr
 from sdlc.graph.node import Input, Role
 from sdlc.graph.types import DType, Span
-from sdlc.language.diagnostics import Diagnostic
+from sdlc.language.diagnostics import Diagnostic, did_you_mean, plural
 from sdlc.language.elaborate_axes import enter_axes
 from sdlc.language.elaborate_operators import Operand, as_whole, map_of, node_of, scalar
 from sdlc.language.elaborate_reduce import fold_of, is_record
@@ -31,9 +31,7 @@ from sdlc.language.scope import (
     Fail,
     Frame,
     Poisoned,
-    did_you_mean,
     indices,
-    plural,
     signature,
 )
 from sdlc.language.syntax import (

@@ -15,10 +15,11 @@ import numpy as np
 from sdlc.graph.expr import Axis, Expr, Index, Literal, Read
 from sdlc.graph.node import Const
 from sdlc.graph.types import Array, DType, Span
+from sdlc.language.diagnostics import plural
 from sdlc.language.elaborate_operators import Operand, as_whole, at_point, axes_of, scalar
 from sdlc.language.elaborate_scalar import convert, make
 from sdlc.language.ranges import ANYTHING, DEAD, FULL, Ranges, inside, interval, outside
-from sdlc.language.scope import Env, indices, plural
+from sdlc.language.scope import Env, indices
 from sdlc.language.syntax import Expression, Name, Range, Spread, Subscript
 from sdlc.language.values import (
     Elementwise,
@@ -115,8 +116,7 @@ def _indices(env: Env, node: Subscript, shape: tuple[int, ...]) -> tuple[Expr, .
     if len(found) != len(shape):
         raise env.fail(
             "E028",
-            f"{plural(len(found), 'index').replace('indexs', 'indices')} for "
-            f"{plural(len(shape), 'dimension')}",
+            f"{plural(len(found), 'index', 'indices')} for {plural(len(shape), 'dimension')}",
             node.span,
             f"`{env.text(node.base.span)}` has the shape {shape_text(shape)}",
             help="one index for each dimension; `*name` stands for all axes of that group",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from sdlc.graph.types import DType
-from sdlc.language.scope import did_you_mean
+from sdlc.language.diagnostics import did_you_mean
 from sdlc.language.syntax import Definition, Function, Name, Parameter, Spread, TensorType
 
 Shape = tuple[int, ...]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sdlc.graph.types import DType
-from sdlc.language.scope import FIXED_TYPES, Env, did_you_mean
+from sdlc.language.diagnostics import did_you_mean
+from sdlc.language.scope import FIXED_TYPES, Env
 from sdlc.language.syntax import (
     Config,
     Definition,

@@ -11,7 +11,7 @@ and monoids have separate name spaces (`max(a, b)` is not `max over i of …`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -150,6 +150,8 @@ def _collect(
             first = monoids.setdefault(definition.name, definition)
         else:
             first = callables.setdefault(definition.name, definition)
+        if isinstance(definition, Definition):
+            problems += _shared_names(definition)
         if first is not definition:
             problems.append(_duplicate(definition, first, sources))
     if problems:
@@ -171,3 +173,18 @@ def _duplicate(
         (("first defined at", f"{first.span.file}:{first.span.line}"),),
         "rename one of them; a file may only shadow definitions of the standard library",
     )
+
+
+def _shared_names(definition: Definition) -> Iterator[Diagnostic]:
+    """Parameters and results of one name: a program's tensors are told apart by theirs."""
+    seen: dict[str, str] = {}
+    for kind, given in (("parameter", definition.parameters), ("result", definition.results)):
+        for each in given:
+            if each.name in seen:
+                alike = seen[each.name] == kind
+                who = f"two {kind}s" if alike else f"a {seen[each.name]} and a {kind}"
+                message = f"{who} of `{definition.name}` have one name, `{each.name}`"
+                label = f"this {kind} is the second"
+                help = "give each parameter and each result a name of its own"
+                yield Diagnostic("E022", message, each.span, label, help=help)
+            seen.setdefault(each.name, kind)

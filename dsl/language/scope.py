@@ -7,7 +7,6 @@ statement that it ends binds its names to `POISON`, and `Poisoned` ends what use
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -277,16 +276,6 @@ def shortened(text: str, width: int = 130) -> str:
 
 def size_text(size: int | tuple[int, ...]) -> str:
     return str(size) if isinstance(size, int) else "×".join(map(str, size)) or "()"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean `softmax`?`, or '' where nothing is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"did you mean `{close[0]}`?" if close else ""
 
 
 def fresh_axis(name: str, extent: int, taken: Iterable[Axis]) -> Axis:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sdlc.graph.types import Array
-from sdlc.language.diagnostics import Diagnostic, SdlError, failure
+from sdlc.language.diagnostics import Diagnostic, SdlError, did_you_mean, failure
 from sdlc.program.device import Binding, Device, DeviceInfo, KernelText, Timing
 from sdlc.program.host import give_back
 from sdlc.program.load import Kernels, bound, is_prepared, load_weights, of_role
@@ -32,7 +32,6 @@ from sdlc.program.values import (
     check_inputs,
     convert_input,
     describe,
-    did_you_mean,
     load,
     located,
     origin_span,
@@ -294,5 +293,5 @@ def _check_feedback(program: Program, feedback: Mapping[str, str]) -> None:
 def _unknown_name(program: Program, kind: str, name: str) -> SdlError:
     known: Iterable[str] = program.inputs if kind == "input" else program.outputs
     notes = ((f"{kind}s", ", ".join(known) or "none"),)
-    help = did_you_mean(name, known) or f"use one of the {kind}s listed above"
+    help = did_you_mean(name, known, 3) or f"use one of the {kind}s listed above"
     return failure("P003", f"`{program.name}` has no {kind} `{name}`", help, notes)

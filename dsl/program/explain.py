@@ -204,7 +204,7 @@ def _group(
     origins = [n.origin for n in nodes]
     return GroupFacts(
         *place,
-        definition=item.group.origins[0].definition or item.group.name,
+        definition=item.group.definition or item.group.name,
         text=_text(item.group),
         steps=tuple(show_step(step) for step in item.steps),
         nest=str(item.nest),

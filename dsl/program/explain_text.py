@@ -119,7 +119,7 @@ def cost_text(dispatch: DispatchFacts) -> str:
 def _rules(made: Explanation) -> list[str]:
     lines = []
     for r in made.rules:
-        lines.append(f"{r.kind} {r.name}: fired in {r.fired} groups, not in {r.missed}")
+        lines.append(f"{r.kind} {r.name}: fired in {r.fired} of {r.fired + r.missed} groups")
         lines += [f"  {count:4}  {why}" for why, count in r.reasons[:MOST_REASONS]]
         if more := len(r.reasons) - MOST_REASONS:
             lines += [f"        and {more} more reasons"] if more > 0 else []

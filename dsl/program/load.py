@@ -18,13 +18,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sdlc.graph.types import Array
-from sdlc.language.diagnostics import Diagnostic
+from sdlc.language.diagnostics import Diagnostic, did_you_mean
 from sdlc.program.device import Binding, Device, KernelText, Launch
 from sdlc.program.memory import LOAD, align, lifetimes_of, relocate
 from sdlc.program.program import Dispatch, Program, Tensor, TensorRole
 from sdlc.program.values import (
     describe,
-    did_you_mean,
     load,
     located,
     origin_span,
@@ -206,7 +205,7 @@ class _Given:
 def _fitted(tensor: Tensor, weights: Mapping[str, Array]) -> Array | Diagnostic:
     notes = (("in", tensor.origin.definition),) if tensor.origin else ()
     if tensor.weight not in weights:
-        help = did_you_mean(tensor.weight, weights) or (
+        help = did_you_mean(tensor.weight, weights, 3) or (
             "give the weights that belong to this model (--weights FILE or FOLDER)"
             if len(weights)
             else "this program needs weights: give --weights FILE or FOLDER (weights= in Python)"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from sdlc.graph.expr import Apply, Expr, Read, children, walk
 from sdlc.graph.hoist import Hoisted, hoist
+from sdlc.graph.names import free_name
 from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import RewriteReport, Rule
@@ -23,6 +24,7 @@ from sdlc.kernel.cut import cut_loops
 from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
 from sdlc.kernel.lower import loop_names, lower
+from sdlc.kernel.pairs import move_pairs
 from sdlc.kernel.partial import partial_sums
 from sdlc.kernel.prefetch import prefetch_slices
 from sdlc.kernel.promote import promote_arrays
@@ -59,6 +61,7 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
             kernel, target.profile.gather, target.caps.f16_arithmetic
         ),
     ),
+    ("pairs", lambda kernel, target: move_pairs(kernel, target.caps.f16_arithmetic)),
     ("prefetch", lambda kernel, target: prefetch_slices(kernel, target)),
     ("partial sums", lambda kernel, target: partial_sums(kernel, target.profile.partial_sums)),
 )
@@ -215,11 +218,7 @@ def _with_load(program: Program, load: Program, target: Target) -> Program:
     """`program` with a load program, whose weights share its arena; kernels' names made unique."""
     names: dict[str, str] = {}
     for kernel in load.kernels:
-        name, count = f"load_{kernel}", 1
-        while name in program.kernels or name in names.values():
-            count += 1
-            name = f"load_{kernel}_{count}"
-        names[kernel] = name
+        names[kernel] = free_name(f"load_{kernel}", program.kernels, names.values())
     kernels = {names[n]: replace(k, name=names[n]) for n, k in load.kernels.items()}
     dispatches = tuple(replace(d, kernel=names[d.kernel]) for d in load.dispatches)
     load = replace(load, kernels=kernels, dispatches=dispatches)
@@ -246,12 +245,8 @@ def _tensor_names(graph: Graph, scheduled: Plan) -> dict[Value, str]:
     for node, field in values:
         if (node, field) not in names:
             base = node.name if isinstance(node, Input) else _base(node, field)
-            name, count = base, 1
-            while name in taken:
-                count += 1
-                name = f"{base}_{count}"
+            names[(node, field)] = name = free_name(base, taken)
             taken.add(name)
-            names[(node, field)] = name
     return names
 
 
@@ -407,11 +402,7 @@ def storage_of(
     written = _stored(group)
     for value in dict.fromkeys((*group.operands, *written)):
         tensor = tensors[names[value]]
-        base = _identifier(_buffer_base(value))
-        name, count = base, 1
-        while name in taken:
-            count += 1
-            name = f"{base}_{count}"
+        name = free_name(_identifier(_buffer_base(value)), taken)
         taken.add(name)
         access = Access.WRITE if value in written else Access.READ
         access = Access.READ_WRITE if value in written and value in begun else access
@@ -438,12 +429,7 @@ def _identifier(name: str) -> str:
 def _kernel_name(group: Group, taken: Container[str]) -> str:
     parts = [o.definition for o in group.origins if o.definition]
     stem = _identifier("_".join(dict.fromkeys(parts)) or "kernel")
-    name, count = f"{stem}_{group.name.replace(chr(39), '')}", 1
-    base = name
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
-    return name
+    return free_name(f"{stem}_{group.name.replace(chr(39), '')}", taken)
 
 
 def _label(group: Group) -> str:

@@ -101,11 +101,6 @@ class Program:
         return (*self.kernels.values(), *more)
 
     @property
-    def all_dispatches(self) -> tuple[Dispatch, ...]:
-        """The dispatches of a run, then those of the load program."""
-        return (*self.dispatches, *(() if self.load is None else self.load.dispatches))
-
-    @property
     def all_tensors(self) -> tuple[Tensor, ...]:
         """The tensors of the runs, then those of the load program; what it gives is among both."""
         more = () if self.load is None else tuple(self.load.tensors.values())

@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sdlc.language.diagnostics import failure
 from sdlc.program.device import DeviceInfo
 from sdlc.schedule.point import NO_CHOICES, Choices, Point
 
@@ -111,7 +112,7 @@ def read_records(path: Path, target: str, device: str | None) -> Records:
     reasons = {
         "of another compiler": len(ours) - len(current),
         "of another device": len(current) - len(kept),
-        "lines that are no record": len(found) - len(known),
+        "that cannot be read": len(found) - len(known),
     }
     return Records({r.group: r for r in kept}, _warning(path, reasons))
 
@@ -134,6 +135,18 @@ def _warning(path: Path, reasons: Mapping[str, int]) -> str:
     return f"tuning records in `{path}` are not used: {', '.join(said)}; `sdlc tune` makes new ones"
 
 
+def check_appendable(path: Path) -> None:
+    """Raises SdlError (P009) for a file that holds something other than JSON lines."""
+    try:
+        lines = path.read_text("utf-8", errors="replace").split("\n")
+    except OSError:
+        return
+    written = [line for line in lines if line.strip()]
+    if written and not any(map(_is_object, written)):
+        message = f"`{path}` holds no tuning records"
+        raise failure("P009", message, help="name a file of records, or a new one, with -o")
+
+
 def append_record(path: Path, record: Record) -> None:
     """Adds a line in one write. Raises OSError."""
     line = json.dumps(asdict(record), sort_keys=True) + "\n"
@@ -144,6 +157,13 @@ def append_record(path: Path, record: Record) -> None:
         os.write(handle, (b"\n" if torn else b"") + line.encode())
     finally:
         os.close(handle)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _parsed(line: str) -> Record | None:

@@ -10,14 +10,13 @@ both shapes and the `.sdl` line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from sdlc.graph.types import Array, DType, Span
-from sdlc.language.diagnostics import Diagnostic, SdlError
+from sdlc.language.diagnostics import Diagnostic, SdlError, did_you_mean
 from sdlc.program.program import Program, Tensor
 from sdlc.schedule.storage import stored_extents
 
@@ -122,7 +121,7 @@ def _name_problems(program: Program, inputs: Mapping[str, object]) -> Iterable[D
     note = (("inputs", expected or "none"),)
     for name in inputs:
         if name not in program.inputs:
-            help = did_you_mean(name, program.inputs) or "give only the inputs listed above"
+            help = did_you_mean(name, program.inputs, 3) or "give only the inputs listed above"
             yield Diagnostic(
                 "P003", f"`{program.name}` has no input `{name}`", notes=note, help=help
             )
@@ -183,11 +182,6 @@ def range_text(array: Array) -> str:
 
 
 # ---- messages ------------------------------------------------------------------------------------
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return "did you mean " + " or ".join(f"`{n}`" for n in near) + "?" if near else ""
 
 
 def origin_span(tensor: Tensor) -> Span | None:

@@ -23,7 +23,8 @@ from sdlc.program.pipeline import compile_hoisted, load_plan, tensors_of
 from sdlc.program.program import Program, TensorRole
 from sdlc.proof.falsify import Effort, Verdict, falsify
 from sdlc.proof.inputs import arrays_of
-from sdlc.proof.pieces import Value, pieces
+from sdlc.proof.narrow import Value, narrowed_whole
+from sdlc.proof.pieces import pieces
 from sdlc.proof.sample import at_points, sample_of, work
 from sdlc.proof.stages import Route, Subject, first_wrong, interpreted
 from sdlc.schedule.group import Group
@@ -53,6 +54,14 @@ class Compilation:
     numerics: Numerics = Numerics.REASSOCIATED
     fired: tuple[str, ...] = ()
     """The rules that made `rewritten`, and the moves of the schedule."""
+    narrowed: Graph | None = None
+    """The graph with what kernels hold in half precision on their way, if there is any."""
+
+    @property
+    def whole(self) -> Subject:
+        """The whole program."""
+        own = (self.graph, self.rewritten, self.program, self.numerics)
+        return Subject(self.program.name, *own, narrowed=self.narrowed)
 
     @property
     def pieces(self) -> tuple[Subject, ...]:
@@ -78,7 +87,9 @@ def compiled(
     if parts.load is not None:
         once = load_plan(parts.load, parts, scheduled, target)
         load, load_groups = _values(parts.load, once), _groups(once)
-    return Compilation(graph, rewritten, program, values, load, groups, load_groups)
+    narrowed = narrowed_whole(parts, groups, load_groups)
+    known = (values, load, groups, load_groups)
+    return Compilation(graph, rewritten, program, *known, narrowed=narrowed)
 
 
 def _groups(scheduled: Plan) -> tuple[Group, ...]:
@@ -158,12 +169,14 @@ def sized(subject: Subject) -> Subject:
         return subject
     sample = sample_of(subject.program)
     graph = at_points(subject.graph, sample.points)
-    return replace(subject, graph=graph, rewritten=graph, sample=sample, whole=subject.graph)
+    narrow = subject.narrowed and at_points(subject.narrowed, sample.points)
+    alone = replace(subject, graph=graph, rewritten=graph, narrowed=narrow)
+    return replace(alone, sample=sample, whole=subject.graph)
 
 
 def _whole(made: Compilation, route: Route, effort: Effort) -> Verdict:
     """The verdict on the whole program; a fault says what all kernels being right leaves over."""
-    subject = Subject(made.program.name, made.graph, made.rewritten, made.program, made.numerics)
+    subject = made.whole
     verdict = falsify(subject, route, effort, whole=True)
     if verdict.fault is None:
         return verdict

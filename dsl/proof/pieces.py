@@ -14,15 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sdlc.graph.expr import Expr, Read, rebuild
-from sdlc.graph.node import Const, Graph, Input, Map, Node, Reduce, topological
+from sdlc.graph.node import Const, Graph, Input, topological
 from sdlc.kernel.ir import Access, Kernel
 from sdlc.program.program import Dispatch, MemoryReport, Program, Tensor, TensorRole
 from sdlc.proof.meaning import stored_by
+from sdlc.proof.narrow import Cut, Value, is_narrow
 from sdlc.proof.stages import Subject
 from sdlc.schedule.group import Group
-
-Value = tuple[Node, int]
 
 
 def pieces(
@@ -45,11 +43,15 @@ def _piece(
     read = [bound[b.name] for b in kernel.buffers if b.access is Access.READ]
     written = [bound[b.name] for b in kernel.buffers if b.access is not Access.READ]
     graph = definition(kernel.name, read, written, values)
-    if not _closed(graph):
+    narrow = is_narrow(group)
+    narrowed = None
+    if narrow or not _closed(graph):
         made = {value: (node, 0) for value, node in stored_by(group).items()}
-        graph = definition(kernel.name, read, written, {**values, **_replaced(values, made)})
+        stated = definition(kernel.name, read, written, {**values, **_replaced(values, made)})
+        narrowed = stated if narrow else None
+        graph = graph if _closed(graph) else stated
     alone = _alone(program, kernel, dispatch, (read, written))
-    return Subject(kernel.name, graph, graph, alone, is_kernel=True)
+    return Subject(kernel.name, graph, graph, alone, is_kernel=True, narrowed=narrowed)
 
 
 def _closed(graph: Graph) -> bool:
@@ -92,51 +94,15 @@ def definition(
     name: str, read: list[str], written: list[str], values: Mapping[str, Value]
 ) -> Graph:
     """What the graph says of the written tensors, given the read ones."""
-    cut = _Cut({values[n]: _input(n, values[n]) for n in read})
+    cut = Cut({values[n]: _input(n, values[n]) for n in read})
     outputs = tuple((n, cut.node(values[n][0]), values[n][1]) for n in dict.fromkeys(written))
-    inputs = tuple(i for i in cut.inputs.values() if isinstance(i, Input))
+    inputs = tuple(i for i, _ in cut.known.values() if isinstance(i, Input))
     return Graph(name, outputs, inputs)
 
 
-def _input(name: str, value: Value) -> Node:
+def _input(name: str, value: Value) -> Value:
     """The stored value as an input; constants stay what they are."""
     node, field = value
     if isinstance(node, Const):
-        return node
-    return Input(name, node.shape, node.dtypes[field], origin=replace(node.origin, scope=""))
-
-
-class _Cut:
-    """Nodes rebuilt on `inputs`, which stand for stored values."""
-
-    def __init__(self, inputs: dict[Value, Node]) -> None:
-        self.inputs = inputs
-        self._made: dict[Node, Node] = {}
-
-    def node(self, node: Node) -> Node:
-        if node not in self._made:
-            self._made[node] = self._rebuilt(node)
-        return self._made[node]
-
-    def _rebuilt(self, node: Node) -> Node:
-        match node:
-            case Map():
-                return replace(node, body=self._expr(node.body))
-            case Reduce():
-                return replace(node, lift=tuple(self._expr(e) for e in node.lift))
-            case _:
-                return node
-
-    def _expr(self, expr: Expr) -> Expr:
-        return rebuild(expr, self._change)
-
-    def _change(self, expr: Expr) -> Expr | None:
-        if not isinstance(expr, Read):
-            return None
-        indices = tuple(self._expr(i) for i in expr.indices)
-        fill = None if expr.fill is None else self._expr(expr.fill)
-        known = self.inputs.get((expr.source, expr.field))
-        if known is not None:
-            field = expr.field if isinstance(known, Const) else 0
-            return Read(known, indices, field, fill)
-        return Read(self.node(expr.source), indices, expr.field, fill)
+        return value
+    return Input(name, node.shape, node.dtypes[field], origin=replace(node.origin, scope="")), 0

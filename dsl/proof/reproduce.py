@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -74,9 +75,12 @@ def reproduce(
 def read_inputs(path: Path) -> dict[str, Array]:
     """The arrays of a reproducer. Raises SdlError (C004)."""
     try:
-        with np.load(path) as file:
+        loaded = np.load(path)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it holds one array, which has no name")
+        with loaded as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         message = f"`{path}` cannot be read: {error}"
         raise failure("C004", message, help="give the inputs.npz of a reproducer") from error
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from sdlc.graph.expr import Axis, Expr, Index, Read, apply, rebuild, substitute, walk
 from sdlc.graph.node import Const, Graph, Map, Node, Reduce, topological
-from sdlc.graph.rewrite import clamp, conjunction, in_range, read_through
+from sdlc.graph.rewrite import clamp, conjunction, in_range, is_view, read_through
 from sdlc.graph.types import Array, DType
 from sdlc.kernel.interpret import Compiler
 from sdlc.kernel.interpret_memory import Cells, Lanes
@@ -73,7 +73,7 @@ class _Instances:
     """Nodes at the indices at which they are read."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[Node, tuple[Expr, ...]], Reduce] = {}
+        self._made: dict[tuple[Node, tuple[Expr, ...]], Map | Reduce] = {}
 
     def expr(self, expr: Expr) -> Expr:
         return rebuild(expr, self._change)
@@ -85,14 +85,15 @@ class _Instances:
         fill = None if expr.fill is None else self.expr(expr.fill)
         read = Read(expr.source, indices, expr.field, fill)
         match expr.source:
-            case Map():
-                return self.expr(read_through(read, expr.source))
-            case Reduce():
-                return self._reduction(read, expr.source)
+            case Map() as node if node.dtype is not DType.F16 or is_view(node.body):
+                return self.expr(read_through(read, node))
+            case Map() | Reduce() as node:
+                return self._instanced(read, node)
             case _:
                 return read
 
-    def _reduction(self, read: Read, node: Reduce) -> Expr:
+    def _instanced(self, read: Read, node: Map | Reduce) -> Expr:
+        """An element of a reduction, or of a map that rounds what it stores."""
         if read.fill is None:
             return self._instance(node, read.indices, read.field)
         pairs = list(zip(read.indices, node.axes, strict=True))
@@ -103,10 +104,13 @@ class _Instances:
         inside = conjunction([in_range(i, a.extent) for i, a in pairs])
         return apply("select", inside, value, read.fill)
 
-    def _instance(self, node: Reduce, indices: tuple[Expr, ...], field: int) -> Read:
+    def _instance(self, node: Map | Reduce, indices: tuple[Expr, ...], field: int) -> Read:
         key = (node, indices)
         free = {e.axis: None for e in walk(*indices) if isinstance(e, Index)}
-        if key not in self._made:
+        if key not in self._made and isinstance(node, Map):
+            body = self.expr(substitute(node.body, dict(zip(node.axes, indices, strict=True))))
+            self._made[key] = replace(node, axes=tuple(free), body=body)
+        elif key not in self._made and isinstance(node, Reduce):
             number = len(self._made)
             over = {a: Axis(f"{a.name}'{number}", a.extent) for a in node.over}
             values: dict[Axis, Expr] = dict(zip(node.axes, indices, strict=True))

@@ -23,7 +23,7 @@ from sdlc.program.execute import Executable
 from sdlc.program.interpreted import Change, run_interpreted, unchanged
 from sdlc.program.program import Program
 from sdlc.proof.sample import NotSampled, Sample, interpret_sample
-from sdlc.proof.tolerance import Allowed, Tolerances, disagreement, mode_of, tolerance
+from sdlc.proof.tolerance import Allowed, Tolerances, disagreement, mode_of
 
 Named = Mapping[str, Array]
 
@@ -44,6 +44,9 @@ class Subject:
     """Where the program is one kernel too large to interpret; `graph` is then its definition at
     the sampled points, and `whole` at all of them."""
     whole: Graph | None = None
+    narrowed: Graph | None = None
+    """The graph with what the program's kernels hold in half precision on their way (`narrow`), if
+    there is any."""
 
     @property
     def definition(self) -> Graph:
@@ -184,8 +187,13 @@ def on(device: Device) -> Stage:
 def limits(subject: Subject, arrays: Arrays, route: Route) -> dict[str, Allowed]:
     """What every stage of the route may differ by. The reference alone is held against random
     roundings only: its own error is no excuse for it."""
+    return _tolerances(subject, arrays, route).of(route.language)
+
+
+def _tolerances(subject: Subject, arrays: Arrays, route: Route) -> Tolerances:
     measured = len(route.stages) > 1
-    return tolerance(subject.graph, arrays.inputs, arrays.weights, route.language, measured)
+    given = (subject.graph, arrays.inputs, arrays.weights)
+    return Tolerances(*given, measured, subject.narrowed)
 
 
 def fault_of(
@@ -217,8 +225,7 @@ class Limits:
     def of(self, stage: Stage) -> dict[str, Allowed]:
         """What a stage may differ by."""
         if not self._known:
-            given = (self.arrays.inputs, self.arrays.weights)
-            self._known.append(Tolerances(self.subject.graph, *given, len(self.route.stages) > 1))
+            self._known.append(_tolerances(self.subject, self.arrays, self.route))
         return self._known[0].of(stage.language or self.route.language)
 
 

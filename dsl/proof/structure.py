@@ -12,12 +12,12 @@ sizes. Invariant: a line about a target counts for that target instead of the li
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdlc.graph.types import Span
 from sdlc.kernel.ir import Barrier, statements
-from sdlc.language.diagnostics import Diagnostic
+from sdlc.language.diagnostics import Diagnostic, did_you_mean
 from sdlc.language.syntax import Definition, Module
 from sdlc.program.program import Program
 
@@ -26,6 +26,11 @@ _LINE = re.compile(
     r"(?P<what>kernels|dispatches|barriers):\s*(?P<count>\d+)\s*$"
 )
 _SIZES = re.compile(r"#\s*sizes:\s*(?P<sizes>.*?)\s*$")
+_ALMOST = re.compile(
+    r"#(?:\s*[\w, -]+)?\s+(?P<what>[a-z]+):\s*\d+\s*$|#\s*(?P<sizes>[a-z]+):\s*(?:\w+=\w*\s*)+$"
+)
+"""A comment in the form of these lines, whatever it names."""
+NAMES = ("kernels", "dispatches", "barriers", "sizes")
 MOST_SHOWN = 12
 
 
@@ -41,11 +46,21 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """A size as it is written: `n` and `77`."""
+
+    name: str
+    value: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
-    """`sizes` as written: `("b=2", "n=77")`."""
+    """What the lines before a definition say; `misspelt` are those that almost say something."""
 
     expectations: tuple[Expectation, ...] = ()
-    sizes: tuple[str, ...] = ()
+    sizes: tuple[Said, ...] = ()
+    misspelt: tuple[Diagnostic, ...] = ()
 
     def targets(self) -> tuple[str, ...]:
         """Targets that lines are about."""
@@ -74,19 +89,62 @@ def header_of(module: Module, name: str) -> Header:
 
 def _read(module: Module, after: int, before: int) -> Header:
     expectations: list[Expectation] = []
-    sizes: list[str] = []
+    sizes: list[Said] = []
+    misspelt: list[Diagnostic] = []
     lines = module.text.splitlines()
     for number in range(after + 1, before):
         text = lines[number - 1]
+        span = Span(module.file, number, 1, number, len(text) + 1)
         if found := _SIZES.match(text):
-            sizes += found["sizes"].split()
+            parts = (word.partition("=") for word in found["sizes"].split())
+            sizes += [Said(name, value, span) for name, _, value in parts]
         elif found := _LINE.match(text):
-            span = Span(module.file, number, 1, number, len(text) + 1)
             without = tuple(re.split(r"[,\s]+", found["without"])) if found["without"] else ()
             target = found["target"] or ""
             count = int(found["count"])
             expectations.append(Expectation(found["what"], count, target, without, span))
-    return Header(tuple(expectations), tuple(sizes))
+        elif advice := _advice(text):
+            message = "this line says nothing of a program's kernels or sizes"
+            misspelt.append(Diagnostic("C002", message, span, "nobody would read it", (), advice))
+    return Header(tuple(expectations), tuple(sizes), tuple(misspelt))
+
+
+def _advice(text: str) -> str:
+    """How a line that almost says something is written, or '' where it is another comment."""
+    found = _ALMOST.match(text)
+    what = (found["what"] or found["sizes"]) if found else "sizes"
+    if what == "sizes":
+        return ""
+    if what not in NAMES:
+        return did_you_mean(what, NAMES)
+    return f"write `# {what}: 2`, `# TARGET {what}: 2` or `# without RULE[, RULE] {what}: 2`"
+
+
+def unknown_targets(header: Header, known: Sequence[str]) -> tuple[Diagnostic, ...]:
+    """A diagnostic (C002) for every line about a target that there is not."""
+    return tuple(
+        Diagnostic(
+            "C002",
+            f"there is no target `{each.target}`",
+            each.span,
+            "this is never looked at",
+            (),
+            did_you_mean(each.target, known) or f"targets: {', '.join(known)}",
+        )
+        for each in header.expectations
+        if each.target and each.target not in known
+    )
+
+
+def size_problem(said: Said, definition: str, known: Sequence[str]) -> Diagnostic:
+    """What is wrong with a size that is not one of the definition's (`known`), or is no size."""
+    if said.name not in known:
+        message = f"`{definition}` has no size `{said.name}`"
+        advice = did_you_mean(said.name, known) or f"its sizes are {', '.join(known) or 'none'}"
+        return Diagnostic("E039", message, said.span, "sizes of the definition below", (), advice)
+    message = f"`{said.name}={said.value}` is no size"
+    advice = f"write {said.name}=3, or {said.name}=2x3 for *{said.name}"
+    return Diagnostic("E038", message, said.span, "sizes of the definition below", (), advice)
 
 
 def measure(program: Program) -> Mapping[str, int]:

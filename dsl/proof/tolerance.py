@@ -12,6 +12,10 @@ much as their language allows (`ACCURACY`). Cancellation, overflow and ties are 
 never guessed.
 `k` belongs to the numerics class of what was done to the program, and to nothing else.
 
+A kernel may round to half precision on its way where the definition does not (weights before a
+matrix instruction). That is in the graph `narrowed` (`narrow.py`), which is evaluated so too, and
+held against its own f64 value: what it adds is what rounding does to it, not what else it computes.
+
     allowed = tolerance(graph, {"x": x}, {}, language="wgsl")
     check(allowed, outputs, Numerics.REASSOCIATED)
 """
@@ -36,6 +40,8 @@ from sdlc.graph.types import Array, DType
 from sdlc.proof.roundings import repeated
 
 Reals = npt.NDArray[np.float64]
+Given = tuple[Graph, Mapping[str, Array], Mapping[str, Array]]
+"""A graph with its inputs and weights."""
 SAMPLES, MORE_SAMPLES = 8, 64
 POINTS = 1 << 16
 """The most elements of a tensor with which evaluations are made at once."""
@@ -119,10 +125,16 @@ class RandomRounding:
         return self._rounded(exact, np.dtype(np.float16 if op == "f16" else np.float32))
 
     def _rounded(self, exact: Reals, kind: np.dtype[Any]) -> Reals:
+        """The nearest number of a kind, or by turns at random the next one on the other side. The
+        bits of floats of one sign count them in the order of their sizes."""
         near = exact.astype(kind)
-        away = np.where(exact > near, np.inf, -np.inf).astype(kind)
-        keep = (near == exact) | ~np.isfinite(near) | (self.generator.random(exact.shape) < 0.5)
-        return np.where(keep, near, np.nextafter(near, away)).astype(np.float64)
+        size, nearest = np.abs(exact), np.abs(near)
+        other = (size > nearest).astype(np.int8)
+        other -= (size < nearest) & (nearest != np.inf)
+        other *= self.generator.random(exact.shape, np.float32) < 0.5
+        made = near.view(np.int16 if kind.itemsize == 2 else np.int32) + other
+        rounded: Reals = made.view(kind).astype(np.float64)
+        return rounded
 
     def _blurred(self, exact: Reals, accuracy: Accuracy) -> Reals:
         near = exact.astype(np.float32)
@@ -190,10 +202,12 @@ class Tolerances:
         inputs: Mapping[str, Array],
         weights: Mapping[str, Array],
         measured: bool = True,
+        narrowed: Graph | None = None,
     ) -> None:
         self._given = (graph, inputs, weights)
         self._exact = evaluate(*self._given, Mode.F64)
         self._own = evaluate(*self._given, mode_of(graph)) if measured else None
+        self._narrowed = None if narrowed is None else (narrowed, inputs, weights)
         self._known: list[tuple[Mapping[str, Accuracy], dict[str, Allowed]]] = []
 
     def of(self, language: str) -> dict[str, Allowed]:
@@ -214,7 +228,25 @@ class Tolerances:
         if self._own is not None:
             samples = {n: np.concatenate([self._own[n][None], s]) for n, s in samples.items()}
         types = {name: node.dtypes[field] for name, node, field in self._given[0].outputs}
-        return {n: _allowed(self._exact[n], samples[n], types[n]) for n in types}
+        found = {n: _allowed(self._exact[n], samples[n], types[n]) for n in types}
+        if self._narrowed is None:
+            return found
+        return _widened(found, self._narrowed, functions, count)
+
+
+def _widened(
+    allowed: Mapping[str, Allowed], given: Given, functions: Mapping[str, Accuracy], count: int
+) -> dict[str, Allowed]:
+    """Errors at least as large as those of the narrowed graph beside its own f64 value. Where it
+    overflows, that is no excuse."""
+    exact, samples = evaluate(*given, Mode.F64), _samples(given, functions, count)
+    found = {}
+    for name, limit in allowed.items():
+        with np.errstate(invalid="ignore"):
+            spread = np.abs(samples[name].astype(np.float64) - exact[name].astype(np.float64))
+        spread = np.where(limit.defined & np.isfinite(spread), spread, 0.0).max(axis=0)
+        found[name] = replace(limit, error=np.maximum(limit.error, spread))
+    return found
 
 
 def operators(graph: Graph) -> set[str]:
@@ -230,7 +262,7 @@ def _of(more: Callable[[], Mapping[str, Allowed]], name: str) -> Allowed:
 
 
 def _samples(
-    given: tuple[Graph, Mapping[str, Array], Mapping[str, Array]],
+    given: Given,
     functions: Mapping[str, Accuracy],
     count: int,
 ) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from sdlc.graph.expr import Axis, Expr, Index, Read, rebuild, substitute
+from sdlc.graph.names import free_name
 from sdlc.graph.node import Input, Map, Node, Reduce
 from sdlc.graph.types import DType
 from sdlc.schedule.bijection import inverse
@@ -75,12 +76,8 @@ def placeholder(name: str, store: Output, axes: tuple[Axis, ...]) -> Node:
 
 def absorbed_into(reader: Group, producer: Group) -> Group:
     """The reader with the producer, and the producer's own inner groups, inside."""
-    taken = {g.name for g in (*reader.inner, *producer.inner)}
-    name, count = producer.name, 1
-    while name in taken or name == reader.name:
-        count += 1
-        name = f"{producer.name}_{count}"
-    made = Absorbed(producer, name)
+    taken = {g.name for g in (reader, *reader.inner, *producer.inner)}
+    made = Absorbed(producer, free_name(producer.name, taken))
     inner = tuple(
         replace(
             g,

@@ -18,6 +18,7 @@ from sdlc.graph.expr import Axis, Expr, apply, reads_of
 from sdlc.graph.types import DType
 from sdlc.schedule.contraction import Contraction, contraction
 from sdlc.schedule.draft import Setting, bind_groups, flat_strides, vector_width
+from sdlc.schedule.factor import factor_rows, local_statistics, with_row_values, written_in
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import (
     Bind,
@@ -68,12 +69,14 @@ SHAPES = (
 def with_fragments(group: Group, setting: Setting) -> Group | str:
     """The contraction with its factors as inner groups of halves, or why not."""
     of = setting.instruction
+    beside = any(part.monoid is None for part in group.inner)
+    group = with_row_values(group)
     form = contraction(group)
     if of is None or form is None:
         return "the profile names no matrix instruction"
     if group.wide:
         return "its factors are not to be rounded"
-    if not setting.profile.slice or group.inner:
+    if not setting.profile.slice or beside:
         return "its factors do not pass through local memory"
     column = column_of(form, of)
     if column is None or prod(a.extent for a in form.m) < of.m:
@@ -92,12 +95,13 @@ def with_fragments(group: Group, setting: Setting) -> Group | str:
         for n, e in enumerate(form.rights)
     ]
     lift = tuple(apply("mul", read_operand(left), read_operand(right)) for right in rights)
-    return replace(group, lift=lift, inner=(left, *rights))
+    return replace(group, lift=lift, inner=(*group.inner, left, *rights))
 
 
 def deep_axis(group: Group, of: MatrixInstruction | None) -> Axis | None:
     """The axis of K that a group wants innermost in its factors, if an instruction suits it."""
-    form = contraction(group) if of is not None and not group.inner else None
+    lean = written_in(group, True) if factor_rows(group) is not None else group
+    form = contraction(lean) if of is not None and len(lean.inner) < 2 else None
     if of is None or form is None or column_of(form, of) is None or group.wide:
         return None
     suits = all(is_rounded(e, of) for e in (form.left, *form.rights))
@@ -157,6 +161,12 @@ def fragment_steps(group: Group, form: Contraction, setting: Setting) -> tuple[S
     draft.take(Reorder(tuple(a.name for a in (*(k for k in form.k if k != axis), axis))))
     size = DType(of.inputs).itemsize
     for part in reversed(group.inner):
+        if part.monoid is not None:
+            local_statistics(draft, part, setting)
+            continue
+        if part.axes and not {*form.k} & {*part.axes}:
+            draft.take(Stage(part.name, "", Place.LOCAL), Spread(part.name, 1))
+            continue
         draft.take(Stage(part.name, axis.name, Place.LOCAL, PAD // size))
         stage = next(s for s in draft.nest.stages if s.value == part.name)
         draft.take(Spread(part.name, vector_width(stage.region.extents[-1], ACCESS // size)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import prod
 
 from sdlc.graph.expr import Axis, Expr, Read, Slot, cost, reads_of
-from sdlc.graph.node import Map, Monoid, Node, Reduce, sources
+from sdlc.graph.node import Map, Monoid, Node, Reduce, flop_of, sources
 from sdlc.graph.types import Origin
 
 
@@ -79,6 +79,16 @@ class Group:
         computes, or what it reads, is wide."""
         read = (node for node, _ in self.operands)
         return any(isinstance(n, Map | Reduce) and n.wide for n in (*read, *nodes_of(self)))
+
+    @property
+    def definition(self) -> str:
+        """The definition that most of its work comes from: of the reductions, where it has any."""
+        nodes = nodes_of(self)
+        work: dict[str, int] = {}
+        for node in [n for n in nodes if isinstance(n, Reduce)] or nodes:
+            name = node.origin.definition
+            work[name] = work.get(name, 0) + flop_of(node)
+        return max(work, key=lambda n: work[n], default=self.origins[0].definition)
 
     @property
     def flop(self) -> int:

@@ -29,8 +29,9 @@ from sdlc.schedule.staging import NestDraft, row_axes
 from sdlc.schedule.streamed import Shape, share_part
 from sdlc.target import MatrixInstruction
 
-SUBGROUPS = (4, 2, 1)
-"""Sub-groups of a work-group: what they stream serves all of them."""
+SHAPES = ((2, 2), (4, 1), (2, 1), (1, 1))
+"""Sub-groups of a work-group, and matrices down that each has: what is streamed serves all of
+them, and what a sub-group reads of it all of its own."""
 
 MOST_COPIES = 5
 """Products along K that are written out."""
@@ -61,8 +62,8 @@ def multiplied(group: Group, setting: Setting) -> tuple[Group, tuple[Step, ...]]
     found = [p for p in products if p is not None]
     whole = _with(group, found)
     row = max(rows[-2:], key=lambda a: a.extent)
-    for subgroups in SUBGROUPS:
-        draft = _tiled(whole, found, row, wide[0], subgroups, setting)
+    for shape in SHAPES:
+        draft = _tiled(whole, found, row, wide[0], shape, setting)
         if draft is not None and local_bytes(whole, draft.nest) <= setting.local_bytes:
             return whole, tuple(draft.steps)
     return "a block takes more than local memory"
@@ -154,13 +155,14 @@ def _tiled(
     products: list[_Product],
     row: Axis,
     column: Axis,
-    subgroups: int,
+    sides: tuple[int, int],
     setting: Setting,
 ) -> NestDraft | None:
-    """The nest of so many sub-groups, each with as many rows as a matrix has; None where the sizes
-    do not divide."""
+    """The nest of so many sub-groups, each with so many matrices' rows; None where the sizes do not
+    divide."""
     of = products[0].instruction
-    height = of.m * subgroups
+    subgroups, copies = sides
+    height = of.m * subgroups * copies
     width = vector_width(column.extent, setting.profile.vector)
     across = power(column.extent // width, of.lanes)
     if row.extent % height or height % (subgroups * of.lanes // across):
@@ -173,10 +175,10 @@ def _tiled(
     draft.take(*bind_groups([a for a in group.axes if a != column], left, setting))
     draft.take(Bind(column.name, Kind.UNROLL))
     made = {p.part.name: p for p in products}
-    shape = Shape(of.lanes, subgroups, of.m)
+    shape = Shape(of.lanes, subgroups, of.m * copies)
     for part in reversed(group.inner):
         if part.name in made:
-            if not _multiplied(draft, made[part.name], subgroups):
+            if not _multiplied(draft, made[part.name], sides):
                 return None
         elif part.monoid is None and not _reads_held(group, part):
             _streamed(draft, part, group.over[0], setting)
@@ -209,26 +211,40 @@ def _streamed(draft: NestDraft, part: Group, over: Axis, setting: Setting) -> No
     """A factor, fetched by all work-items: block by block, or once where it stays the same."""
     size = part.stores[0].node.dtypes[0].itemsize
     at = over.name if moved_by(draft.group, draft.nest, part.name, over.name) else ""
-    draft.take(Stage(part.name, at, Place.LOCAL, PAD // size))
+    row = part.axes[-1].extent if over != part.axes[-1] else 0
+    draft.take(Stage(part.name, at, Place.LOCAL, padding(row, size)))
     stage = next(s for s in draft.nest.stages if s.value == part.name)
     draft.take(Spread(part.name, vector_width(stage.region.extents[-1], ACCESS // size)))
 
 
-def _multiplied(draft: NestDraft, product: _Product, subgroups: int) -> bool:
-    """A product in local memory: sub-groups over rows, copies over columns and along K; False where
-    it has not as many rows as a work-group, or columns that no matrix has."""
+def padding(row: int, size: int) -> int:
+    """Elements after each row of so many elements: rows that take an odd number of accesses start
+    in different banks as they are, others with one access more."""
+    return 0 if row * size % (2 * PAD) == PAD else PAD // size
+
+
+def _multiplied(draft: NestDraft, product: _Product, sides: tuple[int, int]) -> bool:
+    """A product in local memory: sub-groups over rows, copies over rows, columns and along K; False
+    where it has not as many rows as a work-group, or columns that no matrix has."""
     part, of = product.part, product.instruction
+    subgroups, copies = sides
+    height = of.m * subgroups * copies
     form = contraction(part)
     assert form is not None
     draft.take(Stage(part.name, draft.group.over[0].name, Place.LOCAL, PAD // 4))
     prefix, n, k = f"{part.name}/", form.n[0], form.k[0]
     nest = next(s.nest for s in draft.nest.stages if s.value == part.name)
-    long = [a.name for a in part.axes if nest.loop(a.name).extent == of.m * subgroups and a != n]
+    long = [a.name for a in part.axes if nest.loop(a.name).extent == height and a != n]
     if not long or nest.loop(n.name).extent % of.n:
         return False
     m = long[0]
     rows, columns, terms = f"{prefix}{m}.in", f"{prefix}{n.name}.in", f"{prefix}{k.name}.in"
-    draft.take(Tile(f"{prefix}{m}", of.m, rows))
+    if copies > 1:
+        each = f"{prefix}{m}.each"
+        draft.take(Tile(f"{prefix}{m}", of.m * copies, each), Tile(each, of.m, rows))
+        draft.take(Bind(each, Kind.UNROLL))
+    else:
+        draft.take(Tile(f"{prefix}{m}", of.m, rows))
     if subgroups > 1:
         draft.take(Bind(f"{prefix}{m}", Kind.LANE, 1))
     draft.take(Tile(f"{prefix}{n.name}", of.n, columns), Bind(f"{prefix}{n.name}", Kind.UNROLL))

@@ -14,7 +14,8 @@ from math import inf
 
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph, Node
-from sdlc.schedule.again import MECHANISM, compute_again, live_bytes
+from sdlc.schedule.again import MECHANISM as AGAIN
+from sdlc.schedule.again import compute_again, live_bytes
 from sdlc.schedule.combined import Combining
 from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
@@ -136,7 +137,7 @@ def plan(
     results_of_run = frozenset(n for _, n, _ in graph.outputs)
     if LATE in enabled:
         groups = compute_late(groups, results_of_run, journal)
-    if MECHANISM in enabled:
+    if AGAIN in enabled:
         again = compute_again(groups, results_of_run, journal)
         groups, first = again.groups, again.copies
         orders = {**orders, **{copy: orders[of] for copy, of in first.items()}}
@@ -292,8 +293,7 @@ def groups_of(
         groups = nest_rows(groups, results, profile, journal)
         groups = continue_rows(groups, results, buffers, journal)
     if "nest_factors" in enabled:
-        outruns = partial(deep_axis, of=target.instruction)
-        groups = nest_factors(groups, results, target, journal, outruns)
+        groups = nest_factors(groups, results, target, journal)
     if "fold_blocks" in enabled:
         groups = carry(groups, results, target, journal)
     if "strips" in enabled:

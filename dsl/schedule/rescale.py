@@ -331,11 +331,11 @@ def _unfolded(group: Group, form: Rescaled, profile: Profile) -> str:
 
 
 def block_size(group: Group, form: Rescaled, profile: Profile) -> int:
-    """How many terms are folded at a time: the profile's block, or half or twice as many where that
-    is nearer to `block_values` of all columns (of heads)."""
+    """How many terms are folded at a time: the profile's block, twice as many where they are still
+    fewer than `block_values` of all columns (of heads), or half, where they are more."""
     narrow = axes_of(*(group.lift[f] for f in form.leaders))
     columns = prod(a.extent for a in group.axes if a not in narrow)
-    if 2 * profile.block * columns <= profile.block_values:
+    if 2 * profile.block * columns < profile.block_values:
         return 2 * profile.block
     halves = profile.block_values and profile.block * columns > profile.block_values
     return profile.block // 2 if halves else profile.block

@@ -7,7 +7,7 @@ In: a step. Out: one line. Example: `tile x by 4 into x.in`.
 from __future__ import annotations
 
 from sdlc.graph.expr import Read, walk
-from sdlc.graph.node import Node
+from sdlc.graph.node import NO_ORIGIN, Input, Node
 from sdlc.graph.show import show_expr
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import (
@@ -38,7 +38,7 @@ def show_group(group: Group) -> str:
         many = len(store.node.dtypes) > 1
         field = f".{_field(group, store.field)}" if many else ""
         lines.append(f"  {names[store.node]}{field}[{indices}] = {value}")
-    head = f"{group.origins[0].definition} {group.name}".strip()
+    head = f"{group.definition} {group.name}".strip()
     return "\n".join([f"{head}:", *lines])
 
 
@@ -99,4 +99,11 @@ def _result(group: Group, number: int) -> str:
 
 def _names(group: Group) -> dict[Node, str]:
     reads = [e.source for e in walk(*group.expressions) if isinstance(e, Read)]
-    return {n: n.origin.name for n in (*reads, *(s.node for s in group.stores))}
+    return {n: _name(n) for n in (*reads, *(s.node for s in group.stores))}
+
+
+def _name(node: Node) -> str:
+    """As in the source; what exists inside a kernel only is called as its inner group."""
+    if isinstance(node, Input) and node.origin == NO_ORIGIN:
+        return node.name.partition(".")[0]
+    return node.origin.name

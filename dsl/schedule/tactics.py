@@ -75,7 +75,7 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
     form = contraction(lean)
     if form is not None:
         if setting.instruction is not None:
-            cells = with_fragments(group, setting)
+            cells = with_fragments(lean, setting)
             if not isinstance(cells, str):
                 yield "", cells, fragment_steps(cells, form, setting)
                 return

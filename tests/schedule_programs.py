@@ -117,8 +117,16 @@ _BESIDE = """model m(x: T[s, n], u: T[n, n], v: T[n, m], t: T[m, m], w: T[m, n])
   short = matmul_nn(y, u)
   return short + matmul_nn(matmul_nn(matmul_nn(y, v), t), w) + y
 }"""
+_ROOM = """model m(x: T[b, c, h, h], k: T[c, c, 3, 3], t: T[2, e], v: T[e, n], w: T[n, e])
+  -> (y: T[b, c, h, h], z: T[2, e]) {
+  y = silu(conv2d(silu(x), k))
+  z = matmul_nn(matmul_nn(t, v), w)
+}"""
 _UP: Ranges = (("s", 3, 5), ("n", 8, 12), ("m", 30, 40))
 _WIDE: Ranges = (("s", 3, 5), ("n", 32, 40))
+_ROOMS: Ranges = (("b", 1, 1), ("c", 1, 2), ("h", 4, 8), ("e", 2, 3), ("n", 50, 400))
+ROOM = Pooled(_ROOM, _ROOMS, "cpu", ("winograd_2",), strip=50)
+"""A convolution beside a value that is larger than all that its strips store."""
 
 POOL = (
     Pooled(_NORM, _ROWS, "nvidia"),
@@ -143,6 +151,7 @@ POOL = (
     Pooled(_WINDOWS, _PICTURES, "cpu", ("winograd_4", "halo"), strip=200),
     Pooled(_NORMED, _PICTURES, "apple", ("winograd_4",), free=True),
     Pooled(_NORMED, _PICTURES, "mali", ("winograd_2", "halo"), strip=200),
+    ROOM,
 )
 
 

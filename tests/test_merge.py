@@ -25,6 +25,11 @@ model three(x: T[b, k]) -> T[b, k] {
   return y
 }
 """
+RESULTS = """
+model results(x: T[b, k]) -> (q: T[b, k], key: T[b, k], v: T[b, k]) {
+  return (to_q: linear(x, k)), (to_k: linear(x, k)), (to_v: linear(x, k))
+}
+"""
 CHAIN = """
 model chain(x: T[b, k]) -> T[b, k] {
   y = first: linear(x, k)
@@ -47,6 +52,7 @@ TOKENS, PICTURE = {"b": 5, "k": 13}, {"b": 2, "c": 6, "h": 3, "w": 5}
 CASES = [
     (PAIR, TOKENS, {"cpu": 1, "adreno": 1}),
     (SIBLINGS, TOKENS, {"cpu": 2, "adreno": 1}),
+    (RESULTS, TOKENS, {"cpu": 1, "adreno": 1, "nvidia": 1}),
     (CHAIN, TOKENS, {"cpu": 2}),
     (ROWS, TOKENS, {"cpu": 1, "adreno": 1, "nvidia": 1}),
     (GROUPS, PICTURE, {"cpu": 2, "adreno": 1, "mali": 1}),

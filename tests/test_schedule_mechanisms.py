@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rule_programs import values_for
-from schedule_programs import POOL, Pooled, fires_on
+from schedule_programs import POOL, ROOM, Pooled, fires_on
 from sdlc.api import compile
 from sdlc.graph.mechanisms import SCHEDULED
 from sdlc.graph.node import Graph
@@ -22,6 +22,7 @@ from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits
+from sdlc.schedule.again import live_bytes
 from sdlc.schedule.plan import EVERY, Plan
 from sdlc.schedule.reasons import Journal
 
@@ -119,3 +120,40 @@ def test_beyond_its_border_an_inlined_map_is_what_the_reader_says() -> None:
     made = program.plan(graph)
     assert len(made.kernels) == 1 and "inline_prologue" in made.fired
     prove(program, graph, made, DType.F32, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # The same value in every column: a product without columns, of which nothing is streamed.
+        """op m(x: T[n, c], u: T[c], r: T[d]) -> T[n, d] {
+          v[p < c, j < d] = u[p]
+          y = attention_online(x, v)
+          out[i, j] = y[i, j] + r[j]
+        }""",
+        # Scores that are a reduction over no axis at all.
+        """op m(x: T[n, c], v: T[c, d]) -> T[n, d] {
+          return attention_online(global_avg_pool(x), v)
+        }""",
+    ],
+)
+def test_a_folded_state_of_few_axes_has_a_schedule(text: str) -> None:
+    """Found by drawing."""
+    for columns in (1, 16):
+        program = Pooled(text, (("n", 2, 2), ("c", 5, 5), ("d", columns, columns)), "nvidia")
+        graph = program.graph(program.largest)
+        prove(program, graph, program.plan(graph), DType.F32, 0)
+
+
+def test_strips_are_as_few_as_what_is_live_anyway_allows() -> None:
+    """Two values of 512 elements beside others of 192: whole where 1,240 are live anyway, in two
+    strips where 800 are, else in more."""
+    pieces, most = [], []
+    for wide in (10, 400, 620):
+        graph = ROOM.graph({"b": 1, "c": 2, "h": 8, "e": 2, "n": wide})
+        groups = [k.base for k in ROOM.plan(graph).kernels]
+        results = frozenset(node for _, node, _ in graph.outputs)
+        pieces.append(sum(g.stores[0].node is graph.outputs[0][1] for g in groups))
+        most.append(max(live_bytes(groups, results)))
+    assert pieces[0] > pieces[1] == 2 and pieces[2] == 1
+    assert most[1:] == [2 * 400 * 4, 2 * 620 * 4]

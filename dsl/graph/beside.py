@@ -118,6 +118,8 @@ def attempt(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
         return Refused("it has no axis along which only weights and the result move")
     if node in around.results:
         return Refused("it is a result of the program")
+    if any(r in around.results and _alone(r, node, around) for r in around.readers.get(node, ())):
+        return Refused("what is made of it by weights is a result of the program")
     family = _family(form, around)
     if not family:
         return Refused("all that it reads is known when weights are loaded")
@@ -235,12 +237,17 @@ def _uses(node: Node, around: Surroundings, depth: int) -> frozenset[object]:
     found: set[object] = set()
     for reader in around.readers.get(node, ()):
         words = tuple(_word(e, node) for e in walk(*expressions(reader)))
-        alone = isinstance(reader, Map) and all(
-            s is node or is_static(s) for s in around.sources[reader]
-        )
+        alone = _alone(reader, node, around)
         further = _uses(reader, around, depth - 1) if alone and depth else frozenset()
         found.add((type(reader).__name__, words, further))
     return frozenset(found)
+
+
+def _alone(reader: Node, node: Node, around: Surroundings) -> bool:
+    """Whether a reader is a map of this node and weights alone."""
+    return isinstance(reader, Map) and all(
+        s is node or is_static(s) for s in around.sources[reader]
+    )
 
 
 def _word(e: Expr, node: Node) -> object:

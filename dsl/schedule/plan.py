@@ -297,7 +297,9 @@ def groups_of(
     if "fold_blocks" in enabled:
         groups = carry(groups, results, target, journal)
     if "strips" in enabled:
-        groups = in_strips(groups, results, profile.strip, journal)
+        late = partial(compute_late, kept=results, journal=Journal())
+        ordered = late if LATE in enabled else lambda groups: groups
+        groups = in_strips(groups, results, profile.strip, journal, ordered)
     return groups
 
 

@@ -15,12 +15,13 @@ becomes. Pieces are those of one axis, at which every group of the chain reads a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, Slot, apply, i32, rebuild
-from sdlc.graph.node import Input, Map, Node, Reduce, element_count
+from sdlc.graph.node import Input, Map, Node, Reduce, byte_count, element_count
 from sdlc.schedule.absorb import readers_of, shared_value
+from sdlc.schedule.again import live_bytes
 from sdlc.schedule.contraction import constant_factor
 from sdlc.schedule.group import Group
 from sdlc.schedule.reasons import Journal
@@ -33,15 +34,22 @@ NAME = "strips"
 
 
 def in_strips(
-    groups: tuple[Group, ...], kept: frozenset[Node], least: int, journal: Journal
+    groups: tuple[Group, ...],
+    kept: frozenset[Node],
+    least: int,
+    journal: Journal,
+    ordered: Callable[[tuple[Group, ...]], tuple[Group, ...]],
 ) -> tuple[Group, ...]:
     """The groups with chains in pieces, so that what they store on their way has at most `least`
-    elements, or is small beside the largest value of other groups; `kept` are results."""
+    elements, or is small beside the largest value of other groups; where more of it fits below the
+    most bytes that are live anyway, in fewer. `kept` are results; `ordered` gives the order in
+    which groups run."""
     chains = tuple(_chains(groups, kept))
     between = {_stored(groups[n]) for chain in chains for n in chain[:-1]}
     others = (s.node for g in groups for s in g.stores if s.node not in between)
-    room = max(least, max(map(element_count, others), default=0) // SHARE)
-    made: dict[int, tuple[Group, ...]] = {}
+    largest = max(map(element_count, others), default=0)
+    room = max(least, largest // SHARE)
+    made: dict[tuple[int, ...], tuple[Group, ...]] = {}
     for chain in chains:
         members = _while_large([groups[n] for n in chain], room)
         if not members:
@@ -51,9 +59,47 @@ def in_strips(
         pieces = cut(members, room)
         journal.tell(NAME, members[0], "" if pieces else "its groups have no axis in common")
         if pieces:
-            made |= dict.fromkeys(chain[: len(members)], ())
-            made[chain[len(members) - 1]] = pieces
-    return tuple(g for n, group in enumerate(groups) for g in made.get(n, (group,)))
+            made[chain[: len(members)]] = pieces
+    if not made:
+        return groups
+    beside = _Beside(ordered(_assembled(groups, made)), kept, max(room, largest))
+    few = {chain: beside.fewer([groups[n] for n in chain], made[chain]) for chain in made}
+    return _assembled(groups, few)
+
+
+def _assembled(
+    groups: tuple[Group, ...], made: Mapping[tuple[int, ...], tuple[Group, ...]]
+) -> tuple[Group, ...]:
+    """The groups with those of some chains, by their numbers, exchanged for others."""
+    by_number = {n: () for chain in made for n in chain} | {c[-1]: p for c, p in made.items()}
+    return tuple(g for n, group in enumerate(groups) for g in by_number.get(n, (group,)))
+
+
+class _Beside:
+    """What is live beside the pieces of chains, of groups in the order in which they run."""
+
+    def __init__(self, groups: tuple[Group, ...], kept: frozenset[Node], largest: int) -> None:
+        live = live_bytes(groups, kept)
+        self._live = {id(group): at for group, at in zip(groups, live, strict=True)}
+        self._most, self._largest = max(live), largest
+
+    def fewer(self, chain: Sequence[Group], pieces: tuple[Group, ...]) -> tuple[Group, ...]:
+        """A chain in as few pieces as keep what is live below the most of all, and each value
+        below the largest."""
+        count, length = len(pieces) // len(chain), len(chain)
+        own = [byte_count(_stored(g), 0) for g in pieces[: length - 1]]
+        largest = max(element_count(_stored(g)) for g in chain[:-1])
+        wanted = -(-largest // self._largest)
+        for place in range(length):
+            stored = sum(own[max(0, place - 1) : place + 1])
+            others = max(self._live[id(g)] for g in pieces[place::length]) - stored
+            wanted = max(wanted, -(-stored * count // max(1, self._most - others)))
+        if wanted >= count:
+            return pieces
+        if wanted == 1:
+            return tuple(chain)
+        fewer = cut(chain, -(-largest // wanted))
+        return fewer if len(fewer) < len(pieces) else pieces
 
 
 def _chains(groups: Sequence[Group], kept: frozenset[Node]) -> Iterator[tuple[int, ...]]:

@@ -20,12 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mutants_known import KERNELS, Mutant
+from mutants_loads import LOADS
 from mutants_rules import EQUATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("dsl", "backends", "stdlib", "models")
 TOGETHER = 2
-MUTANTS = (*KERNELS, *EQUATIONS)
+MUTANTS = (*KERNELS, *EQUATIONS, *LOADS)
 
 
 def applied(mutant: Mutant, text: str) -> str | None:

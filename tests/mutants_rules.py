@@ -127,16 +127,16 @@ EQUATIONS = (
     ),
     Mutant(
         "a definition that is cut in the wrong field",
-        "dsl/proof/pieces.py",
-        "known = self.inputs.get((expr.source, expr.field))",
-        "known = self.inputs.get((expr.source, 0))",
+        "dsl/proof/narrow.py",
+        "source, field = self.value((expr.source, expr.field))",
+        "source, field = self.value((expr.source, 0))",
         "tests/test_check.py -k fields",
     ),
     Mutant(
         "parts checked against what the graph says of the whole",
         "dsl/proof/pieces.py",
-        "if not _closed(graph):",
-        "if ():",
+        "if narrow or not _closed(graph):",
+        "if narrow:",
         "tests/test_check.py -k parts",
     ),
     Mutant(

@@ -270,6 +270,21 @@ def test_page_is_whole(made: Explanation, page: str) -> None:
         assert group.nest.splitlines()[0] in reader.text
 
 
+def test_the_page_counts_the_kernels_of_a_run() -> None:
+    """Those that only loading launches are not among them."""
+    source = """
+model f(x: T[b, n]) -> T[b, n] {
+  param w: T[n, n]
+  param v: T[n, n]
+  return matmul_nn(x, matmul(w, v))
+}
+"""
+    request = make_request(source, "cpu", None, {"b": 3, "n": 24}, (None, "f32"))
+    made = explanation(request.build(), request)
+    assert [d.part for d in made.dispatches] == ["run", "load"]
+    assert "1 distinct kernel<" in made.page() and len({k.name for k in made.kernels}) == 2
+
+
 def test_page_needs_nothing_else(page: str) -> None:
     reader = Reader()
     reader.feed(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import hypothesis.strategies as st
@@ -13,7 +14,15 @@ from sdlc.api import make_request
 from sdlc.backends.target import load_target
 from sdlc.graph.node import Graph
 from sdlc.graph.types import DType
-from sdlc.kernel.ir import Barrier, statements
+from sdlc.kernel.ir import (
+    Barrier,
+    For,
+    Load,
+    Space,
+    statement_expressions,
+    statements,
+    walk,
+)
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_graph, compile_plan
 from sdlc.proof.inputs import values
@@ -185,11 +194,32 @@ def test_rows_that_stay_a_kernel(text: str, sizes: int) -> None:
 def test_rows_stay_a_kernel_where_tiles_would_shrink_for_many_columns() -> None:
     """Registers for what is fetched are taken from the tile on a target that has few of them."""
     few, many = ({"b": 2, "s": 128, "k": 64, "n": n} for n in (64, 256))
-    assert [kernels(graph_of("layer", "one", sizes), "mali") for sizes in (few, many)] == [1, 2]
-    assert [kernels(graph_of("layer", "one", sizes), "apple") for sizes in (few, many)] == [1, 1]
+    mali = load_target("mali")
+    small = replace(mali, profile=replace(mali.profile, registers=48))
+    found = [len(plan(graph_of("layer", "one", sizes), small).kernels) for sizes in (few, many)]
+    assert found == [1, 2]
+    for name in ("apple", "mali"):
+        assert [kernels(graph_of("layer", "one", sizes), name) for sizes in (few, many)] == [1, 1]
     why = "its many columns would be computed in smaller tiles"
-    stored = plan(graph_of("layer", "one", many), load_target("mali")).kernels
+    stored = plan(graph_of("layer", "one", many), small).kernels
     assert ("nest_factors", False, why) in {r[:3] for k in stored for r in k.reasons}
+
+
+def test_a_work_items_rows_lie_side_by_side() -> None:
+    """Where only a normalised factor passes through local memory: the rows of one step of K arrive
+    as a vector, and the product's own columns come from memory."""
+    graph = graph_of("layer", "one", {"b": 2, "s": 4096, "k": 64, "n": 64})
+    (kernel,) = compile_graph(graph, load_target("mali")).kernels.values()
+    loops = [s for s in statements(kernel.body) if isinstance(s, For)]
+    inner = max(loops, key=lambda s: len(s.body)).body
+    found = {e for s in inner for e in walk(*statement_expressions(s)) if isinstance(e, Load)}
+    rows, columns = load_target("mali").profile.register_tile
+    steps = 16
+    local = [e for e in found if e.buffer.space is Space.LOCAL]
+    assert (len(local), {e.lanes for e in local}) == (steps, {rows})
+    assert len(found) - len(local) == steps * columns // 4
+    held = next(a for a in kernel.arrays if a is local[0].buffer)
+    assert held.size == 64 * 2 * (16 + 4)
 
 
 def test_a_work_item_normalises_its_rows_once() -> None:

@@ -276,6 +276,22 @@ def test_races_on_global_memory() -> None:
     refused("cannot prove that out is free of races", Store(OUT, clamped, ONE), buffers=(ids, OUT))
 
 
+def test_copies_of_rows_and_of_columns_are_told_apart() -> None:
+    """Tiles of 128 columns for rows of 960: a work-item's next column is 64 further on, its next
+    row 960, no multiple of 128."""
+    out = write("out", 960 * 4096)
+    column = add(mul(mod(GX, 8), 128), mul(LX, 4))
+    for rows, wrong in ((8, False), (4, True)):
+        at = add(mul(div(GX, 8), 8 * 4 * 960), mul(LY, rows * 960), column)
+        body: list[Stmt] = []
+        for row in range(8):
+            body.append(Store(out, add(at, 960 * row), Vector((ONE,) * 4)))
+            inside = lt(mod(GX, 8), 7)
+            body.append(Store(out, add(at, 960 * row + 64), Vector((ONE,) * 4), inside))
+        found = problems(*body, buffers=(out,), grid=(1024, 1, 1), group=(16, 4, 1))
+        assert bool(found) is wrong
+
+
 def test_large_outputs_are_proven_without_enumeration() -> None:
     """A guarded tail of columns: 4 columns a lane, rows of 1000, far more than can be listed."""
     rows, columns = 4096, 1000

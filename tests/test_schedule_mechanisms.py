@@ -122,6 +122,29 @@ def test_beyond_its_border_an_inlined_map_is_what_the_reader_says() -> None:
     prove(program, graph, made, DType.F32, 0)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        # The same value in every column: a product without columns, of which nothing is streamed.
+        """op m(x: T[n, c], u: T[c], r: T[d]) -> T[n, d] {
+          v[p < c, j < d] = u[p]
+          y = attention_online(x, v)
+          out[i, j] = y[i, j] + r[j]
+        }""",
+        # Scores that are a reduction over no axis at all.
+        """op m(x: T[n, c], v: T[c, d]) -> T[n, d] {
+          return attention_online(global_avg_pool(x), v)
+        }""",
+    ],
+)
+def test_a_folded_state_of_few_axes_has_a_schedule(text: str) -> None:
+    """Found by drawing."""
+    for columns in (1, 16):
+        program = Pooled(text, (("n", 2, 2), ("c", 5, 5), ("d", columns, columns)), "nvidia")
+        graph = program.graph(program.largest)
+        prove(program, graph, program.plan(graph), DType.F32, 0)
+
+
 def test_strips_are_as_few_as_what_is_live_anyway_allows() -> None:
     """Two values of 512 elements beside others of 192: whole where 1,240 are live anyway, in two
     strips where 800 are, else in more."""

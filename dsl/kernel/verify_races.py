@@ -12,7 +12,7 @@ work-item. Where that does not apply, disjoint ranges do, or all points are enum
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import gcd
 
@@ -174,15 +174,16 @@ class Determined:
         terms = {a: c for a, c in terms.items() if not self._pinned(a)}
         if not terms:
             return True
-        first = digits[0].offset
-        step = gcd(*(d.offset - first for d in digits))
-        if step > 1 and self._separates(terms, digits, step):
-            # Copies of one statement stand `step` apart, and the terms span less than that.
-            digits = [Digit(d.offset % step, d.lanes, d.bounds) for d in digits]
+        apart = {abs(d.offset - digits[0].offset) for d in digits}
+        for step in sorted({gcd(*apart), *apart} - {0, 1}):
+            if self._separates(terms, digits, step):
+                # Copies of one statement stand `step` apart, and the terms span less than that.
+                digits = [Digit(d.offset % step, d.lanes, d.bounds) for d in digits]
+                break
         if len(terms) == 1:
             return self._add_one(terms, digits)
-        if (parts := self._in_parts(terms, digits)) is not None:
-            return all(self.add_terms(*part) for part in parts)
+        if any(all(self.add_terms(*p) for p in parts) for parts in self._in_parts(terms, digits)):
+            return True
         if len({d.offset for d in digits}) == 1 and all(d.lanes == 1 for d in digits):
             self.known.add(self.simplifier.order.sum_of((terms, 0)))
             return True
@@ -199,16 +200,16 @@ class Determined:
 
     def _in_parts(
         self, terms: Terms, digits: list[Digit]
-    ) -> tuple[tuple[Terms, list[Digit]], ...] | None:
-        """The terms as a lower part and multiples of what is larger than all that it spans."""
+    ) -> Iterator[tuple[tuple[Terms, list[Digit]], ...]]:
+        """The terms as a lower part and multiples of what is larger than all that it spans, in each
+        way: copies that stand apart by no multiple of it are told from others in another."""
         for g in sorted({abs(c) for c in terms.values()}):
             high = {a: c // g for a, c in terms.items() if c % g == 0}
             low = {a: c for a, c in terms.items() if c % g}
             if (low or g > 1) and high and self._separates(low, digits, g):
                 lower = [Digit(d.offset % g, d.lanes, d.bounds) for d in digits]
                 upper = [Digit(d.offset // g, 1, d.bounds) for d in digits]
-                return (low, lower), (high, upper)
-        return None
+                yield (low, lower), (high, upper)
 
     def _separates(self, low_terms: Terms, digits: list[Digit], g: int) -> bool:
         """Whether the lower part, over all accesses, spans less than `g`."""

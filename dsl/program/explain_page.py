@@ -18,6 +18,7 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from sdlc.language.diagnostics import plural
 from sdlc.program.explain_charts import HUES, arena, live_bytes, time_by_definition
 from sdlc.program.explain_data import (
     Defined,
@@ -87,6 +88,7 @@ def page(made: Explanation) -> str:
     hues = _hues(made)
     highlighter = Highlighter()
     views = _kernel_views(made, highlighter)
+    launched = {d.kernel for d in made.dispatches if d.part == "run"}
     slowest = max((max(d.seconds, d.measured) for d in made.dispatches), default=0.0)
     return (
         _environment(highlighter)
@@ -95,6 +97,7 @@ def page(made: Explanation) -> str:
             made=made,
             rows=_rows(made, views, hues, highlighter),
             count=sum(d.part == "run" for d in made.dispatches),
+            distinct=plural(len(launched), "distinct kernel"),
             kernels=views,
             slowest=slowest or 1.0,
             definitions=sorted({name for g in made.groups for name in g.definitions}),

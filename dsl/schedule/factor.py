@@ -166,7 +166,7 @@ def fetching_tile(form: Contraction, profile: Profile) -> tuple[int, int]:
     rows, columns = profile.register_tile
     rows = max(1, rows // 2) if form.fields > 2 else rows
     columns = max(profile.vector, columns // form.fields)
-    while 0 < profile.registers < (rows + 1) * columns * form.fields + rows + FETCHED:
+    while 0 < profile.registers < rows * columns * form.fields + rows + profile.vector + FETCHED:
         if columns == profile.vector and rows == 1:
             break
         rows, columns = (rows, columns // 2) if columns > profile.vector else (rows // 2, columns)

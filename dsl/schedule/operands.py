@@ -7,6 +7,9 @@ that lie a work-group's width apart, so that neighbours read neighbouring elemen
 
     for k.block { left[M × K'] and right[K' × N] to local memory; barrier
                   for k { results[rows × columns] of every work-item += left * right } }
+
+Where only a left factor that is computed passes through it (`profile.factor_slice`), right factors
+are read from memory, and a work-item's rows lie side by side for each k.
 """
 
 from __future__ import annotations
@@ -79,6 +82,11 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
         return "what is summed over has no slices that are long enough"
     if any(is_gather(e) for e in (form.left, *form.rights)):
         return "an index of a factor is read from memory"
+    if setting.profile.factor_slice:
+        rows = max(form.m, key=lambda a: a.extent)
+        left = operand(group, "left", form.left, [*form.batch, *form.k, *form.m], rows)
+        lift = tuple(apply("mul", read_operand(left), right) for right in form.rights)
+        return replace(group, lift=lift, inner=(*group.inner, left))
     left = operand(group, "left", form.left, [*form.batch, *form.m, *form.k], axis)
     rights = [
         operand(group, f"right{n or ''}", e, [*form.batch, *form.k, *form.n], lanes)
@@ -159,7 +167,8 @@ def _tiled(
     draft = NestDraft(group, initial(group))
     _columns(draft, lanes, shape, setting)
     rows = [a for a in group.axes if a in form.m]
-    _rows(draft, rows, shape)
+    near = setting.profile.factor_slice > 0
+    _rows(draft, rows, shape, near)
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
     order = [*(a for a in group.axes if a not in rows and a != lanes), *rows, lanes]
     draft.take(*bind_groups(order, left, setting))
@@ -171,6 +180,9 @@ def _tiled(
     for part in reversed(group.inner):
         if part.monoid is not None:
             local_statistics(draft, part, setting)
+            continue
+        if near:
+            _columns_of_rows(draft, part, axis, setting)
             continue
         pad = vector if part.name == "left" else 0
         draft.take(Stage(part.name, axis.name, Place.LOCAL, pad))
@@ -227,8 +239,9 @@ def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> t
     of its own; so do results of rows that are normalised as they are fetched.
     """
     (rows, columns), vector = setting.profile.register_tile, setting.profile.vector
-    if form.fields > 1 and (setting.profile.factor_slice or not setting.profile.registers):
-        return (rows if form.fields == 2 else max(1, rows // 2)), columns
+    fields, profile = form.fields, setting.profile
+    if profile.factor_slice or (fields > 1 and not profile.registers):
+        return (rows if fields < 3 else max(1, rows // 2)), columns
     columns = max(vector, columns // form.fields)
     each = 1 + PLACE * _places(group, form, lanes, setting)
     # Where only such rows are fetched, the tile is one for them already (`fetching_tile`).
@@ -271,9 +284,32 @@ def _columns(draft: NestDraft, lanes: Axis, shape: Shape, setting: Setting) -> N
     draft.take(Bind(lane, Kind.LANE, 0))
 
 
-def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
+def _columns_of_rows(draft: NestDraft, part: Group, axis: Axis, setting: Setting) -> None:
+    """The left factor in local memory, a work-item's rows side by side for each step of K: they
+    arrive as a vector, of which nothing has to be kept for the next steps. It is fetched along K,
+    by vectors, K over lanes 0 and rows over lanes 1."""
+    vector = setting.profile.vector
+    draft.take(Stage(part.name, axis.name, Place.LOCAL, vector))
+    across, down = draft.nest.size(Kind.LANE, 0), draft.nest.size(Kind.LANE, 1)
+    stage = next(s for s in draft.nest.stages if s.value == part.name)
+    name, extent = f"{part.name}/{axis.name}", stage.nest.loop(axis.name).extent
+    width = vector_width(extent, max(1, setting.profile.gather))
+    draft.tile(name, width, Kind.UNROLL, "tile")
+    lanes = vector_width(extent // width, across)
+    if lanes > 1:
+        draft.take(Tile(name, lanes, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 0))
+    for row in (a for a in part.axes if a in draft.group.axes):
+        name = f"{part.name}/{row.name}"
+        lanes = vector_width(stage.nest.loop(row.name).extent, down)
+        down //= lanes
+        if lanes > 1:
+            draft.take(Tile(name, lanes, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 1))
+
+
+def _rows(draft: NestDraft, rows: list[Axis], shape: Shape, near: bool) -> None:
     """The tile's rows over the axes of M from the innermost; neighbouring work-items take
-    neighbouring rows."""
+    neighbouring rows, or, where those of one lie `near` one another, the next ones of the longest
+    axis."""
     down, each = shape.down, shape.rows
     longest = max(rows, key=lambda a: a.extent)
     for number, axis in enumerate([*(a for a in reversed(rows) if a != longest), longest]):
@@ -281,10 +317,13 @@ def _rows(draft: NestDraft, rows: list[Axis], shape: Shape) -> None:
         lane = down if last else min(down, power(axis.extent, down))
         rest = -(-axis.extent // lane)
         copies = min(each, 1 << (rest - 1).bit_length()) if last else power(rest, each)
-        name = f"{axis.name}.in"
+        if near and not last:
+            copies = 1
+        name, side = f"{axis.name}.in", f"{axis.name}.lane"
         if lane * copies > 1:
-            draft.take(Tile(axis.name, lane * copies, name), Tile(name, lane, f"{axis.name}.lane"))
-            draft.take(Bind(f"{axis.name}.lane", Kind.LANE, 1), Bind(name, Kind.UNROLL))
+            outer, inner, size = (side, name, copies) if near else (name, side, lane)
+            draft.take(Tile(axis.name, lane * copies, outer), Tile(outer, size, inner))
+            draft.take(Bind(side, Kind.LANE, 1), Bind(name, Kind.UNROLL))
         down, each = max(1, down // lane), max(1, each // copies)
 
 

@@ -50,7 +50,9 @@ class Profit:
             return f"{name} folds no states in blocks (profile.block is 0)"
         if rule.borders and profile.slice:
             return f"{name} tests borders where it fetches operands (profile.slice)"
-        if sizes.get("parts", 0) and not (profile.registers and profile.slice):
+        if sizes.get("parts", 0) and not (
+            profile.registers and (profile.slice or profile.factor_slice)
+        ):
             return f"{name} computes several products of an operand in one kernel (profile.slice)"
         bound = self.target.caps.max_binding
         if sizes.get("bytes", 0) > bound:

@@ -219,11 +219,11 @@ def share_part(draft: NestDraft, part: Group, shape: Shape, setting: Setting) ->
     if own is not None:
         beside = _floor(min(shape.each, shape.across // lanes))
         _rows(draft, f"{prefix}{own.name}", shape, beside, Kind.SERIAL if reduces else Kind.UNROLL)
-    if reduces:
+    if reduces and part.over:
         name, extent = f"{prefix}{part.over[-1].name}", part.over[-1].extent
         if all(lp.kind is not Kind.VECTOR for lp in _nest(draft, part).loops):
             draft.tile(name, vector_width(extent, vector), Kind.VECTOR, "vec")
-    elif part.monoid is not None:
+    elif part.over:
         _unroll(draft, part, setting)
 
 

@@ -56,7 +56,7 @@ OPTIONS = (
     click.option(
         "--seconds",
         type=click.FloatRange(0),
-        default=10.0,
+        default=5.0,
         show_default=True,
         help="At most, for each kernel.",
     ),

@@ -288,7 +288,7 @@ def _replayed(made: Compilation, route: Route, how: dict[str, Any]) -> Report:
     arrays = read_inputs(how["replay"])
     subject = made.whole
     if how["kernel"] is not None:
-        subject = sized(next(s for s in made.pieces if s.name == how["kernel"]))
+        subject = sized(next(s for s in made.pieces if s.name == how["kernel"]), route)
     fault = judge(subject, route, arrays)
     return Report((Verdict(subject, 1, fault, (), 1.0, 0.0),), None, ())
 

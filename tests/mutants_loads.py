@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from mutants_known import Mutant
 
-PROLOGUES = "tests/test_schedule_mechanisms.py -k inline_prologue tests/test_structure.py"
+PROLOGUES = (
+    "tests/test_schedule_mechanisms.py tests/test_structure.py -k 'inline_prologue or precedes'"
+)
 MECHANISMS = "tests/test_rules.py -k mechanism"
 NARROW = "tests/test_narrow.py"
 AFFINE = "tests/test_rules.py -k 'fold_affine and (sound or fires)'"
@@ -20,13 +22,6 @@ LOADS = (
         "dsl/schedule/prologue.py",
         "return read_through(e, written)",
         "return read_through(replace(e, fill=None), written)",
-        PROLOGUES,
-    ),
-    Mutant(
-        "a prologue at the places of its group's axes",
-        "dsl/schedule/prologue.py",
-        "body=substitute(store.value, places)",
-        "body=store.value",
         PROLOGUES,
     ),
     Mutant(
@@ -48,13 +43,6 @@ LOADS = (
         "dsl/schedule/prologue.py",
         'return "" if after < before else dearer',
         'return ""',
-        PROLOGUES,
-    ),
-    Mutant(
-        "a prologue with more values than registers",
-        "dsl/schedule/prologue.py",
-        "if 0 < most < held:",
-        "if False:",
         PROLOGUES,
     ),
     # ---- scales and shifts in weights
@@ -106,7 +94,7 @@ LOADS = (
         "dsl/graph/beside.py",
         "family = [] if node in asked.around.results else _together_read(form, asked.around)",
         "family = _together_read(form, asked.around)",
-        "tests/test_rules.py -k 'mechanism or keep_names'",
+        "tests/test_rules.py -k result_is_read",
     ),
     Mutant(
         "products that are not read together are joined, others are not",

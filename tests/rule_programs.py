@@ -64,7 +64,7 @@ _UNLIKE = """model m(x: T[b, c], r: T[b, o]) -> T[b] {
 }"""
 _SHIFTED = """model m(x: T[b, s, c], r: T[b, s, o], t: T[b, s, p]) -> T[b, s] {
   y = silu(x)
-  z = softmax(first: linear(y, o)) * r + softmax(second: linear(y, o))
+  z = softmax(first: linear(y, o)) * r + softmax(second: linear(y, o)) * exp(r)
   u = softmax(third: linear(y, p)) * t
   out[i, j] = (sum over n < o of z[i, j, n]) + (sum over n < p of u[i, j, n])
 }"""

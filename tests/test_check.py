@@ -26,14 +26,14 @@ from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import Call, Kernel, Literal, Store, statements
 from sdlc.program.pipeline import plan_graph, tensors_of
-from sdlc.proof.check import Compilation, check, compiled
-from sdlc.proof.falsify import Effort, judge
+from sdlc.proof.check import Compilation, check, compiled, sized
+from sdlc.proof.falsify import Effort, falsify, judge
 from sdlc.proof.inputs import KINDS, Given, declared, values
 from sdlc.proof.meaning import stored_by
 from sdlc.proof.pieces import definition
-from sdlc.proof.sample import at_points, interpret_sample, sample_of
+from sdlc.proof.sample import at_points, interpret_sample, sample_of, work
 from sdlc.proof.source import source_of
-from sdlc.proof.stages import Route, interpreted, reference
+from sdlc.proof.stages import Route, interpreted, on, reference
 
 ROOT = Path(__file__).parents[1]
 SOFTMAX = str(ROOT / "stdlib" / "softmax.sdl")
@@ -268,6 +268,36 @@ def test_large_kernels_are_sampled_and_large_programs_are_not_passed_over_silent
     assert not report.failures and report.whole is None
     assert any("work-groups interpreted" in n for v in report.kernels for n in v.notes)
     assert [name for name, _ in report.skipped] == ["the whole program"]
+
+
+def test_what_is_too_long_to_interpret_runs_on_devices_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sdlc.proof.check.ALL_POINTS", 1 << 10)
+    monkeypatch.setattr("sdlc.proof.sample.MOST_STEPS", 1)
+    route = Route((*ROUTE.stages, on(open_device("cpu"))), "opencl")
+    subject = max(small().pieces, key=lambda s: work(s.graph))
+    assert sized(subject, ROUTE).sample.groups  # type: ignore[union-attr]
+    few = sized(subject, route)
+    assert few.sample is not None and not few.sample.groups
+    found = falsify(few, route, Effort(examples=1))
+    assert found.fault is None and "too long to be interpreted" in found.notes[0]
+    (kernel,) = few.program.kernels.values()
+    wrong = replace(few.program, kernels={kernel.name: every_store_wrong(kernel)})
+    fault = falsify(replace(few, program=wrong), route, Effort(examples=1)).fault
+    assert fault is not None and fault.stage == "device cpu"
+
+
+def every_store_wrong(kernel: Kernel) -> Kernel:
+    """The kernel with all that it stores too large by a half."""
+
+    def changed(stmt: Any) -> Any:
+        if isinstance(stmt, Store) and stmt.buffer in kernel.buffers:
+            value = Call("add", (stmt.value, Literal(0.5, stmt.value.type)))
+            return replace(stmt, value=value)
+        return replace(stmt, body=tuple(map(changed, stmt.body))) if hasattr(stmt, "body") else stmt
+
+    return replace(kernel, body=tuple(map(changed, kernel.body)))
 
 
 def test_a_wrong_sampled_kernel_is_seen() -> None:

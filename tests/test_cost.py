@@ -137,8 +137,8 @@ def test_few_groups_leave_cores_idle() -> None:
 
 @pytest.mark.parametrize("name", ["nvidia", "adreno", "mali", "apple"])
 def test_statistics_that_work_items_share_are_read_once(name: str) -> None:
-    """A norm in one kernel reads its rows twice at most: its lanes share the statistics, and do not
-    each read all of them."""
+    """A norm in one kernel reads its rows twice at most in each of a row's work-groups: lanes share
+    the statistics, and do not each read all of them."""
     text = """op f(x: T[b, c, h, w], y: T[b, e, h, w], scale: T[c + e], shift: T[c + e])
       -> T[b, c + e, h, w]
     {
@@ -152,7 +152,9 @@ def test_statistics_that_work_items_share_are_read_once(name: str) -> None:
     (kernel,) = [k for k in made.kernels if k.group.inner and k.group.monoid is None]
     whole = 2 * 480 * 64 * 64 * 2
     missed = traffic_of(kernel.group, kernel.nest, made.orders, target.peak).missed
-    assert max(missed) <= 4 * whole  # read for the statistics, read again, written; 272 if each did
+    # Read for the statistics (on nvidia by up to four work-groups), read again, written; 272 if
+    # each work-item read all of them.
+    assert max(missed) <= (7 if name == "nvidia" else 4) * whole
 
 
 # ---- whether a rule pays

@@ -113,7 +113,7 @@ def test_a_sample_rounds_where_the_definition_does(monkeypatch: pytest.MonkeyPat
     """At some points a narrow graph has the same roundings as at all of them: bit by bit."""
     monkeypatch.setattr("sdlc.proof.check.ALL_POINTS", 1 << 10)
     for subject in (s for s in normed().pieces if s.narrowed is not None):
-        few = sized(subject)
+        few = sized(subject, ROUTE)
         assert few.sample is not None and few.narrowed is not None and subject.narrowed is not None
         given = {n.name: Given(n.name, n.dtype, n.shape).array for n in declared(subject.graph)}
         for whole, some in ((subject.graph, few.graph), (subject.narrowed, few.narrowed)):

@@ -140,6 +140,20 @@ def test_joined_tensors_are_contracted_by_parts(data: st.DataObject, seed: int) 
     agree(graph, after, next(r for r in rules if r.name == "concat_k"), seed)
 
 
+def test_a_result_is_read_where_it_is() -> None:
+    """Products of one operand that end in one sum are one, but not the one that is a result."""
+    text = """model m(x: T[b, c]) -> (a: T[b, c], out: T[b, c]) {
+      y = silu(x)
+      a = first: linear(y, c; bias = false)
+      out = a + (second: linear(y, c; bias = false)) * (third: linear(y, c; bias = false))
+    }"""
+    graph = build(load(None, text), None, {"b": 3, "c": 4}, {}, DType.F32)
+    (rule,) = select(RULES, only=["join_read_together"])
+    after, report = rewrite(graph, [rule], always)
+    assert report.fired(rule.name) == 2
+    agree(graph, after, rule, 0)
+
+
 def test_every_mechanism_has_programs() -> None:
     assert set(MECHANISM_PROGRAMS) == {r.name for r in MECHANISMS}
 

@@ -71,9 +71,10 @@ Op = Callable[[State], None]
 
 @dataclass(slots=True)
 class Scope:
-    """The code of one body and where the values of its expressions are."""
+    """The code of one body, and how often it runs."""
 
     depth: int
+    times: int = 1
     code: list[Op] = field(default_factory=list)
 
 
@@ -119,12 +120,13 @@ def _chunk(kernel: Kernel) -> int:
 
 
 class Compiler:
-    """A kernel as closures over slots. `_places` says in which slot, and from which loop depth on,
-    the value of an expression stands."""
+    """A kernel as closures over slots; `steps` is how many of them a run calls at most. `_places`
+    says in which slot, and from which loop depth on, the value of an expression stands."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.count = 0
+        self.steps = 0
         self._places: dict[Expr, tuple[int, int]] = {}
         self._constants: list[tuple[int, Values]] = []
         self._ids: list[tuple[int, WorkId]] = []
@@ -163,6 +165,7 @@ class Compiler:
 
     def _emit(self, depth: int, op: Op) -> None:
         self._scopes[depth].code.append(op)
+        self.steps += self._scopes[depth].times
 
     @property
     def _depth(self) -> int:
@@ -191,7 +194,7 @@ class Compiler:
                 self._emit(self._depth, _store(stmt, index, value, guard, values.fail))
             case For():
                 slot = self._slot()
-                code = self._inner(stmt.body, stmt.var, slot)
+                code = self._inner(stmt.body, stmt.var, slot, stmt.extent)
                 self._emit(self._depth, _loop(stmt.extent, slot, code))
             case If():
                 condition = values.slot(stmt.condition)
@@ -212,8 +215,10 @@ class Compiler:
             slot = copy
         self._places[stmt.var] = (slot, min(depth, self._depth))
 
-    def _inner(self, body: tuple[Stmt, ...], var: Var | None = None, slot: int = 0) -> list[Op]:
-        self._scopes.append(Scope(len(self._scopes)))
+    def _inner(
+        self, body: tuple[Stmt, ...], var: Var | None = None, slot: int = 0, extent: int = 1
+    ) -> list[Op]:
+        self._scopes.append(Scope(len(self._scopes), self._scopes[-1].times * extent))
         if var is not None:
             self._places[var] = (slot, self._depth)
         self._body(body)

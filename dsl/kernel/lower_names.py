@@ -132,8 +132,12 @@ def stage_names(
         if axis in first:
             value = k.call("add", first[axis], value)
         elif not nest.is_exact(axis):
-            inside[axis] = simplifier.visit(k.call("lt", value, k.i32(axis.extent)))
+            start, width = _vector_start(nest, axis, value)
+            inside[axis] = simplifier.visit(k.call("lt", start, k.i32(axis.extent)))
+            made[axis] = simplifier.visit(clamped(value, axis.extent, width))
         raw[axis] = simplifier.visit(value)
+        if axis in made:
+            continue
         safe = k.call("min", k.call("max", value, k.i32(0)), k.i32(last))
         made[axis] = simplifier.visit(safe)
     renamed = partial(stage_names, stage, axes, first, simplifier=simplifier)

@@ -123,7 +123,7 @@ def check(
 ) -> Report:
     """Kernel by kernel, then the whole program; `only`: this kernel alone. Ends early at a kernel
     that is wrong: the whole is then wrong too."""
-    subjects, skipped = _subjects(made, only)
+    subjects, skipped = _subjects(made, route, only)
     verdicts: list[Verdict] = []
     total = len(subjects) + (only is None)
     for number, subject in enumerate(subjects):
@@ -141,7 +141,9 @@ def check(
     return Report(tuple(verdicts), _whole(made, route, effort), tuple(skipped))
 
 
-def _subjects(made: Compilation, only: str | None) -> tuple[list[Subject], list[tuple[str, str]]]:
+def _subjects(
+    made: Compilation, route: Route, only: str | None
+) -> tuple[list[Subject], list[tuple[str, str]]]:
     subjects: list[Subject] = []
     skipped: list[tuple[str, str]] = []
     for subject in made.pieces:
@@ -151,7 +153,7 @@ def _subjects(made: Compilation, only: str | None) -> tuple[list[Subject], list[
         if reason:
             skipped.append((subject.name, reason))
         else:
-            subjects.append(sized(subject))
+            subjects.append(sized(subject, route))
     return subjects, skipped
 
 
@@ -163,11 +165,11 @@ def alone_reason(subject: Subject) -> str:
     return ""
 
 
-def sized(subject: Subject) -> Subject:
-    """The subject, sampled where it is too large to be evaluated point by point."""
+def sized(subject: Subject, route: Route) -> Subject:
+    """The subject, sampled where it is too large for the route to be evaluated point by point."""
     if work(subject.graph) <= ALL_POINTS:
         return subject
-    sample = sample_of(subject.program)
+    sample = sample_of(subject.program, on_device=route.on_device)
     graph = at_points(subject.graph, sample.points)
     narrow = subject.narrowed and at_points(subject.narrowed, sample.points)
     alone = replace(subject, graph=graph, rewritten=graph, narrowed=narrow)

@@ -114,7 +114,8 @@ def _notes(search: _Search, effort: Effort) -> tuple[str, ...]:
     if search.subject.sample is not None:
         groups = len(search.subject.sample.groups)
         points = sum(len(p) for p in search.subject.sample.points.values())
-        notes.append(f"at {points} elements, {groups} work-groups interpreted")
+        how = f"{groups} work-groups interpreted" if groups else "too long to be interpreted"
+        notes.append(f"at {points} elements, {how}")
     if search.elements and not search.defined:
         notes.append("nothing is defined on these inputs")
     return tuple(notes)

@@ -32,11 +32,16 @@ Points = npt.NDArray[np.int64]
 """[points, dimensions]: logical indices."""
 GROUPS, POINTS = 4, 48
 """Work-groups that are interpreted of a large kernel, and elements of each output looked at."""
+MOST_STEPS = 1 << 21
+"""Steps of the interpreter (some seconds) that a sampled kernel takes at most where a device runs
+it as well: work-items that are few and do much are long, however few work-groups are interpreted.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The work-groups and, for every output of a one-kernel program, the points looked at."""
+    """The work-groups and, for every output of a one-kernel program, the points looked at. Without
+    work-groups the kernel is too long to be interpreted."""
 
     groups: tuple[int, ...]
     points: Mapping[str, Points]
@@ -47,7 +52,7 @@ class Sample:
 
 
 class NotSampled(Exception):
-    """A stage whose kernel has other work-groups than the sample was made for."""
+    """A stage whose kernel has other work-groups than the sample was made for, or is too long."""
 
 
 def at_points(graph: Graph, points: Mapping[str, Points]) -> Graph:
@@ -135,11 +140,14 @@ def work(graph: Graph) -> int:
 # ---- some work-groups ----------------------------------------------------------------------------
 
 
-def sample_of(program: Program, seed: int = 0) -> Sample:
-    """A sample of a one-kernel program: its first and last work-group, others, what they write."""
+def sample_of(program: Program, seed: int = 0, on_device: bool = False) -> Sample:
+    """A sample of a one-kernel program: its first and last work-group, others, what they write.
+    `on_device`: one runs the kernel too, so that it need not be interpreted if that is long."""
     (kernel,) = program.kernels.values()
     total = prod(kernel.grid)
     generator = np.random.default_rng(seed)
+    if on_device and Compiler(kernel).steps > MOST_STEPS:
+        return Sample((), {n: _anywhere(program.tensors[n], generator) for n in program.outputs})
     others = generator.integers(0, total, GROUPS - 2).tolist()
     groups = tuple(sorted({0, total - 1, *others}))
     blank = {n: np.zeros(program.tensors[n].shape) for n in program.inputs}
@@ -153,11 +161,21 @@ def sample_of(program: Program, seed: int = 0) -> Sample:
     return Sample(groups, points)
 
 
+def _anywhere(tensor: Tensor, generator: np.random.Generator) -> Points:
+    """Some elements of a tensor."""
+    return np.stack([generator.integers(0, n, POINTS) for n in tensor.shape or (1,)], axis=1)[
+        :, : len(tensor.shape)
+    ]
+
+
 def interpret_sample(
     program: Program, inputs: Mapping[str, Array], sample: Sample, change: Change = unchanged
 ) -> dict[str, Array]:
-    """The sampled elements after `change`. Raises NotSampled where it makes other work-groups."""
+    """The sampled elements after `change`. Raises NotSampled where it makes other work-groups, or
+    none are interpreted."""
     (kernel,) = program.kernels.values()
+    if not sample.groups:
+        raise NotSampled("it is too long")
     made = change(kernel)
     if (made.grid, made.group) != (kernel.grid, kernel.group):
         raise NotSampled(f"its launch was changed to {made.grid} groups of {made.group}")

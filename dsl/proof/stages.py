@@ -74,6 +74,7 @@ class Stage:
     name: str
     run: Callable[[Subject, Arrays], Named]
     language: str = ""
+    is_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,11 @@ class Route:
 
     stages: tuple[Stage, ...]
     language: str = "numpy"
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a device is among them."""
+        return any(stage.is_device for stage in self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,7 @@ def on(device: Device) -> Stage:
     def run(subject: Subject, arrays: Arrays) -> Named:
         return subject.results(built(subject.program, arrays).run(arrays.inputs))
 
-    return Stage(f"device {device.info.id}", run)
+    return Stage(f"device {device.info.id}", run, is_device=True)
 
 
 def limits(subject: Subject, arrays: Arrays, route: Route) -> dict[str, Allowed]:

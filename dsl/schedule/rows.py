@@ -18,7 +18,14 @@ from sdlc.graph.node import Map, Node
 from sdlc.graph.rewrite import read_through
 from sdlc.schedule.absorb import absorbed_into, arrangement, readers_of, shared_value
 from sdlc.schedule.contraction import constant_factor, contraction
-from sdlc.schedule.draft import Setting, bind_groups, flat_strides, share, vector_width
+from sdlc.schedule.draft import (
+    Setting,
+    bind_groups,
+    divisor,
+    flat_strides,
+    share,
+    vector_width,
+)
 from sdlc.schedule.group import Group
 from sdlc.schedule.held_rows import held_rows_steps
 from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
@@ -32,6 +39,14 @@ MANY, LEAST = 64, 8
 ALONE = 16
 """Every work-item folds statistics over so few elements for itself; then a row may have several
 work-groups."""
+
+LONG_ROW, MOST_AGAIN = 1 << 13, 4
+"""Elements of a row whose statistics may be folded by several work-groups, each for itself, and how
+many: they are a third of what a work-group does that folds, reads again and stores a row, and two
+thirds of what four do."""
+
+AHEAD = 8
+"""Steps of statistics that are written out where work-items lie side by side."""
 
 WRITTEN = 4
 """Registers for each element of a part of a row that a compiler writes out and keeps from the first
@@ -213,7 +228,10 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     lanes = [] if alone else _lanes(part, setting)[: len(wide)]
     for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
-    beside = _beside(draft, wide, rows, setting) if alone else ()
+    short = prod(a.extent for a in part.over) < LONG_ROW
+    beside = (
+        () if short and not alone else (_beside if alone else _again)(draft, wide, rows, setting)
+    )
     if lanes and len(inside) > 1:
         draft.take(Reorder(tuple(inside)))
     left = {a: draft.nest.loop(a.name).extent for a in group.axes}
@@ -238,6 +256,22 @@ def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> t
     count = next((n for n in range(wanted, extent) if extent % n == 0), extent)
     draft.tile(wide[0], extent // count, Kind.SERIAL, "each")
     return (wide[0],)
+
+
+def _again(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> tuple[str, ...]:
+    """Where so few long rows leave cores idle, and loads are under way together, several
+    work-groups for each, which all fold its statistics, in parts of the longest axis that divides
+    so. The axes that have some."""
+    most = min(setting.profile.groups // rows, MOST_AGAIN)
+    if setting.profile.depth < 2 or prod(a.extent for a in draft.group.inner[-1].over) < LONG_ROW:
+        return ()
+    for name in wide if most > 1 else ():
+        extent = draft.nest.loop(name).extent
+        count = divisor(extent, most)
+        if count > 1:
+            draft.tile(name, extent // count, Kind.SERIAL, "each")
+            return (name,)
+    return ()
 
 
 def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
@@ -268,18 +302,46 @@ def _strides(part: Group, setting: Setting) -> dict[Axis, int]:
 
 
 def _statistics_steps(part: Group, lanes: list[tuple[Axis, int]], setting: Setting) -> list[Step]:
-    """Work-items as `lanes` say; a vector along what is left of the innermost axis in storage."""
-    steps: list[Step] = []
-    for dim, (axis, ways) in enumerate(lanes):
-        name = f"{part.name}/{axis.name}"
-        steps += [Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim)]
+    """Work-items as `lanes` say; a vector along what is left of the innermost axis in storage, and
+    first of all neighbouring work-items, where those along `lanes` would be far apart."""
     strides = _strides(part, setting) if lanes else flat_strides(part.lift[0], setting.orders)
     order = sorted(part.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
     axis = max(part.over, key=lambda a: (strides.get(a) == 1, a.extent))
     free = not lanes or (setting.profile.depth > 1 and axis not in dict(lanes))
     width = vector_width(axis.extent, setting.profile.vector) if free else 1
+    name, side = f"{part.name}/{axis.name}", 1
+    if free and lanes and strides.get(axis) == 1:
+        side = _side_by_side(-(-axis.extent // width), lanes[0][1])
+    steps: list[Step] = []
+    for dim, (other, ways) in enumerate(lanes):
+        own = ways if dim else ways // side
+        if own > 1:
+            lane = f"{part.name}/{other.name}"
+            steps += [Tile(lane, own, f"{lane}.lane"), Bind(f"{lane}.lane", Kind.LANE, dim)]
     if width > 1:
-        name = f"{part.name}/{axis.name}"
         steps += [Tile(name, width, f"{name}.vec"), Bind(f"{name}.vec", Kind.VECTOR)]
+    if side > 1:
+        steps += [Tile(name, side, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 0)]
+        if side < lanes[0][1]:
+            steps.append(Reorder((f"{part.name}/{lanes[0][0].name}.lane", f"{name}.lane")))
     steps.append(Reorder(tuple(f"{part.name}/{a.name}" for a in order)))
-    return steps
+    return [*steps, *_ahead(part, order, lanes, side)] if side > 1 else steps
+
+
+def _ahead(
+    part: Group, order: list[Axis], lanes: list[tuple[Axis, int]], side: int
+) -> tuple[Step, ...]:
+    """Steps along the last axis that work-items go along, written out: their loads are under way
+    together."""
+    ways = {axis: n if dim else n // side for dim, (axis, n) in enumerate(lanes)}
+    axis = next(a for a in reversed(order) if a in ways)
+    name, size = f"{part.name}/{axis.name}", divisor(-(-axis.extent // ways[axis]), AHEAD)
+    if size == 1:
+        return ()
+    return (Tile(name, size, f"{name}.ahead"), Bind(f"{name}.ahead", Kind.UNROLL))
+
+
+def _side_by_side(vectors: int, most: int) -> int:
+    """Work-items for so many vectors side by side: a power of two, or one where it is too many."""
+    ways = 1 << (vectors - 1).bit_length()
+    return ways if ways <= most else 1

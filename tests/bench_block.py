@@ -1,6 +1,7 @@
 """SD 1.4's first ResBlock + transformer beside other runtimes, in one run, by turns. Not a test.
 
     python tests/bench_block.py [--device cpu] [--rounds 5] [--peer PYTHON] [--profile]
+        [--without RULE,RULE]
 
 tests/programs/sd_block.sdl: 320 channels, a 64 x 64 latent, batch 2, a text of 77 x 768, 8 heads,
 f32, seeded random weights. `--peer` is a Python with what shall be timed beside it (pip install
@@ -9,7 +10,8 @@ gives its result first: the relative error is against PyTorch's. All take turns,
 machine does meets all of them; `CPU ms` is the time of the process's threads, which other work
 hardly moves (but threads that wait by spinning count). `--baseline` adds ours without any rule (no
 register tiles, values row-major) and ours with nothing but these two, the paper's baseline;
-`--profile` shows where our time goes. Exit status 1 where our result is wrong.
+`--without` adds ours without the rules that it names; `--profile` shows where our time goes. Exit
+status 1 where our result is wrong.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", default=sys.executable, help="a Python with torch, or `none`")
     parser.add_argument("--threads", type=int, default=2, help="the peers' threads (default 2)")
     parser.add_argument("--only", help="rules: NAME[,NAME] (default: the compiler's own)")
+    parser.add_argument("--without", help="time it without these as well: NAME[,NAME]")
     parser.add_argument("--baseline", action="store_true", help="time it with fewer rules as well")
     parser.add_argument("--profile", action="store_true", help="where our time goes, by kernel")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=SIZE", help="other sizes")
@@ -68,21 +71,27 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compiled(args: argparse.Namespace, device: Device, rules: Sequence[str] | None) -> Executable:
+def compiled(
+    args: argparse.Namespace,
+    device: Device,
+    rules: Sequence[str] | None,
+    without: Sequence[str] = (),
+) -> Executable:
     """The block on the device with its inputs set, by these rules (None: the compiler's own)."""
     target = args.target or target_of(device.info).name
     sizes = SIZES | {name: int(n) for name, n in (s.split("=") for s in args.set)}
     begin = time.perf_counter()
     request = make_request(PROGRAM, target, None, sizes, (None, args.precision))
-    if rules is not None:
-        request = with_rules(request, tuple(rules))
+    if rules is not None or without:
+        names = [rule.name for rule in request.rules] if rules is None else rules
+        request = with_rules(request, tuple(name for name in names if name not in without))
     program = request.build().program
     middle = time.perf_counter()
     executable = Executable(program, device, RandomWeights(program))
     end = time.perf_counter()
-    names = ", ".join(rule.name for rule in request.rules) or "no rule"
+    named = ", ".join(rule.name for rule in request.rules) or "no rule"
     print(
-        f"{device.info.name}, target {target}, {args.precision}, {names}: "
+        f"{device.info.name}, target {target}, {args.precision}, {named}: "
         f"{len(program.dispatches)} dispatches, {program.flop / 1e9:.1f} GFLOP, arena "
         f"{program.memory.arena / 2**20:.0f} MiB, weights {program.memory.weights / 2**20:.1f} "
         f"MiB; compiled in {middle - begin:.1f} s, built and loaded in {end - middle:.1f} s",
@@ -174,15 +183,19 @@ def features() -> str:
 def main() -> None:
     args = arguments()
     device = open_device(args.device)
-    executable = compiled(args, device, None if args.only is None else parse_names([args.only]))
+    asked = None if args.only is None else parse_names([args.only])
+    executable = compiled(args, device, asked)
     inputs = random_inputs(executable.program)
     inputs = {name: np.asarray(array, np.float32) for name, array in inputs.items()}
     ours = {"sdlc": result_of(executable)}
     if args.profile:
         print_table(PROFILE_COLUMNS, profile_rows(profile(executable, args.rounds)))
     runners: dict[str, Callable[[], Times]] = {"sdlc": lambda: step_times(executable)}
-    for name, rules in BASELINES.items() if args.baseline else ():
-        plain = compiled(args, device, rules)
+    fewer = {name: (rules, ()) for name, rules in BASELINES.items() if args.baseline}
+    if args.without:
+        fewer[f"sdlc, without {args.without}"] = (asked, parse_names([args.without]))
+    for name, (rules, without) in fewer.items():
+        plain = compiled(args, device, rules, without)
         ours[name] = result_of(plain)
         runners[name] = lambda plain=plain: step_times(plain)
     peer = None if args.peer == "none" else Peer(args, executable, inputs)

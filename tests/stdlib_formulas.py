@@ -278,6 +278,16 @@ def _(draw: Draw) -> Given:
     return draw.call({"x": x, "k": k}, transposed(x, k, **given), **given)
 
 
+@formula("conv2d_upsampled")
+def _(draw: Draw) -> Given:
+    factor, r = draw.whole(1, 3), 2 * draw.whole(0, 2) + 1
+    x = draw.array(draw.size(most=2), draw.size(most=3), draw.size(), draw.size())
+    k = draw.array(draw.size(most=3), x.shape[1], r, r)
+    repeated = x.repeat(factor, axis=2).repeat(factor, axis=3)
+    result = convolve(repeated, k, 1, r // 2, 1, 1)
+    return draw.call({"x": x, "k": k}, result, factor=factor)
+
+
 @formula("conv")
 def _(draw: Draw) -> Given:
     size, stride, o, bias = draw.whole(1, 3), draw.whole(1, 2), draw.size(), draw.flag()

@@ -149,6 +149,19 @@ def test_the_cost_model_chooses_among_tiles_of_several_sizes() -> None:
     assert small[0] > 0 and 0 < sum(small) <= 4
 
 
+@pytest.mark.parametrize(("channels", "wanted"), [(64, [1, 0]), (640, [0, 1])])
+def test_of_unlike_rules_at_a_place_the_quicker_is_used(channels: int, wanted: list[int]) -> None:
+    """Doubled pixels: few channels pay in phases, whose sums are not stored; many in tiles."""
+    head = "model m(x: T[b, c, h, w]) -> T[b, c, 2 * h, 2 * w]"
+    text = head + " { return conv(upsample_nearest(x), c) }"
+    request = make_request(text, "adreno", None, SIZES | {"c": channels}, (None, "f16"))
+    made = planned(request.graph(), request.target, request.rules)
+    assert [made.report.fired(name) for name in ("upsample_phases", "winograd_4")] == wanted
+    if wanted == [0, 1]:
+        why = made.report.refusals("upsample_phases")
+        assert "another rule that could be used there serves the program better" in why
+
+
 def test_a_budget_below_the_least_names_it() -> None:
     with pytest.raises(SdlError, match="P011") as raised:
         sdlc.compile(NET, sizes=SIZES, weight_budget=LEAST - 1)

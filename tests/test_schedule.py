@@ -20,6 +20,8 @@ from sdlc.kernel.ir import Kernel
 from sdlc.kernel.lower import lower
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.verify import verify
+from sdlc.language.elaborate import build
+from sdlc.language.library import load
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_graph, storage_of, tensors_of
 from sdlc.program.program import TensorRole
@@ -119,6 +121,18 @@ def test_vector_axis_is_innermost_in_storage() -> None:
     assert made.orders[(store.node, 0)] == (0, 2, 3, 1)
     weight = next(v for v in conv.operands if v[0].shape == (16, 4, 3, 3))
     assert made.orders[weight] == (2, 3, 1, 0)
+
+
+def test_what_lies_between_chains_of_transforms_is_stored_as_their_products_are() -> None:
+    """Channels innermost, though only transforms write and read it, the last one inside another."""
+    text = """model m(x: T[b, c, h, w], k: T[c, c, 3, 3]) -> T[b, c, h, w] {
+  return winograd_conv2d(relu(winograd_conv2d(x, k)), k)
+}"""
+    graph = build(load(None, text), None, {"b": 1, "c": 16, "h": 8, "w": 8}, {}, DType.F32)
+    made = plan(graph, load_target("cpu"))
+    stored = [s.node for k in made.kernels for s in k.group.stores]
+    between, result = (n for n in stored if n.shape == (1, 16, 8, 8))
+    assert made.orders[between, 0] == (0, 2, 3, 1) != made.orders[result, 0]
 
 
 # ---- steps

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from graphs import MAX_AND_SUM, SUM, at, axes, read, slot, weight
 from graphs import given as entry
+from sdlc.api import make_request
 from sdlc.backends.target import load_target
 from sdlc.graph.expr import (
     ONE,
@@ -32,7 +33,7 @@ from sdlc.kernel.ir import Declare, statements
 from sdlc.language.elaborate import build
 from sdlc.language.library import load
 from sdlc.program.interpreted import run_interpreted
-from sdlc.program.pipeline import compile_plan
+from sdlc.program.pipeline import compile_plan, planned
 from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.draft import EVERY, Setting
@@ -317,6 +318,18 @@ def test_scores_are_computed_inside() -> None:
         assert names == [*held, "scores", "top", "weight", "sum_l", "sum_o"]
         vectors = [lp for s in stages for lp in s.nest.loops if lp.kind is Kind.VECTOR]
         assert len(vectors) == len(stages)
+
+
+@pytest.mark.parametrize("name", ["llvmpipe", "swiftshader"])
+def test_scores_that_no_binding_holds_are_not_stored(name: str) -> None:
+    """Those of 64 x 64 pixels and eight heads in f32; of 32 x 32 they are, which is quicker."""
+    text = "model m(q: T[b, h, s, e]) -> T[b, h, s, e] { return attention_heads(q, q, q) }"
+    for pixels, stored in ((1024, True), (4096, False)):
+        sizes = {"b": 2, "h": 8, "s": pixels, "e": 12}
+        request = make_request(text, name, None, sizes, (None, "f32"))
+        made = planned(request.graph(), request.target, request.rules).plan
+        values = {s.node.shape for k in made.kernels for s in k.group.stores}
+        assert ((2, 8, pixels, pixels) in values) is stored
 
 
 def test_lanes_of_a_vector_are_rows_where_values_do_not_fill_it() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import sdlc
+from rule_programs import values_for
 from sdlc.api import make_request
 from sdlc.cli import status_of
 from sdlc.cli_check import entries
@@ -15,7 +16,10 @@ from sdlc.cli_header import structure_problems, with_header
 from sdlc.language.diagnostics import SdlError
 from sdlc.language.elaborate_rule import chosen_rules
 from sdlc.language.parse import parse_module
+from sdlc.program.interpreted import run_interpreted
 from sdlc.proof.structure import header_of
+from sdlc.proof.tolerance import Numerics, check, tolerance
+from strategies import weights_of
 
 PROGRAMS = sorted((Path(__file__).parent / "programs").glob("*.sdl"))
 TARGETS = ("cpu", "adreno", "mali", "apple", "nvidia")
@@ -90,6 +94,27 @@ def test_transforms_take_in_what_follows_and_norms_what_precedes() -> None:
         "winograd_conv2d_silu_out",
     ]
     assert {"conv.bias", "r", "out"} < {name for _, name in program.dispatches[-1].bindings}
+
+
+@pytest.mark.parametrize(
+    ("rule", "c", "w"), [("winograd_1d_2", 128, 127), ("winograd_1d_4", 64, 253)]
+)
+def test_lines_are_computed_in_tiles_as_well(rule: str, c: int, w: int) -> None:
+    """In one dimension as in two: tiles, products, and the way back with what follows, which
+    compute what the definition says."""
+    path = next(p for p in PROGRAMS if p.stem == "winograd_line")
+    one = make_request(path, "cpu", None, {"b": 1, "c": c, "w": w}, (None, "f32"))
+    rules = chosen_rules(one.library, (), (rule, *WINOGRAD[1:]))
+    program = replace(one, rules=rules).build().program
+    assert [d.kernel for d in program.dispatches] == [
+        "winograd_conv1d_v",
+        "winograd_conv1d_s",
+        "winograd_conv1d_silu_out",
+    ]
+    graph = one.graph()
+    inputs, weights = values_for(graph, 0), weights_of(graph)
+    outputs = run_interpreted(program, inputs, weights)
+    check(tolerance(graph, inputs, weights), outputs, Numerics.BILINEAR)
 
 
 @pytest.mark.parametrize(

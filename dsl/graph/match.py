@@ -293,7 +293,7 @@ class _Matcher:
 
     def expose(self, t: Expr, state: State) -> tuple[Expr, State]:
         """`t` with maps unfolded until it shows an operator."""
-        while isinstance(t, Read) and isinstance(t.source, Map) and t.fill is None:
+        while isinstance(t, Read) and isinstance(t.source, Map):
             state = replace(state, inside=state.inside | {t.source})
             t = read_through(t, t.source)
         return t, state

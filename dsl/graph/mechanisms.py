@@ -119,6 +119,7 @@ DEFAULT = (
     "fold_affine",
     "join_biases",
     "scale_and_shift",
+    "upsample_phases",
     "winograd_4",
     *(r.name for r in (*SCHEDULED, *PLACED)),
 )

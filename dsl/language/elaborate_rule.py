@@ -22,7 +22,7 @@ from sdlc.graph.node import Graph, Input, Map, Node, Reduce
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Asked, Refused, Rule, Sizes, replace_nodes, select
 from sdlc.graph.types import DType
-from sdlc.language.diagnostics import Diagnostic, SdlError, did_you_mean
+from sdlc.language.diagnostics import Diagnostic, SdlError, did_you_mean, failure
 from sdlc.language.elaborate import enter, size_names
 from sdlc.language.elaborate_expression import evaluate
 from sdlc.language.elaborate_invoke import invoke
@@ -137,7 +137,11 @@ class Equation:
     _rights: dict[object, Node] = field(default_factory=dict)
 
     def sides(self, sizes: Sizes, precision: DType) -> tuple[Graph, Graph]:
-        """Both sides as programs, at these sizes. Raises SdlError."""
+        """Both sides as programs, at these sizes. Raises SdlError: E037 where the rule's own
+        conditions, or those of what it calls, say that it is not for them."""
+        why = self._failing(self.definition.guards, sizes)
+        if why:
+            raise failure(WHERE, why)
         return (
             self._program(self.definition.left, sizes, precision),
             self._program(self.definition.right, sizes, precision),

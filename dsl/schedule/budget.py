@@ -30,6 +30,10 @@ MOST_STATES = 4096
 """Combinations that are kept while choosing; of more, the best of each range of bytes."""
 
 
+Place = tuple[str, Origin]
+"""A rule and where it could be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A rule at a place of the program: the seconds that a run would save, for so many bytes of
@@ -48,36 +52,52 @@ def rewritten(
     many bytes all weights may take, bilinear rules where they fit as well."""
     paying = profitable(target, graph, rules)
     rivals = [r for r in rules if r.numerics is Numerics.BILINEAR]
-    if budget is None and len(rivals) < 2:
-        return rewrite(graph, rules, paying)
-    trials = [
-        offered(graph, [r for r in rules if r not in others], paying)
-        for others in [[r for r in rivals if r is not rival] for rival in rivals] or [[]]
-    ]
-    whole, some = trials[0]
-    found = [o for _, offers in trials for o in offers]
     if budget is None:
-        taken = quickest(found)
-    else:
-        plain = weight_bytes(hoist(whole[0]).run) - sum(o.nbytes for o in some)
-        taken = chosen(found, budget - plain)
-    if len(trials) == 1 and len(taken) == len(found):
+        return rewrite(graph, rules, paying, _Unsurpassed(surpassed(graph, rivals, paying)))
+    whole, some = offered(graph, [r for r in rules if r not in rivals[1:]], paying)
+    found = [*some, *(o for rule in rivals[1:] for o in asked(graph, rule, paying))]
+    plain = weight_bytes(hoist(whole[0]).run) - sum(o.nbytes for o in some)
+    taken = chosen(found, budget - plain)
+    if len(rivals) < 2 and len(taken) == len(found):
         return whole
     return rewrite(graph, rules, paying, _Admitted(frozenset((o.rule, o.at) for o in taken)))
+
+
+SURPASSED = "another rule that could be used there serves the program better"
 
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
     """Admits bilinear rules at the places that were chosen for them, and every other rule."""
 
-    places: frozenset[tuple[str, Origin]]
+    places: frozenset[Place]
 
     def __call__(self, rule: Rule, node: Node, sizes: Sizes) -> str:
         if rule.numerics is not Numerics.BILINEAR or (rule.name, node.origin) in self.places:
             return ""
         if any(at == node.origin for _, at in self.places):
-            return "another rule that could be used there serves the program better"
+            return SURPASSED
         return "its weights are not among those that save most time within the weight budget"
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsurpassed:
+    """Admits every rule but at places that serve the program better with another one."""
+
+    places: frozenset[Place]
+
+    def __call__(self, rule: Rule, node: Node, sizes: Sizes) -> str:
+        return SURPASSED if (rule.name, node.origin) in self.places else ""
+
+
+def surpassed(graph: Graph, rivals: Sequence[Rule], paying: Profit) -> frozenset[Place]:
+    """Where one of the rules could be used, and another one saves more time."""
+    found: list[Offer] = []
+    for rule in rivals:
+        if found or rule is not rivals[-1]:  # the last of them has no rival where no other could be
+            found += asked(graph, rule, paying, weighed=False)
+    best = quickest(found)
+    return frozenset((o.rule, o.at) for o in found if o not in best)
 
 
 def quickest(offers: Iterable[Offer]) -> tuple[Offer, ...]:
@@ -96,6 +116,14 @@ def offered(
     offers = _Offers(paying)
     whole = rewrite(graph, rules, paying, offers.record)
     return whole, tuple(offers.by_place.values())
+
+
+def asked(graph: Graph, rule: Rule, paying: Profit, weighed: bool = True) -> tuple[Offer, ...]:
+    """What each place of the graph as it is offers to one bilinear rule, which is not used yet;
+    without bytes where they are not `weighed`."""
+    offers = _Offers(paying, weighed)
+    rewrite(graph, [rule], paying, lambda *of: offers.record(*of) or "it is only asked")
+    return tuple(offers.by_place.values())
 
 
 def weight_bytes(graph: Graph) -> int:
@@ -136,12 +164,15 @@ class _Offers:
     """What bilinear rules offer, gathered while a graph is rewritten: equal places together."""
 
     paying: Profit
-    by_place: dict[tuple[str, Origin], Offer] = field(default_factory=dict)
+    weighed: bool = True
+    by_place: dict[Place, Offer] = field(default_factory=dict)
+    seen: set[tuple[str, Node]] = field(default_factory=set)
 
     def record(self, rule: Rule, node: Node, sizes: Sizes) -> str:
-        if rule.numerics is Numerics.BILINEAR:
+        if rule.numerics is Numerics.BILINEAR and (rule.name, node) not in self.seen:
+            self.seen.add((rule.name, node))  # a node may match in several ways
             place = rule.name, node.origin
-            nbytes = added_bytes(rule, sizes, node.dtypes[0])
+            nbytes = added_bytes(rule, sizes, node.dtypes[0]) if self.weighed else 0
             seconds = self.paying.saved(rule, sizes)
             known = self.by_place.get(place, Offer(*place, 0, 0.0))
             made = Offer(*place, known.nbytes + nbytes, known.seconds + seconds)

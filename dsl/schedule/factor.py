@@ -44,11 +44,8 @@ LEAST_TILES = 4
 MOST_HELD = 1 << 15
 """Elements of rows that a work-item may hold: they stay in a cache of its core."""
 
-FETCHED = 24
+FETCHED = 32
 """Registers for addresses, work-items' numbers, and what is on its way to local memory."""
-
-SMALLER = 0.75
-"""A tile of less than this share of what registers hold otherwise is a smaller one."""
 
 SHARING = 8
 """Work-items of a matrix instruction's sub-group that fold one row's statistics together: so many
@@ -149,8 +146,8 @@ def _does_not_pay(form: Contraction, target: Target) -> str:
         return "work-items that fetch nothing together would each normalise it"
     columns = form.fields * prod(a.extent for a in form.n)
     if profile.lanes > 1 and not profile.slice and columns > prod(a.extent for a in form.k):
-        tile, whole = prod(fetching_tile(form, profile)) * form.fields, prod(profile.register_tile)
-        if tile < SMALLER * whole:
+        whole = profile.register_tile[0] // (2 if form.fields > 2 else 1)
+        if fetching_tile(form, profile)[0] < whole:
             return "its many columns would be computed in smaller tiles"
     tiles = -(-rows // profile.register_tile[0])
     if rows < profile.lanes or (profile.lanes == 1 and tiles < LEAST_TILES * target.peak.cores):

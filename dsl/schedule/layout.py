@@ -9,11 +9,12 @@ images channels-last); everything else follows what it reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from sdlc.graph.expr import Axis, Read, reads_of
+from sdlc.graph.expr import Apply, Axis, Expr, Index, Literal, Read, reads_of
 from sdlc.graph.node import Const, Input, Node, Role
 from sdlc.schedule.affine import affine, bare_axis
 from sdlc.schedule.contraction import Contraction, contraction
@@ -221,13 +222,26 @@ def _with_innermost(store: Output, lanes: Axis) -> tuple[int, ...]:
 
 
 def _followed(group: Group, store: Output, orders: Orders) -> tuple[int, ...]:
-    """The order of the largest value that is read, carried over axis by axis."""
+    """The order of the largest value that is read, carried over axis by axis, also through values
+    that exist only inside the kernel."""
+    inside: Orders = {}
+    for part in group.inner:
+        for held in part.stores:
+            inside[held.node, held.field] = _carried(part.reads, held, ChainMap(inside, orders))
+    reads = (r for part in group.parts for r in part.reads)
+    return _carried(reads, store, ChainMap(inside, orders))
+
+
+def _carried(
+    reads: Iterable[Read], store: Output, orders: Mapping[Value, tuple[int, ...]]
+) -> tuple[int, ...]:
+    """The order of the largest value that is read along what is stored, else row-major."""
     best: tuple[int, ...] | None = None
     size = 0
     position = {bare_axis(i): d for d, i in enumerate(store.indices)}
-    for read in (r for part in group.parts for r in part.reads):
+    for read in reads:
         order = orders.get((read.source, read.field))
-        axes = [bare_axis(i) for i in read.indices]
+        axes = [_moved_along(i) for i in read.indices]
         known = [a for a in axes if a is not None and a in position]
         extent = prod(a.extent for a in known)
         if order is None or extent <= size or len(set(known)) != len(known):
@@ -236,3 +250,11 @@ def _followed(group: Group, store: Output, orders: Orders) -> tuple[int, ...]:
         missing = [d for d in range(len(store.indices)) if d not in carried]
         size, best = extent, (*missing, *carried)
     return best if best is not None else row_major((store.node, store.field))
+
+
+def _moved_along(index: Expr) -> Axis | None:
+    """The axis that an index is, or a quotient of: neighbours along it are neighbours there."""
+    match index:
+        case Apply(op="floordiv", args=(Index(axis=axis), Literal())):
+            return axis
+    return bare_axis(index)

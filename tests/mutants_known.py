@@ -179,8 +179,8 @@ KERNELS = (
     Mutant(
         "off by one in a guard",
         "dsl/kernel/lower_names.py",
-        'inside[axis] = simplifier.visit(k.call("lt", value, k.i32(axis.extent)))',
-        'inside[axis] = simplifier.visit(k.call("le", value, k.i32(axis.extent)))',
+        'inside[axis] = simplifier.visit(k.call("lt", start, k.i32(axis.extent)))',
+        'inside[axis] = simplifier.visit(k.call("le", start, k.i32(axis.extent)))',
     ),
     Mutant(
         "strides of the wrong order",

@@ -179,8 +179,8 @@ KERNELS = (
     Mutant(
         "off by one in a guard",
         "dsl/kernel/lower_names.py",
-        'inside[axis] = simplifier.visit(k.call("lt", start, k.i32(axis.extent)))',
-        'inside[axis] = simplifier.visit(k.call("le", start, k.i32(axis.extent)))',
+        'inside[axis] = simplify(k.call("lt", start, k.i32(axis.extent)), ranges)',
+        'inside[axis] = simplify(k.call("le", start, k.i32(axis.extent)), ranges)',
     ),
     Mutant(
         "strides of the wrong order",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from sdlc.kernel.ir import (
     Access,
     Barrier,
     Buffer,
+    Cast,
     Expr,
     For,
     Kernel,
@@ -62,6 +65,19 @@ def test_what_a_loop_does_not_change_is_before_it() -> None:
     before, after = (interpret(k, {"x": x.copy()})["out"] for k in (whole, made))
     np.testing.assert_array_equal(before, after)
     np.testing.assert_allclose(after, np.repeat(np.exp(np.roll(x, -1)), PASSES), rtol=1e-6)
+
+
+def test_halves_are_rounded_where_they_are_stored() -> None:
+    """Found by drawing: the cast of a store is no value of its own, what it rounds is."""
+    out = Buffer("out", DType.F16, ITEMS * PASSES, Space.GLOBAL, Access.WRITE)
+    whole = kernel(SCALED)
+    fill, barrier, loop = whole.body
+    assert isinstance(loop, For)
+    store = Store(out, add(mul(LX, i32(PASSES)), J), Cast(SCALED, DType.F16))
+    body = (fill, barrier, replace(loop, body=(store,)))
+    made = settle_local_values(replace(whole, buffers=(X, out), body=body))
+    verify(made)
+    assert loop_loads(made) == 0
 
 
 @pytest.mark.parametrize(

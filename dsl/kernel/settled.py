@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Barrier,
     Buffer,
@@ -123,7 +124,8 @@ class _Settled:
         return with_operands(e, tuple(self.visit(p) for p in parts)) if parts else e
 
     def _is_settled(self, e: Expr) -> bool:
-        if not self.moving.isdisjoint(e.variables):
+        # A half is only what is loaded or about to be stored: its cast stays there.
+        if e.type.dtype is DType.F16 or not self.moving.isdisjoint(e.variables):
             return False
         loads = [x for x in walk(e) if isinstance(x, Load)]
         return bool(loads) and all(x.buffer in self.still for x in loads)

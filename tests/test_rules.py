@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from conftest import ForAll
 from rule_programs import MECHANISM_PROGRAMS, embedded, values_for
+from sdlc.graph import beside
 from sdlc.graph.expr import Read
-from sdlc.graph.node import Graph, Reduce, reads, topological
+from sdlc.graph.node import Graph, Node, Reduce, is_static, reads, topological
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.rules import Rule, always, rewrite, select
 from sdlc.graph.types import DType
@@ -152,6 +153,33 @@ def test_a_result_is_read_where_it_is() -> None:
     after, report = rewrite(graph, [rule], always)
     assert report.fired(rule.name) == 2
     agree(graph, after, rule, 0)
+
+
+def test_what_is_computed_together_is_not_joined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projections of one operand that end in one sum and are computed in several pieces: none has
+    more rows than there are in all."""
+    text = """model m(x: T[b, s, c], r: T[b, o]) -> T[b, o] {
+      y = silu(x)
+      z = r
+      for n < 12 {
+        k = exp(key.{n}: linear(y, o; bias = false))
+        v = exp(value.{n}: linear(y, o; bias = false))
+        z[i, j] = z[i, j] + (sum over l < s of k[i, l, j] * v[i, l, j])
+      }
+      return z
+    }"""
+    monkeypatch.setattr(beside, "MOST", 4 * 2 * 3 * 5)
+    graph = build(load(None, text), None, {"b": 2, "s": 3, "c": 4, "o": 5}, {}, DType.F32)
+    rules = select(RULES, only=["join_weights", "join_read_together"])
+    after, report = rewrite(graph, rules, always)
+    assert report.fired("join_weights")
+    weights = [w for n in topological(after) if isinstance(n, Reduce) for w in _weights_read(n)]
+    assert weights and max(w.shape[0] for w in weights) <= 24 * 5
+    agree(graph, after, rules[0], 0)
+
+
+def _weights_read(node: Reduce) -> list[Node]:
+    return [r.source for r in reads(node) if is_static(r.source)]
 
 
 def test_every_mechanism_has_programs() -> None:

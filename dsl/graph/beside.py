@@ -138,6 +138,8 @@ def attempt_together(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     if form is None:
         return Refused("it has no axis along which only weights and the result move")
     family = [] if node in asked.around.results else _together_read(form, asked.around)
+    if _in_parts(node, asked.around):
+        return Refused("it is computed together with others already")
     if len(family) < 2 or (isinstance(node, Map) and not _whole(family)):
         return Refused("nothing else of its kind ends in a node that it ends in")
     size = sum(element_count(f.node) * f.node.dtypes[0].itemsize for f in family)
@@ -273,10 +275,16 @@ def _family(form: _Form, around: Surroundings) -> list[_Form]:
 
 
 def _together_read(form: _Form, around: Surroundings) -> list[_Form]:
-    """Those of its kind that end in what this one ends in."""
+    """Those of its kind that end in what this one ends in; none that is computed together with
+    others already: its parts end in many nodes."""
     ends = _ends(form.node, around)
     alike = (f for f in _alike(form, around) if ends & _ends(f.node, around))
-    return sorted(alike, key=lambda f: f.start)
+    return sorted((f for f in alike if not _in_parts(f.node, around)), key=lambda f: f.start)
+
+
+def _in_parts(node: Node, around: Surroundings) -> bool:
+    """Whether parts of a node are read, not the whole."""
+    return any(_part(r) for r in around.readers.get(node, ()))
 
 
 def _ends(node: Node, around: Surroundings) -> frozenset[Node]:

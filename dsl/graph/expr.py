@@ -195,9 +195,11 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
                 case Read():
                     indices = tuple(visit(i) for i in e.indices)
                     fill = None if e.fill is None else visit(e.fill)
-                    made = Read(e.source, indices, e.field, fill)
+                    same = indices == e.indices and fill is e.fill
+                    made = e if same else Read(e.source, indices, e.field, fill)
                 case Apply():
-                    made = Apply(e.op, tuple(visit(a) for a in e.args))
+                    args = tuple(visit(a) for a in e.args)
+                    made = e if args == e.args else Apply(e.op, args)
                 case _:
                     made = e
         memo[e] = made

@@ -215,7 +215,7 @@ class _Run:
         for key, attempt in self.attempts.items():
             root = done.get(attempt.root, attempt.root)
             if root is not attempt.root:
-                self.attempts[key] = replace(attempt, root=root)
+                self.attempts[key] = Attempt(attempt.rule, root, attempt.fired, attempt.why)
         self.around = surroundings(self.graph, self.around.sources)
 
     def near_new(self) -> frozenset[Node]:

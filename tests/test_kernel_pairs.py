@@ -107,12 +107,25 @@ def test_halves_are_narrowed_together() -> None:
 
 @pytest.mark.parametrize(
     "between",
-    [Barrier(), Let(Var("v", F32), Load(KEPT, place(0)))],
-    ids=["a barrier", "a load of what is stored"],
+    [
+        Barrier(),
+        Let(Var("v", F32), Load(KEPT, place(0))),
+        Store(KEPT, add(mul(LX, LX), 0), f32(1)),
+        Store(KEPT, place(0), f32(1)),
+    ],
+    ids=["a barrier", "a load of what is stored", "a store to some cell", "a store to its cell"],
 )
 def test_a_store_stays_before(between: Stmt) -> None:
     first, second = (Store(KEPT, place(n), Load(X, place(n))) for n in range(2))
-    assert widths(stored_in_pairs(kernel(first, between, second)), KEPT) == [1, 1]
+    made = stored_in_pairs(kernel(first, between, second))
+    store = next(s for s in statements(made.body) if isinstance(s, Store))
+    assert isinstance(store.value, Load) and store.value.type.lanes == 1
+
+
+def test_a_store_stays_before_one_to_what_it_reads() -> None:
+    first, second = (Store(OUT, place(n), Load(KEPT, place(n))) for n in range(2))
+    between = Store(KEPT, place(0), f32(1))
+    assert widths(stored_in_pairs(kernel(first, between, second))) == [1, 1]
 
 
 def test_unlike_guards_stay_apart() -> None:

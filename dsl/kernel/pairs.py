@@ -2,8 +2,8 @@
 
 In: a kernel. Out: where it has matrix instructions, the kernel in which loads and stores of two
 neighbours in one body, the first at an even place, are one. Invariant: the same cells are read and
-written; a store moves down to its neighbour's only past statements that do not read its buffer, and
-past no barrier.
+written; a store moves down to its neighbour's only past loads of other buffers and stores to other
+cells, none of which its own value reads, and past no barrier.
 
     y[2 * p] = a;  y[2 * p + 1] = b        →        y[2 * p … 2 * p + 1] = (a, b)
 
@@ -39,6 +39,8 @@ from sdlc.kernel.ir import (
 from sdlc.kernel.simplify import Simplifier, simplify_kernel
 
 PAIR = 2
+_Waiting = dict[tuple[str, Expr], tuple[int, Store]]
+"""Stores that may become the first of a pair, and where they stand, by buffer and index."""
 
 
 def move_pairs(kernel: Kernel, halves: bool) -> Kernel:
@@ -58,7 +60,7 @@ def stored_in_pairs(kernel: Kernel) -> Kernel:
 def _stored(body: tuple[Stmt, ...], simplifier: Simplifier) -> tuple[Stmt, ...]:
     """The body with neighbouring stores as one, at the place of the later."""
     made: list[Stmt | None] = []
-    waiting: dict[tuple[str, Expr], tuple[int, Store]] = {}
+    waiting: _Waiting = {}
     for stmt in body:
         if isinstance(stmt, For | If):
             stmt = replace(stmt, body=_stored(stmt.body, simplifier))
@@ -66,6 +68,8 @@ def _stored(body: tuple[Stmt, ...], simplifier: Simplifier) -> tuple[Stmt, ...]:
             waiting.clear()
         for name in _read(stmt) if waiting else ():
             waiting = {key: held for key, held in waiting.items() if key[0] != name}
+        if isinstance(stmt, Store):
+            waiting = _unmet(waiting, stmt, simplifier)
         made.append(stmt)
         if not isinstance(stmt, Store) or not _may_pair(stmt):
             continue
@@ -77,6 +81,18 @@ def _stored(body: tuple[Stmt, ...], simplifier: Simplifier) -> tuple[Stmt, ...]:
         elif _is_even(index, simplifier):
             waiting[(stmt.buffer.name, index)] = len(made) - 1, stmt
     return tuple(s for s in made if s is not None)
+
+
+def _unmet(waiting: _Waiting, store: Store, simplifier: Simplifier) -> _Waiting:
+    """Those whose cells, and what they read, the store does not write."""
+    found: _Waiting = {}
+    for key, (at, first) in waiting.items():
+        ahead = simplifier.visit(call("sub", key[1], store.index))
+        meets = not isinstance(ahead, Literal) or 0 <= ahead.value < store.value.type.lanes
+        same = first.buffer.name == store.buffer.name and meets
+        if not same and store.buffer.name not in _read(first):
+            found[key] = at, first
+    return found
 
 
 def _may_pair(store: Store) -> bool:

@@ -230,6 +230,20 @@ class Journal:
 RIGHT, SLOW, BEGUN = "right", "slow", "begun"
 
 
+def outcome(kind: Kind, case: Any) -> str:
+    """`RIGHT`, `SLOW`, or what is wrong with a case."""
+    try:
+        with _limited(MOST_SECONDS):
+            kind.check(case)
+    except _Late:
+        return SLOW
+    except Exception as problem:
+        if type(problem).__module__.startswith("hypothesis"):
+            raise
+        return f"{type(problem).__name__}: {problem}"
+    return RIGHT
+
+
 def run_shard(
     shard: Shard, folder: Path, ended: str = "", where: Sequence[Place] = PLACES
 ) -> Found:
@@ -243,23 +257,9 @@ def run_shard(
 
     def leave(record: Record, problem: str) -> str:
         made = f"{name}-{number}-{len(found.failures)}.json"
-        devices = [p.selector for p in where]
-        said = {"kind": name, "devices": devices, **record, "problem": problem}
-        text = json.dumps(said, indent=1)
-        (folder / made).write_text(text)
+        said = {"kind": name, "devices": [p.selector for p in where], **record, "problem": problem}
+        (folder / made).write_text(json.dumps(said, indent=1))
         return made
-
-    def outcome(case: Any, record: Record) -> str:
-        try:
-            with _limited(MOST_SECONDS):
-                kind.check(case)
-        except _Late:
-            return SLOW
-        except Exception as problem:
-            if type(problem).__module__.startswith("hypothesis"):
-                raise
-            return leave(record, f"{type(problem).__name__}: {problem}")
-        return RIGHT
 
     def test(case: Any) -> None:
         record = kind.keep(case)
@@ -268,7 +268,8 @@ def run_shard(
         became = known.get(digest)
         if became is None or (became == BEGUN and not ended):
             journal.add(digest, BEGUN)
-            became = outcome(case, record)
+            problem = outcome(kind, case)
+            became = leave(record, problem) if problem not in (RIGHT, SLOW) else problem
             journal.add(digest, became)
         elif became == BEGUN:
             became = known[digest] = leave(record, f"its process ended: {ended}")

@@ -192,6 +192,20 @@ def test_attention_whose_operands_stream_computes_the_definition(
 STREAMS = Profile(4, 32, (4, 4), 4, 4, 8, depth=2, groups=1)
 
 
+@pytest.mark.parametrize("columns", [7, 8])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_is_folded_over_an_axis_like_the_columns_is_needed_whole(
+    depth: int, columns: int
+) -> None:
+    """The rows that are folded are attention's own result, whose axis is named like the columns of
+    the second one, and is as long: each column needs all of it (found by drawing)."""
+    text = """model m(x: T[b, s, 2], k: T[b, 2, n], v: T[b, n, n]) -> T[b, s, n] {
+      return attention_online(attention_online(x, k), v)
+    }"""
+    graph = build(load(None, text), None, {"b": 2, "s": 5, "n": columns}, {}, F)
+    in_one_kernel(graph, replace(STREAMS, depth=depth, block=16), 0)
+
+
 def test_streams_are_staged_a_block_ahead_and_weights_take_the_place_of_scores() -> None:
     graph = attention_graph(1, 64, 64, 16, 16)
     whole = plan(graph, target(STREAMS))

@@ -410,7 +410,7 @@ def summarise(done: list[Found]) -> None:
 def replay(file: Path) -> int:
     record = json.loads(file.read_text())
     on_device = record["kind"].startswith("device-")
-    where = places(",".join(record["devices"])) if on_device else PLACES
+    where = places(",".join(record["devices"])) if on_device else ()
     kind = kinds(where)[record["kind"]]
     if "text" not in record:
         shard = (record["kind"], record["shard"], record["count"])

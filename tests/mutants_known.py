@@ -216,7 +216,7 @@ KERNELS = (
     Mutant(
         "no barrier before a stage is filled again",
         "dsl/kernel/lower.py",
-        "if at and any(s.place is Place.LOCAL for s in stages):",
+        "if at and shared:",
         "if ():",
         NVIDIA,
     ),

@@ -10,6 +10,7 @@ barriers around what work-items share.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 from sdlc.graph.node import Const, Node
 from sdlc.graph.types import DType, Origin
@@ -122,21 +123,24 @@ class _Staging:
         return None
 
     def emit(self, at: str) -> None:
-        """The stages in the body of loop `at`, each after what it reads."""
+        """The stages in the body of loop `at`, each after what it reads. A work-group of one shares
+        nothing, so nothing waits there (PoCL's compiler fails at some such barriers)."""
         stages = [s for s in self.nest.stages if s.at == at]
-        if at and any(s.place is Place.LOCAL for s in stages):
+        several = prod(self.work.group_size) > 1
+        shared = [s.value for s in stages if s.place is Place.LOCAL and several]
+        if at and shared:
             self.work.emit.add(k.Barrier())  # what the last pass left is still being read
         written: set[Value] = set()
         read: set[Value] = set()
         for stage in stages:
             group = self.parts[stage.value]
             reads = {(r.source, r.field) for r in group.reads}
-            if written & reads or self._replaced(stage) in read:
+            if shared and (written & reads or self._replaced(stage) in read):
                 self.work.emit.add(k.Barrier())
                 written, read = set(), set()
             self._fill(stage, group)
             read |= reads
-            if stage.place is Place.LOCAL:
+            if stage.value in shared:
                 written |= {(s.node, s.field) for s in group.stores}
         if written:
             self.work.emit.add(k.Barrier())

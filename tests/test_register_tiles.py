@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import pytest
 
 from bench_block import PROGRAM
 from sdlc.api import make_request
 from sdlc.backends.target import load_target
-from sdlc.program.pipeline import planned
+from sdlc.graph.types import DType
+from sdlc.program.interpreted import run_interpreted
+from sdlc.program.pipeline import compile_graph, planned
+from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.nest import Kind
 from sdlc.schedule.plan import Scheduled, plan
@@ -93,3 +97,29 @@ def test_loops_over_a_window_take_registers_of_results_and_of_steps() -> None:
     most = prod(profile.register_tile)
     assert window_tile(64) == (most // 2, 2 * profile.slice // 8)
     assert window_tile(4) == (most, 1)
+
+
+PRODUCT = "op entry(x: T[b, s, k], w: T[n, k]) -> T[b, s, n] { return matmul_nt(x, w) }"
+
+
+@pytest.mark.parametrize(("rows", "tile"), [(76, 4), (77, 7), (79, 4)])
+def test_rows_are_whole_tiles_where_a_higher_tile_divides_them(rows: int, tile: int) -> None:
+    """Of 77 rows 11 tiles of 7: none is beyond the end. Of 79 there are no such tiles."""
+    sizes = {"b": 2, "s": rows, "k": 192, "n": 384}
+    request = make_request(PRODUCT, "mali", None, sizes, (None, "f16"))
+    (item,) = plan(request.graph(), request.target).kernels
+    axis = item.group.axes[1]
+    copies = [x.extent for x in item.nest.loops if x.kind is Kind.UNROLL and x.axis == axis]
+    assert (copies, item.nest.is_exact(axis)) == ([tile], rows != 79)
+
+
+@pytest.mark.parametrize("rows", [5, 7, 14])
+def test_whole_tiles_of_rows_compute_the_definition(rows: int) -> None:
+    sizes = {"b": 1, "s": rows, "k": 5, "n": 8}
+    request = make_request(PRODUCT, "mali", None, sizes, (None, "f16"))
+    graph = request.graph()
+    program = compile_graph(graph, request.target, DType.F16)
+    rng = np.random.default_rng(rows)
+    inputs = {i.name: rng.standard_normal(i.shape).astype(np.float16) for i in graph.inputs}
+    allowed = tolerance(graph, inputs, {})
+    check(allowed, run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)

@@ -1,0 +1,111 @@
+"""Places in memory hold few registers while loops run.
+
+In: a kernel. Out: the same kernel in which a place that is a constant away from a named one is
+spelled with that name, and a place of a result that shares parts of work-groups' numbers with what
+stands before it is made before the loop instead of behind it. Invariant: every access is to the
+same element.
+
+    a = lane * 66; b = a + 33                    b nowhere; a + 33 in its place
+    q = group / 512; for p { … q … }             q = group / 512; at = q * 4096 + lane
+    out[group / 512 * 4096 + lane] = sum         for p { … }; out[at] = sum
+
+A compiler keeps a quotient that is used before a loop and behind it: several for one place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Set
+from dataclasses import replace
+
+from sdlc.kernel.ir import (
+    I32,
+    Call,
+    Expr,
+    For,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Stmt,
+    Var,
+    WorkId,
+    statement_expressions,
+    statements,
+    walk,
+)
+from sdlc.kernel.rewrite import map_statements, rebuild, with_expressions
+from sdlc.kernel.simplify import simplify_kernel
+
+
+def few_addresses(kernel: Kernel) -> Kernel:
+    """`kernel` with fewer places under way at once, simplified."""
+    named = Counter(s.var for s in statements(kernel.body) if isinstance(s, Let))
+    once = {var for var, times in named.items() if times == 1}
+    body = _early(_near(kernel.body, once), once)
+    return kernel if body == kernel.body else simplify_kernel(replace(kernel, body=body))
+
+
+def _near(body: tuple[Stmt, ...], once: Set[Var]) -> tuple[Stmt, ...]:
+    """Names for a constant beside another name spelled out. Both mean one thing only."""
+    loops = {s.var for s in statements(body) if isinstance(s, For)}
+    spelled: dict[Expr, Expr] = {}
+
+    def visit(stmt: Stmt) -> tuple[Stmt, ...]:
+        return (with_expressions(stmt, lambda e: rebuild(e, lambda x: spelled.get(x, x), {})),)
+
+    for stmt in statements(body):
+        if isinstance(stmt, Let) and stmt.var in once and _is_near(stmt.value, once | loops):
+            (made,) = visit(stmt)
+            assert isinstance(made, Let)
+            spelled[stmt.var] = made.value
+    if not spelled:
+        return body
+    return tuple(s for s in map_statements(body, visit) if not _is_spelled(s, spelled))
+
+
+def _is_spelled(stmt: Stmt, spelled: dict[Expr, Expr]) -> bool:
+    return isinstance(stmt, Let) and stmt.var in spelled
+
+
+def _is_near(value: Expr, fixed: Set[Var]) -> bool:
+    """Whether a value is a constant more than a name that never changes."""
+    if not (isinstance(value, Call) and value.op == "add" and value.type == I32):
+        return False
+    first, second = value.args
+    return isinstance(first, Var) and first in fixed and isinstance(second, Literal)
+
+
+def _early(body: tuple[Stmt, ...], once: Set[Var]) -> tuple[Stmt, ...]:
+    """Places behind the first loop that share a quotient with what is before it, made before it."""
+    first = next((n for n, s in enumerate(body) if isinstance(s, For)), len(body))
+    before, rest = body[:first], body[first:]
+    known = {s.var for s in before if isinstance(s, Let)}
+    quotients = {e for e in _expressions(before) if _is_quotient(e)}
+    early: list[Stmt] = []
+    late: list[Stmt] = []
+    for stmt in rest:
+        if isinstance(stmt, Let) and stmt.var in once and _is_early(stmt.value, known, quotients):
+            known.add(stmt.var)
+            early.append(stmt)
+        else:
+            late.append(stmt)
+    return (*before, *early, *late)
+
+
+def _expressions(body: tuple[Stmt, ...]) -> set[Expr]:
+    return set(walk(*[e for s in statements(body) for e in statement_expressions(s)]))
+
+
+def _is_quotient(e: Expr) -> bool:
+    """A part of a work-group's number."""
+    parts = e.operands if isinstance(e, Call) and e.op in ("floordiv", "mod") else ()
+    return any(isinstance(x, WorkId) and x.kind == "group" for x in walk(*parts))
+
+
+def _is_early(value: Expr, known: set[Var], quotients: set[Expr]) -> bool:
+    inside = list(walk(value))
+    if value.type != I32 or any(isinstance(e, Load) for e in inside):
+        return False
+    names = {e for e in inside if isinstance(e, Var)}
+    return names <= known and not quotients.isdisjoint(inside)

@@ -15,7 +15,7 @@ A compiler keeps a quotient that is used before a loop and behind it: several fo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import replace
 
 from sdlc.kernel.ir import (
@@ -77,35 +77,42 @@ def _is_near(value: Expr, fixed: Set[Var]) -> bool:
 
 
 def _early(body: tuple[Stmt, ...], once: Set[Var]) -> tuple[Stmt, ...]:
-    """Places behind the first loop that share a quotient with what is before it, made before it."""
+    """Places behind the first loop made before it, where they are fewer than the quotients in them
+    that are there before it anyway."""
     first = next((n for n, s in enumerate(body) if isinstance(s, For)), len(body))
     before, rest = body[:first], body[first:]
     known = {s.var for s in before if isinstance(s, Let)}
-    quotients = {e for e in _expressions(before) if _is_quotient(e)}
+    there = _quotients(before)
     early: list[Stmt] = []
-    late: list[Stmt] = []
     for stmt in rest:
-        if isinstance(stmt, Let) and stmt.var in once and _is_early(stmt.value, known, quotients):
+        shares = not there.isdisjoint(_quotients((stmt,)))
+        if isinstance(stmt, Let) and shares and stmt.var in once and _is_early(stmt.value, known):
             known.add(stmt.var)
             early.append(stmt)
+    if len(early) >= len(there & _quotients(early)):
+        return body
+    return (*before, *early, *(s for s in rest if s not in early))
+
+
+def _quotients(body: Iterable[Stmt]) -> set[Expr]:
+    """Parts of a work-group's number, whole ones: group / 4 % 8, but not group / 4 in it."""
+    found: set[Expr] = set()
+    pending = [e for s in statements(tuple(body)) for e in statement_expressions(s)]
+    while pending:
+        e = pending.pop()
+        if isinstance(e, Call) and e.op in ("floordiv", "mod") and _is_of_group(e):
+            found.add(e)
         else:
-            late.append(stmt)
-    return (*before, *early, *late)
+            pending += e.operands
+    return found
 
 
-def _expressions(body: tuple[Stmt, ...]) -> set[Expr]:
-    return set(walk(*[e for s in statements(body) for e in statement_expressions(s)]))
+def _is_of_group(e: Expr) -> bool:
+    return any(isinstance(x, WorkId) and x.kind == "group" for x in walk(e))
 
 
-def _is_quotient(e: Expr) -> bool:
-    """A part of a work-group's number."""
-    parts = e.operands if isinstance(e, Call) and e.op in ("floordiv", "mod") else ()
-    return any(isinstance(x, WorkId) and x.kind == "group" for x in walk(*parts))
-
-
-def _is_early(value: Expr, known: set[Var], quotients: set[Expr]) -> bool:
+def _is_early(value: Expr, known: Set[Expr]) -> bool:
+    """Whether a value is a place that only needs what is known before the loop."""
     inside = list(walk(value))
-    if value.type != I32 or any(isinstance(e, Load) for e in inside):
-        return False
     names = {e for e in inside if isinstance(e, Var)}
-    return names <= known and not quotients.isdisjoint(inside)
+    return value.type == I32 and names <= known and not any(isinstance(e, Load) for e in inside)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from kernels import GX, LX, add, mul, read, write
@@ -102,25 +104,51 @@ def test_a_place_that_shares_a_quotient_is_made_before_the_loop() -> None:
     assert "at" in before_the_loop(few_addresses(kernel(2, whole(2))))
 
 
-def test_a_place_of_its_own_stays_behind_the_loop() -> None:
-    """Where nothing before it needs a quotient, a place made there would only take a register."""
-    assert "at" not in before_the_loop(few_addresses(kernel(2, GX)))
+@pytest.mark.parametrize("early", [GX, quotient(2)], ids=["no quotient", "one for one place"])
+def test_a_place_of_its_own_stays_behind_the_loop(early: Expr) -> None:
+    """Where it would not replace more than one quotient, it would only take a register."""
+    assert "at" not in before_the_loop(few_addresses(kernel(2, early)))
+
+
+def with_more(change: Callable[[Stmt], tuple[Stmt, ...]], *first: Stmt) -> Kernel:
+    """The kernel of two quotients with its statements replaced, and some before them."""
+    given_ = kernel(2, whole(2))
+    return replace(given_, body=(*first, *(made for s in given_.body for made in change(s))))
+
+
+def test_what_shares_no_quotient_stays_behind_the_loop() -> None:
+    other = Let(Var("other", I32), mul(LX, i32(2)))
+    made = with_more(lambda s: (other, s) if isinstance(s, Let) and s.var is AT else (s,))
+    moved = few_addresses(replace(made, body=(*made.body, Store(OUT, other.var, f32(0.0)))))
+    assert before_the_loop(moved) == {"start", "at"}
+
+
+COUNT = Var("count", I32)
 
 
 def test_what_changes_is_not_read_early() -> None:
     """A variable's value behind a loop is not the one before it."""
-    count = Var("count", I32)
-    made = kernel(2, whole(2))
-    counted = [
-        replace(s, body=(*s.body, Assign(count, add(count, 1)))) if isinstance(s, For) else s
-        for s in made.body
-    ]
-    moved = [
-        Let(AT, add(s.value, call("sub", count, i32(TERMS))))
-        if isinstance(s, Let) and s.var is AT
-        else s
-        for s in counted
-    ]
-    body = (Declare(count, i32(0)), *moved)
-    late = few_addresses(replace(made, body=body))
+
+    def change(s: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(s, For):
+            return (replace(s, body=(*s.body, Assign(COUNT, add(COUNT, 1)))),)
+        if isinstance(s, Let) and s.var is AT:
+            return (Let(AT, add(s.value, call("sub", COUNT, i32(TERMS)))),)
+        return (s,)
+
+    late = few_addresses(with_more(change, Declare(COUNT, i32(0))))
     assert "at" not in before_the_loop(late)
+
+
+def test_what_changes_keeps_its_name() -> None:
+    """A constant more than what a variable was is no constant more than what it is."""
+    was = Var("was", I32)
+
+    def change(s: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(s, Let) and s.var is START:
+            return (s, Declare(COUNT, i32(0)), Let(was, add(COUNT, 1)), Assign(COUNT, i32(5)))
+        if isinstance(s, Let) and s.var is AT:
+            return (Let(AT, add(s.value, call("sub", was, i32(1)))),)
+        return (s,)
+
+    assert "was" in names(few_addresses(with_more(change)))

@@ -14,7 +14,6 @@ A compiler keeps a quotient that is used before a loop and behind it: several fo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Set
 from dataclasses import replace
 
@@ -40,22 +39,20 @@ from sdlc.kernel.simplify import simplify_kernel
 
 def few_addresses(kernel: Kernel) -> Kernel:
     """`kernel` with fewer places under way at once, simplified."""
-    named = Counter(s.var for s in statements(kernel.body) if isinstance(s, Let))
-    once = {var for var, times in named.items() if times == 1}
-    body = _early(_near(kernel.body, once), once)
+    body = _early(_near(kernel.body))
     return kernel if body == kernel.body else simplify_kernel(replace(kernel, body=body))
 
 
-def _near(body: tuple[Stmt, ...], once: Set[Var]) -> tuple[Stmt, ...]:
-    """Names for a constant beside another name spelled out. Both mean one thing only."""
-    loops = {s.var for s in statements(body) if isinstance(s, For)}
+def _near(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    """Names for a constant beside another name spelled out."""
+    fixed = {s.var for s in statements(body) if isinstance(s, Let | For)}
     spelled: dict[Expr, Expr] = {}
 
     def visit(stmt: Stmt) -> tuple[Stmt, ...]:
         return (with_expressions(stmt, lambda e: rebuild(e, lambda x: spelled.get(x, x), {})),)
 
     for stmt in statements(body):
-        if isinstance(stmt, Let) and stmt.var in once and _is_near(stmt.value, once | loops):
+        if isinstance(stmt, Let) and _is_near(stmt.value, fixed):
             (made,) = visit(stmt)
             assert isinstance(made, Let)
             spelled[stmt.var] = made.value
@@ -76,7 +73,7 @@ def _is_near(value: Expr, fixed: Set[Var]) -> bool:
     return isinstance(first, Var) and first in fixed and isinstance(second, Literal)
 
 
-def _early(body: tuple[Stmt, ...], once: Set[Var]) -> tuple[Stmt, ...]:
+def _early(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
     """Places behind the first loop made before it, where they are fewer than the quotients in them
     that are there before it anyway."""
     first = next((n for n, s in enumerate(body) if isinstance(s, For)), len(body))
@@ -86,7 +83,7 @@ def _early(body: tuple[Stmt, ...], once: Set[Var]) -> tuple[Stmt, ...]:
     early: list[Stmt] = []
     for stmt in rest:
         shares = not there.isdisjoint(_quotients((stmt,)))
-        if isinstance(stmt, Let) and shares and stmt.var in once and _is_early(stmt.value, known):
+        if isinstance(stmt, Let) and shares and _is_early(stmt.value, known):
             known.add(stmt.var)
             early.append(stmt)
     if len(early) >= len(there & _quotients(early)):

@@ -82,6 +82,16 @@ def test_kernels_are_those_that_commands_print() -> None:
             at = done.stdout.index(part, at) + len(part)
 
 
+def test_every_kind_of_error_is_documented() -> None:
+    """The table of codes in docs/cli.md has every letter that a code in the source begins with."""
+    table = (ROOT / "docs" / "cli.md").read_text().split("| codes of errors")[1].split("\n\n")[0]
+    sources = [p for room in ("dsl", "backends", "models") for p in (ROOT / room).rglob("*.py")]
+    codes = {code for p in sources for code in re.findall(r'"([A-Z]\d{3})"', p.read_text())}
+    assert len(codes) > 100
+    missing = {code for code in codes if not re.search(rf"[ `]{code[0]}(…|\d)", table)}
+    assert not missing, f"docs/cli.md says nothing of {sorted(missing)}"
+
+
 def test_documents_are_found() -> None:
     assert len(DOCUMENTS) > 3
     assert sum(len(BLOCK.findall(d.read_text())) for d in DOCUMENTS) > 20

@@ -31,6 +31,7 @@ from sdlc.kernel.lower_spread import spread
 from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.translate import Held, Storage
 from sdlc.schedule.contraction import constant_factor
+from sdlc.schedule.distributed import Digit, own_elements
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Kind, Nest, Place, Staged
 from sdlc.schedule.sharing import layout
@@ -41,7 +42,11 @@ TOGETHER = 4
 """States that work-items combine at once beside matrix instructions, where barriers cost most of
 what a work-group takes for its statistics. Elsewhere local memory is what there is little of."""
 
-SPACES = {Place.LOCAL: k.Space.LOCAL, Place.PRIVATE: k.Space.PRIVATE}
+SPACES = {
+    Place.LOCAL: k.Space.LOCAL,
+    Place.PRIVATE: k.Space.PRIVATE,
+    Place.DISTRIBUTED: k.Space.PRIVATE,
+}
 
 
 def lower(group: Group, nest: Nest, storage: dict[Value, Storage], name: str) -> k.Kernel:
@@ -62,6 +67,7 @@ def lower(group: Group, nest: Nest, storage: dict[Value, Storage], name: str) ->
     work = Work(Emitter(frozenset(buffers | loop_names(nest))), simplifier, storage, {}, [], size)
     work.constants = _constants(group, storage)
     work.together = TOGETHER if nest.multiplies else 1
+    work.subgroup = nest.subgroup
     staging = _Staging(group, nest, work)
     for stage in nest.stages:
         staging.prepare(stage, inner[stage.value], every)
@@ -89,13 +95,16 @@ class _Staging:
         }
         self.names[stage.value] = stage_names(stage, group.axes, first, loops, work.simplifier)
         strides, size = layout(stage, group.axes)
+        digits: tuple[Digit, ...] | None = None
+        if stage.place is Place.DISTRIBUTED:
+            digits, size = own_elements(stage, group.axes)
         for output in group.stores:
             dtype = output.node.dtypes[output.field]
             raw = dtype is not DType.F16 or self.nest.multiplies
             kept = dtype if raw else DType.F32
             array = self._array(stage, kept, size)
             start = tuple(first[a] for a in group.axes)
-            held = Held(array, start, strides, stage.region.steps)
+            held = Held(array, start, strides, stage.region.steps, digits)
             work.held[(output.node, output.field)] = held
 
     def _array(self, stage: Staged, dtype: DType, size: int) -> k.Buffer:

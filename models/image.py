@@ -8,6 +8,7 @@ there: it is written beside its place and renamed. Errors: SdlError I….
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdlc.graph.types import Array
-from sdlc.language.diagnostics import failure
+from sdlc.language.diagnostics import SdlError, failure
 
 Picture = Path | Image.Image
 """A picture in a file, or one of Pillow's."""
@@ -95,27 +96,50 @@ def check_writable(file: Path) -> None:
 
 
 def write_png(pixels: Array, file: Path, settings: Mapping[str, object]) -> None:
-    """Writes u8[h, w, 3] with the settings as text entries, whole or not at all."""
+    """Writes u8[h, w, 3] with the settings as text entries, whole or not at all. Where the disk is
+    full the picture is kept in the folder for temporary files, and the SdlError (I002) says where.
+    """
     text = PngInfo()
     for name, value in settings.items():
         text.add_itxt(name, str(value))
     check_writable(file)
+    picture = io.BytesIO()
+    Image.fromarray(pixels).save(picture, "png", pnginfo=text)
+    try:
+        _write_whole(picture.getvalue(), file)
+    except OSError as error:
+        raise _unwritten(file, error, _rescued(picture.getvalue(), file)) from None
+
+
+def _write_whole(data: bytes, file: Path) -> None:
     temporary = ""
     try:
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as stream:
             temporary = stream.name
-            Image.fromarray(pixels).save(stream, "png", pnginfo=text)
+            stream.write(data)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, file)
-    except OSError as error:
-        _remove(temporary)
-        reason = error.strerror or str(error)
-        raise failure(
-            "I002", f"cannot write {file}: {reason}", help="give another -o FILE.png"
-        ) from None
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _rescued(data: bytes, file: Path) -> Path | None:
+    """Where a picture is kept that its own place has no room for, if anywhere."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sdlc-picture-"))
+        _write_whole(data, folder / file.name)
+    except OSError:
+        return None
+    return folder / file.name
+
+
+def _unwritten(file: Path, error: OSError, kept: Path | None) -> SdlError:
+    message = f"cannot write {file}: {error.strerror or error}"
+    if kept is None:
+        return failure("I002", message, help="give another -o FILE.png")
+    help = f"make room and move it to {file}, or give another -o FILE.png"
+    return failure("I002", f"{message}; the picture is kept as {kept}", help=help)
 
 
 def read_settings(file: Path) -> dict[str, str]:

@@ -45,6 +45,13 @@ LOADS = (
         'return ""',
         PROLOGUES,
     ),
+    Mutant(
+        "a prologue that registers do not hold",
+        "dsl/schedule/prologue.py",
+        "if 0 < most < held:",
+        "if False:",
+        "tests/test_schedule_mechanisms.py -k registers",
+    ),
     # ---- scales and shifts in weights
     Mutant(
         "a scale that is not in the weights",

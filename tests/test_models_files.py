@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from sdlc.language.diagnostics import SdlError
@@ -247,6 +250,35 @@ def test_an_interrupted_write_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         write_png(np.zeros((2, 2, 3), np.uint8), tmp_path / "out.png", {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_without_room_is_kept_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels, file = np.arange(12, dtype=np.uint8).reshape(2, 2, 3), tmp_path / "full" / "out.png"
+    file.parent.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.replace", _full_at(file, os.replace))
+    with pytest.raises(SdlError) as refused:
+        write_png(pixels, file, {"seed": 3})
+    (kept,) = tmp_path.glob("sdlc-picture-*/out.png")
+    assert str(kept) in refused.value.diagnostics[0].message
+    assert list(file.parent.iterdir()) == []
+    assert np.array_equal(np.asarray(Image.open(kept)), pixels)
+    assert read_settings(kept) == {"seed": "3"}
+    monkeypatch.setattr("tempfile.mkdtemp", _full_at(None, tempfile.mkdtemp))
+    fails("I002", "No space left")(lambda: write_png(pixels, file, {}))
+
+
+def _full_at(file: Path | None, real: Callable[..., object]) -> Callable[..., object]:
+    """Fails as a full disk does; if a file is given, only where that is the last argument."""
+
+    def act(*given: object, **named: object) -> object:
+        if file is None or given[-1] == file:
+            raise OSError(28, "No space left on device")
+        return real(*given, **named)
+
+    return act
 
 
 def test_batches_are_numbered() -> None:

@@ -183,6 +183,14 @@ def test_a_driver_is_found_where_nothing_can_be_written(
     opencl_drivers._keep(Answer(FILE, files[FILE], (Seen("A", "a", False),)))
     assert opencl_loader._place(files) == str(opencl_loader.installed_runtime())
     assert [f for f in folder.rglob("*") if f.is_file()] == []
-    assert opencl_loader.has_room(folder / "a" / "b")
-    monkeypatch.setattr(opencl_loader, "ROOM", 1 << 60)
-    assert not opencl_loader.has_room(folder / "a" / "b")
+
+
+def test_pyopencl_keeps_nothing_of_its_own(tmp_path: Path) -> None:
+    """Its cache is a database, which fails where the disk fills up while it is open."""
+    code = "from sdlc.backends.opencl_loader import load_opencl as o; o(); import pyopencl.invoker"
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    env.pop(opencl_loader.UNKEPT, None)
+    for given in ({}, {opencl_loader.UNKEPT: "0"}):
+        assert not list(tmp_path.rglob("*.sqlite"))
+        subprocess.run([sys.executable, "-c", code], env=env | given, check=True)
+    assert list(tmp_path.rglob("*.sqlite"))  # where the user asks for it

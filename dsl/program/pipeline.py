@@ -53,7 +53,7 @@ Value = tuple[Node, int]
 
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("simplify", lambda kernel, target: simplify_kernel(kernel)),
-    ("promote", lambda kernel, target: promote_arrays(kernel)),
+    ("promote", lambda kernel, target: promote_arrays(kernel, target.caps.f16_arithmetic)),
     ("cut", lambda kernel, target: cut_loops(kernel)),
     ("settle", lambda kernel, target: settle_local_values(kernel)),
     (

@@ -16,7 +16,7 @@ from sdlc.schedule.draft import RESERVE, Setting, bind_groups, divisor, vector_w
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, initial
 from sdlc.schedule.operands import FULL
-from sdlc.schedule.staging import NestDraft, row_axes
+from sdlc.schedule.staging import NestDraft, columns_of, row_axes
 from sdlc.target import Profile
 
 PAD = 1
@@ -41,12 +41,13 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     at = group.over[-1].name
     if len(group.over) > 1:
         draft.take(Reorder(tuple(a.name for a in group.over)))
+    columns = columns_of(group, wide)
     for part in reversed(group.inner):
-        private = _is_private(part, wide)
+        private = columns[part.name]
         place = Place.PRIVATE if private else Place.LOCAL
         draft.take(Stage(part.name, at, place, 0 if private else PAD))
         if private:
-            _private_part(draft, part, wide, setting)
+            _private_part(draft, part, private, setting)
         else:
             _local_part(draft, part, row, (across, down, each), setting)
     return tuple(draft.steps)
@@ -55,15 +56,11 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
 def _local_bytes(group: Group, wide: list[Axis], height: int) -> int:
     """Bytes of local memory that a tile of `height` rows takes: scores and weights hold a block of
     keys of each row, statistics one element."""
-    shared = [part for part in group.inner if not _is_private(part, wide)]
+    columns = columns_of(group, wide)
+    shared = [part for part in group.inner if not columns[part.name]]
     folded = [p for p in shared if p.monoid is not None and contraction(p) is None]
     long = len(shared) - len(folded)
     return 4 * height * (long * (_block_terms(group) + PAD) + len(folded))
-
-
-def _is_private(part: Group, wide: list[Axis]) -> bool:
-    """Whether a part is each work-item's own: it has the columns."""
-    return any(a in part.axes for a in wide)
 
 
 def rows_held(group: Group, across: int, profile: Profile) -> int:
@@ -117,14 +114,14 @@ def _own_rows(draft: NestDraft, prefix: str, row: Axis, down: int, each: int) ->
         draft.take(Bind(lane, Kind.LANE, 1))
 
 
-def _private_part(draft: NestDraft, part: Group, wide: list[Axis], setting: Setting) -> None:
+def _private_part(draft: NestDraft, part: Group, own: frozenset[Axis], setting: Setting) -> None:
     """A register tile of what is this work-item's alone."""
     prefix = f"{part.name}/"
     for axis in part.axes:
         nest = _stage_nest(draft, part)
         extent, free = nest.loop(axis.name).extent, nest.size(Kind.VECTOR, 0) == 1
         if extent > 1:
-            fits = axis in wide and free and vector_width(extent, setting.profile.vector) == extent
+            fits = axis in own and free and vector_width(extent, setting.profile.vector) == extent
             draft.take(Bind(f"{prefix}{axis.name}", Kind.VECTOR if fits else Kind.UNROLL))
     unroll = written_out(part.over[-1].extent, setting.profile)
     draft.tile(f"{prefix}{part.over[-1].name}", unroll, Kind.UNROLL, "unroll")

@@ -22,7 +22,7 @@ from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.operands import operand, read_operand
 from sdlc.schedule.shared import rows_held
-from sdlc.schedule.staging import NestDraft, row_axes
+from sdlc.schedule.staging import NestDraft, columns_of, row_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +125,31 @@ def _tiled(group: Group, shape: Shape, setting: Setting) -> NestDraft:
     at = group.over[-1].name
     if len(group.over) > 1:
         draft.take(Reorder(tuple(a.name for a in group.over)))
+    own = columns_of(group, wide)
     for part in reversed(group.inner):
-        _stage(draft, part, at, shape, setting)
+        _stage(draft, part, (at, own[part.name]), shape, setting)
     return draft
 
 
-def _stage(draft: NestDraft, part: Group, at: str, shape: Shape, setting: Setting) -> None:
-    """One inner group: a stream, a work-item's own columns, a row each, or shared by all."""
-    vector = setting.profile.vector
-    _, wide = row_axes(draft.group)
+def _stage(
+    draft: NestDraft,
+    part: Group,
+    where: tuple[str, frozenset[Axis]],
+    shape: Shape,
+    setting: Setting,
+) -> None:
+    """One inner group, by the loop that it is computed in and its axes that are the group's
+    columns: a stream, a work-item's own columns, a row each, or shared by all."""
+    vector, (at, own) = setting.profile.vector, where
     reduces = part.monoid is not None and contraction(part) is None
     if part.monoid is None and not any((r.source, r.field) in draft.group.held for r in part.reads):
         draft.take(Stage(part.name, at, Place.LOCAL))
         stage = _nest(draft, part)
         last = stage.loop(part.axes[-1].name).extent
         draft.take(Spread(part.name, vector_width(last, vector)))
-    elif any(a in part.axes for a in wide):
+    elif own:
         draft.take(Stage(part.name, at, Place.PRIVATE))
-        _own_columns(draft, part, wide, setting)
+        _own_columns(draft, part, own, setting)
     else:
         place = _successor(draft.group, part) if not reduces else ""
         draft.take(Stage(part.name, at, Place.LOCAL, 0 if reduces else vector, place))
@@ -186,12 +193,12 @@ def _rows(draft: NestDraft, name: str, shape: Shape, beside: int, own: Kind) -> 
         draft.take(Bind(rest, own))
 
 
-def _own_columns(draft: NestDraft, part: Group, wide: list[Axis], setting: Setting) -> None:
+def _own_columns(draft: NestDraft, part: Group, own: frozenset[Axis], setting: Setting) -> None:
     """A register tile of what is this work-item's alone."""
     nest = _nest(draft, part)
     for axis in part.axes:
         if nest.loop(axis.name).extent > 1:
-            kind = Kind.VECTOR if axis in wide else Kind.UNROLL
+            kind = Kind.VECTOR if axis in own else Kind.UNROLL
             draft.take(Bind(f"{part.name}/{axis.name}", kind))
     _unroll(draft, part, setting)
 

@@ -24,6 +24,7 @@ NET = """model net(x: T[b, n]) -> T[b, m] {
   return proj: linear(x, m)
 }
 """
+OUTER = "-> T[b, n] { return again: linear(first: net(x), shape(x)[1]) }\n"
 
 
 # ---- every command -------------------------------------------------------------------------------
@@ -197,6 +198,9 @@ def test_configuration_that_is_not_used_is_listed(tmp_path: Path, call: Any) -> 
     assert call(*common, "--json").json["unused_config"] == ["mm"]
     config.write_text('{"m": "a"}')
     assert "E040" in call(*common, status=1).err
+    net.write_text(f"{NET}model twice(x: T[b, n], y: T[b, n]? = none) {OUTER}")
+    config.write_text('{"m": 2, "mm": 3, "y": false}')
+    assert "unused config  mm\n" in call(*common, "--entry", "twice").out
 
 
 def test_explain(double: Path, call: Any) -> None:

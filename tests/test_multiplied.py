@@ -136,7 +136,7 @@ def test_a_stage_is_distributed_only_to_those_who_read_it() -> None:
 
 def test_what_many_results_would_take_passes_through_local_memory() -> None:
     """Heads that leave a work-item with more results than registers hold."""
-    made = plan(compiled_graph(64, 256, 2 * 208), TARGET).kernels[-1].nest
+    made = plan(compiled_graph(64, 256, 2 * 224), TARGET).kernels[-1].nest
     places = {s.place for s in made.stages if s.nest.matrix is not None}
     assert places == {Memory.LOCAL}
 
@@ -164,7 +164,7 @@ def compiled_graph(s: int, t: int, w: int) -> Graph:
     return rewrite(graph(s, t, w), RULES)[0]
 
 
-@pytest.mark.parametrize(("head", "block"), [(32, 64), (40, 32), (80, 32), (160, 16)])
+@pytest.mark.parametrize(("head", "block"), [(32, 64), (40, 64), (80, 64), (160, 32), (208, 16)])
 def test_blocks_of_long_heads_are_short(head: int, block: int) -> None:
     """`block_values` chooses among half, once and twice the profile's block."""
     made = plan(compiled_graph(64, 256, 2 * head), TARGET).kernels[-1]

@@ -36,7 +36,10 @@ SHAPES = ((2, 2), (4, 1), (2, 1), (1, 1))
 """Sub-groups of a work-group, and matrices down that each has: what is streamed serves all of
 them, and what a sub-group reads of it all of its own."""
 
-MOST_RESULTS = 96
+OWN_SHAPES = ((4, 2), (8, 1), *SHAPES)
+"""The same where work-items keep their results: local memory has room for more rows."""
+
+MOST_RESULTS = 112
 """Results of all products within a block that a work-item holds in registers at most."""
 
 MOST_COPIES = 5
@@ -68,8 +71,8 @@ def multiplied(group: Group, setting: Setting) -> tuple[Group, tuple[Step, ...]]
     found = [p for p in products if p is not None]
     whole = _with(group, found)
     row = max(rows[-2:], key=lambda a: a.extent)
-    for tiled in (_distributed, _tiled):
-        for shape in SHAPES:
+    for tiled, shapes in ((_distributed, OWN_SHAPES), (_tiled, SHAPES)):
+        for shape in shapes:
             draft = tiled(whole, found, row, wide[0], shape, setting)
             if draft is not None and local_bytes(whole, draft.nest) <= setting.local_bytes:
                 return whole, tuple(draft.steps)

@@ -255,10 +255,11 @@ def _register_tile(
     if form.fields * columns > profile.register_tile[1]:
         rows = max(1, rows * profile.register_tile[1] // (form.fields * columns))
     row_axes = [a for a in axes if a in (form.n if lanes in form.m else form.m) and a != lanes]
-    whole = _whole_rows(row_axes, form, (rows, columns), profile)
+    full = _is_full(row_axes, form, (rows, columns), profile)
+    whole = _whole_rows(row_axes, form, (rows, columns), profile) if full else 0
     if whole:
         rows, columns = whole, profile.vector
-    elif _is_full(row_axes, form, (rows, columns), profile):
+    elif full:
         rows, columns = (rows, columns // 2) if columns > profile.vector else (rows // 2, columns)
     width = vector_width(lanes.extent, profile.vector)
     if width == 1 and lanes.extent > 1:
@@ -276,9 +277,9 @@ def _whole_rows(
     row_axes: list[Axis], form: Contraction, tile: tuple[int, int], profile: Profile
 ) -> int:
     """Rows of a tile of one vector that divide the innermost axis where those of `tile` do not: a
-    row beyond its end would have a place of its own. 0: none do, or registers are not counted."""
+    row beyond its end would have a place of its own. 0: none do."""
     rows, columns = tile
-    if not profile.registers or not row_axes or row_axes[-1].extent % rows == 0:
+    if not row_axes or row_axes[-1].extent % rows == 0:
         return 0
     most = min(rows * columns // profile.vector, row_axes[-1].extent)
     able = (d for d in range(most, rows, -1) if row_axes[-1].extent % d == 0)

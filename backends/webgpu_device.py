@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from sdlc.backends.build_log import build_failure
+from sdlc.backends.failures import lost, too_small
 from sdlc.backends.legalize import legalize
 from sdlc.backends.opencl_loader import cache_folder
 from sdlc.backends.printer import print_kernel
@@ -36,9 +37,6 @@ CLOCK = "timestamp-query"
 TIMESTAMP_BYTES = 8
 DISPATCHES = 256
 """Dispatches of one submission: a driver that watches the time of one is not kept waiting."""
-MEMORY_ADVICE = (
-    "use a smaller --size or --batch, --precision f16, or another device (`sdlc devices`)"
-)
 
 
 @cache
@@ -272,15 +270,7 @@ class WebGpuDevice:
         except wgpu.GPUOutOfMemoryError as error:
             raise self._too_small(doing, self._info.memory_bytes) from error
         except (wgpu.GPUError, RuntimeError) as error:
-            raise failure(
-                "D032",
-                f"{self._info.name} failed while {doing}: {error}",
-                "run it again; if it fails again, choose another device (`sdlc devices`)",
-            ) from error
+            raise lost(self._info.name, doing, error) from error
 
     def _too_small(self, what: str, limit: int) -> Exception:
-        return failure(
-            "D031",
-            f"{self._info.name} has too little memory for {what}; the limit is {limit:,} bytes",
-            MEMORY_ADVICE,
-        )
+        return too_small(self._info.name, what, limit)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from sdlc.backends.listing import Loop, main_loop
+from sdlc.backends.listing import Loop, main_loop, phases
 from sdlc.backends.offline import (
     Gpu,
     Numbers,
@@ -66,6 +66,7 @@ class Statistics:
     loops: int | None = None
     stalls: int | None = None
     main_loop: Loop | None = None
+    phases: tuple[Loop, ...] = ()
     error: str = ""
 
 
@@ -127,6 +128,7 @@ def read(text: KernelText, gpu: Gpu, language: str, outcome: Outcome) -> Statist
         number("loops"),
         total("short_stalls", "long_stalls"),
         main_loop(outcome.listing, gpu.listing),
+        phases(outcome.listing, gpu.listing),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from sdlc.backends import statistics as front
-from sdlc.backends.listing import Loop, main_loop
+from sdlc.backends.listing import Loop, main_loop, phases
 from sdlc.backends.offline import (
     Gpu,
     Outcome,
@@ -105,6 +105,36 @@ def test_the_innermost_loop_counts_with_repetitions_and_idle_slots() -> None:
     assert main_loop(straight, "ir3") == Loop(5, 1 + 4 + 3 + 1 + 2 + 1)
     for reader in ("ir3", "valhall", "agx"):
         assert main_loop("", reader) is None
+
+
+PHASES = """Native code for k:
+mov.u32u32 r0.x, 0
+l1:
+(sy)bar.g
+(rpt3)mad.f32 r1.x, r2.x, (r)r3.x, (r)r1.x
+(nop2) add.u r0.x, r0.x, 1
+bar.g
+l6:
+mad.f32 r4.x, r5.x, r6.x, r4.x
+br p0.x, #l6
+add.u r0.x, r0.x, 1
+bar.g
+mov.u32u32 r1.x, r0.x
+br p0.x, #l1
+mad.f32 r4.x, r5.x, r6.x, r4.x
+end
+"""
+
+
+def test_what_stands_between_barriers_is_counted_apart() -> None:
+    """A phase with a loop is that loop; one without a multiply-add is none; the loop around ends
+    one."""
+    assert phases(PHASES, "ir3") == (Loop(4, 1 + 4 + 3), Loop(1, 2), Loop(1, 2))
+    assert phases(IR3, "ir3") == ()
+    mali = "   FMA.f32 r1, r2, r3, r1\n   BARRIER.slot7.wait \n   FMA.f32 r1, r2, r3, r1\n"
+    assert phases(mali, "valhall") == (Loop(1, 1), Loop(1, 2))
+    apple = "block0 {\n   1 = ffma 2, 3, 4\n   threadgroup_barrier \n   1 = ffma 2, 3, 4\n}\n"
+    assert phases(apple, "agx") == (Loop(1, 1), Loop(1, 2))
 
 
 def test_the_table_has_one_row_for_each_gpu() -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sdlc.backends.build_cache import BuildCache
-from sdlc.backends.failures import lost, too_small
+from sdlc.backends.device_errors import lost, too_small
 from sdlc.backends.legalize import legalize
 from sdlc.backends.opencl_apart import build_apart
 from sdlc.backends.opencl_build import build_programs, not_kept
@@ -246,7 +246,9 @@ class OpenCLDevice:
 
     def allocate(self, nbytes: int) -> Memory:
         if nbytes > self._info.caps.max_binding:
-            raise self._too_small(f"allocating {nbytes:,} bytes", self._info.caps.max_binding)
+            raise too_small(
+                self._info.name, f"allocating {nbytes:,} bytes", self._info.caps.max_binding
+            )
         cl = self._cl
         with self._errors(f"allocating {nbytes:,} bytes"):
             size = max(4, -(-nbytes // 4) * 4)
@@ -321,9 +323,6 @@ class OpenCLDevice:
         try:
             yield
         except cl.MemoryError as error:
-            raise self._too_small(doing, self._info.memory_bytes) from error
+            raise too_small(self._info.name, doing, self._info.memory_bytes) from error
         except cl.Error as error:
             raise lost(self._info.name, doing, error) from error
-
-    def _too_small(self, what: str, limit: int) -> Exception:
-        return too_small(self._info.name, what, limit)

@@ -71,18 +71,18 @@ class Statistics:
 
 
 def check_installed(target: str, where: Path) -> None:
-    """Raises SdlError (D030, D031) where no offline compiler stands for the target, or none is
+    """Raises SdlError (D034, D035) where no offline compiler stands for the target, or none is
     installed."""
     found = gpus(target)
     if not found:
         raise failure(
-            "D030",
+            "D034",
             f"no offline compiler stands for the target `{target}`",
             "docs/targets.md lists the targets that have one",
         )
     if not any(is_installed(gpu, language, where) for gpu in found for language in gpu.languages):
         raise failure(
-            "D031",
+            "D035",
             f"the offline compilers for `{target}` are not installed in `{where}`",
             f"on Debian 12, `bash {setup_script()}` builds them in about five minutes",
         )

@@ -194,9 +194,9 @@ def test_a_driver_that_ends_its_process_costs_one_kernel(
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SdlError, match=r"D031[\s\S]*not installed[\s\S]*offline_setup.sh"):
+    with pytest.raises(SdlError, match=r"D035[\s\S]*not installed[\s\S]*offline_setup.sh"):
         check_installed("adreno", tmp_path)
-    with pytest.raises(SdlError, match=r"D030.*`nvidia`"):
+    with pytest.raises(SdlError, match=r"D034.*`nvidia`"):
         check_installed("nvidia", tmp_path)
     gpu = gpu_of("adreno")
     installed(tmp_path, gpu)
@@ -239,5 +239,5 @@ def test_the_command_says_how_to_install_before_it_compiles(tmp_path: Path) -> N
     given = ["compile", str(source), "--target", "mali", "--set", "n=8", "-o", str(tmp_path / "b")]
     asked = [*given, "--statistics", "--compilers", str(tmp_path / "none")]
     done = CliRunner().invoke(commands, asked)
-    assert isinstance(done.exception, SdlError) and "D031" in str(done.exception)
+    assert isinstance(done.exception, SdlError) and "D035" in str(done.exception)
     assert not (tmp_path / "b").exists()

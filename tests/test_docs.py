@@ -90,6 +90,8 @@ def test_every_kind_of_error_is_documented() -> None:
     assert len(codes) > 100
     missing = {code for code in codes if not re.search(rf"[ `]{code[0]}(…|\d)", table)}
     assert not missing, f"docs/cli.md says nothing of {sorted(missing)}"
+    devices = [c for p in sources for c in set(re.findall(r'"(D\d{3})"', p.read_text()))]
+    assert len(devices) == len(set(devices)), "an error of devices has one meaning, in one file"
 
 
 def test_documents_are_found() -> None:

@@ -20,6 +20,7 @@ from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import RewriteReport, Rule
 from sdlc.graph.types import Array, DType
+from sdlc.kernel.addresses import few_addresses
 from sdlc.kernel.cut import cut_loops
 from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
@@ -64,6 +65,10 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("pairs", lambda kernel, target: move_pairs(kernel, target.caps.f16_arithmetic)),
     ("prefetch", lambda kernel, target: prefetch_slices(kernel, target)),
     ("partial sums", lambda kernel, target: partial_sums(kernel, target.profile.partial_sums)),
+    (
+        "addresses",
+        lambda kernel, target: few_addresses(kernel) if target.profile.registers else kernel,
+    ),
 )
 
 

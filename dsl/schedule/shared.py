@@ -31,7 +31,7 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     row = max(rows[-2:], key=lambda a: a.extent) if rows else None
     down, each = 1, 1
     if row is not None:
-        each = min(_rows_held(group, across, setting.profile), _power(row.extent))
+        each = min(rows_held(group, across, setting.profile), _power(row.extent))
         down = min(_floor(setting.profile.lanes // across), _power(-(-row.extent // each)))
         while down > 1 and _local_bytes(group, wide, down * each) > setting.local_bytes:
             down //= 2
@@ -63,7 +63,7 @@ def _local_bytes(group: Group, wide: list[Axis], height: int) -> int:
     return 4 * height * (long * (_block_terms(group) + PAD) + len(folded))
 
 
-def _rows_held(group: Group, across: int, profile: Profile) -> int:
+def rows_held(group: Group, across: int, profile: Profile) -> int:
     """Rows of a work-item: of each it keeps a vector of its state, of a block's sums and of its
     scores, which leave a quarter of the registers beside addresses."""
     rows, terms = profile.register_tile[0], _block_terms(group)

@@ -21,6 +21,7 @@ from sdlc.schedule.fits import local_bytes
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.operands import operand, read_operand
+from sdlc.schedule.shared import rows_held
 from sdlc.schedule.staging import NestDraft, columns_of, row_axes
 
 
@@ -92,7 +93,7 @@ def _shape(group: Group, setting: Setting) -> Shape:
     if not rows:
         return Shape(across, 1, 1)
     extent = _row(rows).extent
-    each = min(profile.register_tile[0], _power(extent))
+    each = min(rows_held(group, across, profile), _power(extent))
     down = min(_power(-(-profile.lanes // across)), _power(-(-extent // each)))
     others = prod(a.extent for a in rows) // extent
     while down > 1 and 2 * others * -(-extent // (down * each)) < profile.groups:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from sdlc.graph.expr import Axis
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import RESERVE, Setting, bind_groups, divisor, vector_width, written_out
+from sdlc.schedule.draft import RESERVE, Setting, divisor, vector_width, written_out
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.nest import Bind, Kind, Nest, Place, Stage, Step, Tile, initial
 from sdlc.schedule.operands import FULL
-from sdlc.schedule.staging import NestDraft, columns_of, row_axes
+from sdlc.schedule.staging import NestDraft, columns_of, row_axes, share_out
 from sdlc.target import Profile
 
 PAD = 1
@@ -36,16 +36,12 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
         while down > 1 and _local_bytes(group, wide, down * each) > setting.local_bytes:
             down //= 2
         _own_rows(draft, "", row, down, each)
-    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting))
-    at = group.over[-1].name
-    if len(group.over) > 1:
-        draft.take(Reorder(tuple(a.name for a in group.over)))
+    share_out(draft, setting)
     columns = columns_of(group, wide)
     for part in reversed(group.inner):
         private = columns[part.name]
         place = Place.PRIVATE if private else Place.LOCAL
-        draft.take(Stage(part.name, at, place, 0 if private else PAD))
+        draft.take(Stage(part.name, group.over[-1].name, place, 0 if private else PAD))
         if private:
             _private_part(draft, part, private, setting)
         else:

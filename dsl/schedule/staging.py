@@ -53,11 +53,8 @@ def private_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     rows, wide = row_axes(group)
     width = _tile_wide(draft, wide, setting)
     _tile_rows(draft, rows, width, setting)
-    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting))
+    share_out(draft, setting)
     at = group.over[-1].name if group.over else ""
-    if len(group.over) > 1:
-        draft.take(Reorder(tuple(a.name for a in group.over)))
     for part in reversed(group.inner):
         draft.take(Stage(part.name, at, Place.PRIVATE))
         _part_steps(draft, part, setting)
@@ -69,6 +66,15 @@ def row_axes(group: Group) -> tuple[list[Axis], list[Axis]]:
     found = [axes_of(*r.indices) for r in group.reads if (r.source, r.field) in group.held]
     used = frozenset(group.axes).intersection(*found)
     return [a for a in group.axes if a in used], [a for a in group.axes if a not in used]
+
+
+def share_out(draft: NestDraft, setting: Setting) -> None:
+    """What is left of the axes over work-groups; what is folded in the order of its axes."""
+    group = draft.group
+    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
+    draft.take(*bind_groups(group.axes, left, setting))
+    if len(group.over) > 1:
+        draft.take(Reorder(tuple(a.name for a in group.over)))
 
 
 def columns_of(group: Group, wide: Sequence[Axis]) -> dict[str, frozenset[Axis]]:

@@ -16,13 +16,13 @@ from math import prod
 
 from sdlc.graph.expr import Axis, apply, reads_of
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width, written_out
+from sdlc.schedule.draft import Setting, divisor, vector_width, written_out
 from sdlc.schedule.fits import local_bytes
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
+from sdlc.schedule.nest import Bind, Kind, Nest, Place, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.operands import operand, read_operand
 from sdlc.schedule.shared import rows_held
-from sdlc.schedule.staging import NestDraft, columns_of, row_axes
+from sdlc.schedule.staging import NestDraft, columns_of, row_axes, share_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +120,19 @@ def _tiled(group: Group, shape: Shape, setting: Setting) -> NestDraft:
         _lane(draft, wide[-1].name, shape.across, 0)
     if rows:
         _rows(draft, _row(rows).name, shape, 1, Kind.UNROLL)
-    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting))
-    at = group.over[-1].name
-    if len(group.over) > 1:
-        draft.take(Reorder(tuple(a.name for a in group.over)))
+    share_out(draft, setting)
     own = columns_of(group, wide)
     for part in reversed(group.inner):
-        _stage(draft, part, (at, own[part.name]), shape, setting)
+        _stage(draft, part, own[part.name], shape, setting)
     return draft
 
 
 def _stage(
-    draft: NestDraft,
-    part: Group,
-    where: tuple[str, frozenset[Axis]],
-    shape: Shape,
-    setting: Setting,
+    draft: NestDraft, part: Group, own: frozenset[Axis], shape: Shape, setting: Setting
 ) -> None:
-    """One inner group, by the loop that it is computed in and its axes that are the group's
-    columns: a stream, a work-item's own columns, a row each, or shared by all."""
-    vector, (at, own) = setting.profile.vector, where
+    """One inner group, by its axes that are the group's columns: a stream, a work-item's own
+    columns, a row each, or shared by all."""
+    vector, at = setting.profile.vector, draft.group.over[-1].name
     reduces = part.monoid is not None and contraction(part) is None
     if part.monoid is None and not any((r.source, r.field) in draft.group.held for r in part.reads):
         draft.take(Stage(part.name, at, Place.LOCAL))

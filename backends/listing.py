@@ -5,7 +5,8 @@ In: the disassembly that a back-end printed, and the name of the instruction set
 multiply-adds. Invariant: slots are those of one work-item; nothing is estimated.
 
 The main loop is the innermost loop with the most multiply-adds; in a kernel without a loop, the
-whole body (its loops were unrolled). Issue slots and multiply-adds are
+whole body (its loops were unrolled). Phases are what stands between barriers: of each, the loop
+with the most multiply-adds, or all of it. Issue slots and multiply-adds are
 
     ir3      every instruction, once for each repetition, with the idle slots that it asks for
              (`(rpt3)`: 4 slots; `(nop2)`: 2 more; `nop`); multiply-adds: `mad.f16`, `mad.f32`
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from types import MappingProxyType
 
 
@@ -45,6 +47,8 @@ class _Program:
 
     instructions: list[_Instruction]
     loops: list[tuple[int, int]]
+    barriers: list[int] = field(default_factory=list)
+    """The instructions that are barriers of a work-group."""
 
 
 def main_loop(listing: str, reader: str) -> Loop | None:
@@ -55,6 +59,30 @@ def main_loop(listing: str, reader: str) -> Loop | None:
     inner = [span for span in program.loops if not _holds_another(span, program.loops)]
     spans = inner or [(0, len(program.instructions) - 1)]
     return max((_count(program, span) for span in spans), key=lambda loop: loop.multiply_adds)
+
+
+def phases(listing: str, reader: str) -> tuple[Loop, ...]:
+    """What stands between the barriers of a kernel, in order, where there is a multiply-add; a loop
+    that has barriers ends a phase where it ends. Empty for a kernel without barriers.
+
+    A compiler may move arithmetic past a barrier: neighbours together are right in any case.
+    """
+    program = READERS[reader](listing)
+    if not program.barriers:
+        return ()
+    around = [(a, b) for a, b in program.loops if any(a <= n <= b for n in program.barriers)]
+    ends = {0, *program.barriers, *(b + 1 for _, b in around), len(program.instructions)}
+    cuts = sorted(ends)
+    found = (_phase(program, first, end - 1) for first, end in pairwise(cuts))
+    return tuple(loop for loop in found if loop.multiply_adds)
+
+
+def _phase(program: _Program, first: int, last: int) -> Loop:
+    """The loop with the most multiply-adds in a range, or the whole range where none has any."""
+    inner = [span for span in program.loops if first <= span[0] and span[1] <= last]
+    counted = [_count(program, span) for span in inner if not _holds_another(span, inner)]
+    most = max(counted, key=lambda loop: loop.multiply_adds, default=Loop(0, 0))
+    return most if most.multiply_adds else _count(program, (first, last))
 
 
 def _holds_another(span: tuple[int, int], spans: list[tuple[int, int]]) -> bool:
@@ -74,6 +102,8 @@ def _ir3(listing: str) -> _Program:
         if label := re.fullmatch(r"(l\d+):", line):
             labels[label[1]] = len(program.instructions)
         elif line and line[0] not in ";@" and not line.startswith("Native code"):
+            if re.search(r"\bbar\.g\b", line):
+                program.barriers.append(len(program.instructions))
             repeated = 1 + _flag(line, "rpt")
             fused = repeated if re.search(r"\bmad\.f(16|32)\b", line) else 0
             program.instructions.append(_Instruction(repeated + _flag(line, "nop"), fused))
@@ -97,6 +127,8 @@ def _valhall(listing: str) -> _Program:
     program = _Program([], [])
     for line in lines[first:]:
         if re.match(r"   [A-Z]", line):
+            if line.startswith("   BARRIER"):
+                program.barriers.append(len(program.instructions))
             fused = int(line.startswith("   FMA."))
             program.instructions.append(_Instruction(1, fused))
             branch = re.search(r"BRANCH\w*.*offset:(-\d+)$", line)
@@ -122,6 +154,8 @@ def _agx(listing: str) -> _Program:
                 if target <= number and len(program.instructions) > starts[target]:
                     program.loops.append((starts[target], len(program.instructions) - 1))
         elif re.match(r"   \S", line):
+            if line.startswith("   threadgroup_barrier"):
+                program.barriers.append(len(program.instructions))
             program.instructions.append(_Instruction(1, int(" = ffma" in line)))
     return program
 

@@ -1,6 +1,7 @@
-"""Matrix instructions that a device lacks, as loops.
+"""Matrix instructions that a device lacks, as loops, and what sub-groups exchange.
 
-In: a kernel. Out: the kernel without the instructions that capabilities do not list. Invariant: the
+In: a kernel. Out: the kernel without the instructions that capabilities do not list; where they
+list none for a sub-group, its work-items exchange values through local memory. Invariant: the
 same products are summed in the accumulator's type; work-items hold what they held.
 
     c += a × b   →   every work-item stores its elements of a and b to local memory; barrier;
@@ -21,10 +22,12 @@ from sdlc.kernel.ir import (
     Barrier,
     Buffer,
     Cast,
+    Exchange,
     Expr,
     Extract,
     For,
     Kernel,
+    Let,
     Load,
     MatrixMultiply,
     Space,
@@ -48,9 +51,11 @@ def expand_matrices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel
         for s in statements(kernel.body)
         if isinstance(s, MatrixMultiply) and s.instruction not in caps.matrix
     ]
-    if not missing:
+    whole = frozenset(i.lanes for i in caps.matrix)
+    apart = any(isinstance(s, Exchange) and s.lanes not in whole for s in statements(kernel.body))
+    if not missing and not apart:
         return kernel
-    expanding = _Expanding(kernel, frozenset(s.instruction for s in missing))
+    expanding = _Expanding(kernel, frozenset(s.instruction for s in missing), whole)
     body = map_statements(kernel.body, expanding.statement)
     return replace(kernel, body=body, arrays=(*kernel.arrays, *expanding.arrays))
 
@@ -59,9 +64,11 @@ def expand_matrices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel
 class _Expanding:
     kernel: Kernel
     missing: frozenset[MatrixInstruction]
+    whole: frozenset[int]
     fresh: Fresh = field(init=False)
     simplifier: Simplifier = field(init=False)
     held: dict[MatrixInstruction, tuple[Buffer, Buffer]] = field(default_factory=dict)
+    exchanged: list[Buffer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.fresh = Fresh(self.kernel)
@@ -70,9 +77,11 @@ class _Expanding:
     @property
     def arrays(self) -> tuple[Buffer, ...]:
         """The local arrays in which factors are exchanged."""
-        return tuple(array for pair in self.held.values() for array in pair)
+        return (*(array for pair in self.held.values() for array in pair), *self.exchanged)
 
     def statement(self, stmt: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(stmt, Exchange) and stmt.lanes not in self.whole:
+            return self._exchanged(stmt)
         if not isinstance(stmt, MatrixMultiply) or stmt.instruction not in self.missing:
             return (stmt,)
         of = stmt.instruction
@@ -90,6 +99,18 @@ class _Expanding:
                 row, column = place(holding, lane, element)
                 stores.append(Store(array, self._at(first, row, column, width), value))
         return (*stores, Barrier(), self._loop(stmt, left, right, subgroup, lane), Barrier())
+
+    def _exchanged(self, stmt: Exchange) -> tuple[Stmt, ...]:
+        """Everybody's value in local memory, for the one whose number differs in a bit."""
+        if not self.exchanged:
+            name, size = self.fresh.name("exchanged"), self.kernel.work_items
+            made = Buffer(name, DType.F32, size, Space.LOCAL, Access.READ_WRITE)
+            self.exchanged.append(made)
+        array, own, apart = self.exchanged[0], self._number(), i32(stmt.distance)
+        bit = call("mod", call("floordiv", own, apart), i32(2))
+        other = call("sub", call("add", own, apart), call("mul", bit, i32(2 * stmt.distance)))
+        found = Let(stmt.var, Load(array, self.simplifier.visit(other)))
+        return Store(array, own, stmt.value), Barrier(), found, Barrier()
 
     def _loop(
         self, stmt: MatrixMultiply, left: Buffer, right: Buffer, subgroup: Expr, lane: Expr

@@ -29,6 +29,7 @@ from sdlc.kernel.ir import (
     Buffer,
     Call,
     Cast,
+    Exchange,
     Expr,
     Literal,
     Load,
@@ -58,6 +59,9 @@ ASSEMBLY = MappingProxyType(
     },
 )
 """Matrix instructions by the name that targets' tables give them (PTX ISA, 9.7.14: `mma`)."""
+
+EXCHANGES = MappingProxyType({32: "shfl.sync.bfly.b32 %0, %1, {}, 31, 0xffffffff;"})
+"""Exchanges of values by the size of the sub-group (PTX ISA, 9.7.9: `shfl.sync`)."""
 
 ADDRESS_BITS = 64
 OFFSETS = (
@@ -221,6 +225,11 @@ class OpenCLPrinter(Printer):
         into = ", ".join(f'"+f"({self.name(v)})' for v in stmt.into)
         given = ", ".join(f'"r"({r})' for r in (*sides[1], *sides[2]))
         return f'asm volatile("{text}" : {into} : {given});'
+
+    def exchange(self, stmt: Exchange) -> str:
+        instruction = EXCHANGES[stmt.lanes].format(stmt.distance)
+        found, given = self.name(stmt.var), self.text(stmt.value)
+        return f'asm volatile("{instruction}" : "=f"({found}) : "f"({given}));'
 
     def _registers(self, values: tuple[Expr, ...]) -> tuple[str, ...]:
         """Halves, two of them a register."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sdlc.backends.build_cache import BuildCache
+from sdlc.backends.device_errors import lost, too_small
 from sdlc.backends.legalize import legalize
 from sdlc.backends.opencl_apart import build_apart
 from sdlc.backends.opencl_build import build_programs, not_kept
@@ -39,7 +40,7 @@ from sdlc.kernel.ir import (
     call,
     i32,
 )
-from sdlc.language.diagnostics import SdlError, failure
+from sdlc.language.diagnostics import SdlError
 from sdlc.program.device import Binding, DeviceInfo, KernelText, Launch, Timing
 from sdlc.program.host import give_back
 from sdlc.target import Capabilities, MatrixInstruction, Target
@@ -245,7 +246,9 @@ class OpenCLDevice:
 
     def allocate(self, nbytes: int) -> Memory:
         if nbytes > self._info.caps.max_binding:
-            raise self._too_small(nbytes, self._info.caps.max_binding)
+            raise too_small(
+                self._info.name, f"allocating {nbytes:,} bytes", self._info.caps.max_binding
+            )
         cl = self._cl
         with self._errors(f"allocating {nbytes:,} bytes"):
             size = max(4, -(-nbytes // 4) * 4)
@@ -320,18 +323,6 @@ class OpenCLDevice:
         try:
             yield
         except cl.MemoryError as error:
-            raise self._too_small(0, self._info.memory_bytes, doing) from error
+            raise too_small(self._info.name, doing, self._info.memory_bytes) from error
         except cl.Error as error:
-            raise failure(
-                "D032",
-                f"{self._info.name} failed while {doing}: {error}",
-                "run it again; if it fails again, choose another device (`sdlc devices`)",
-            ) from error
-
-    def _too_small(self, need: int, limit: int, doing: str = "") -> Exception:
-        what = doing or f"allocating {need:,} bytes"
-        return failure(
-            "D031",
-            f"{self._info.name} has too little memory for {what}; the limit is {limit:,} bytes",
-            "use a smaller --size or --batch, --precision f16, or another device (`sdlc devices`)",
-        )
+            raise lost(self._info.name, doing, error) from error

@@ -37,6 +37,7 @@ from sdlc.kernel.ir import (
     Call,
     Cast,
     Declare,
+    Exchange,
     Expr,
     Extract,
     For,
@@ -239,6 +240,10 @@ class Printer(ABC):
         """A matrix instruction. Raises KeyError in a language that has none."""
         raise KeyError(f"{type(self).__name__} has no spelling for {stmt.instruction.name}")
 
+    def exchange(self, stmt: Exchange) -> str:
+        """A value of another work-item. Raises KeyError in a language that has no means for it."""
+        raise KeyError(f"{type(self).__name__} has no exchange in sub-groups of {stmt.lanes}")
+
     @abstractmethod
     def splats(self, expr: Call) -> bool:
         """Whether an infix operator demands operands of equal lanes."""
@@ -331,6 +336,9 @@ class Printer(ABC):
                 self.line(self.barrier())
             case MatrixMultiply():
                 self.line(self.multiply(stmt))
+            case Exchange():
+                self.line(self.local(self.name(stmt.var), stmt.var.type, "0.0f", True))
+                self.line(self.exchange(stmt))
             case _:
                 assert_never(stmt)
 

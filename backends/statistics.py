@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from sdlc.backends.listing import Loop, main_loop
+from sdlc.backends.listing import Loop, main_loop, phases
 from sdlc.backends.offline import (
     Gpu,
     Numbers,
@@ -66,22 +66,23 @@ class Statistics:
     loops: int | None = None
     stalls: int | None = None
     main_loop: Loop | None = None
+    phases: tuple[Loop, ...] = ()
     error: str = ""
 
 
 def check_installed(target: str, where: Path) -> None:
-    """Raises SdlError (D030, D031) where no offline compiler stands for the target, or none is
+    """Raises SdlError (D034, D035) where no offline compiler stands for the target, or none is
     installed."""
     found = gpus(target)
     if not found:
         raise failure(
-            "D030",
+            "D034",
             f"no offline compiler stands for the target `{target}`",
             "docs/targets.md lists the targets that have one",
         )
     if not any(is_installed(gpu, language, where) for gpu in found for language in gpu.languages):
         raise failure(
-            "D031",
+            "D035",
             f"the offline compilers for `{target}` are not installed in `{where}`",
             f"on Debian 12, `bash {setup_script()}` builds them in about five minutes",
         )
@@ -127,6 +128,7 @@ def read(text: KernelText, gpu: Gpu, language: str, outcome: Outcome) -> Statist
         number("loops"),
         total("short_stalls", "long_stalls"),
         main_loop(outcome.listing, gpu.listing),
+        phases(outcome.listing, gpu.listing),
     )
 
 

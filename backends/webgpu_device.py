@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from sdlc.backends.build_log import build_failure
+from sdlc.backends.device_errors import lost, too_small
 from sdlc.backends.legalize import legalize
 from sdlc.backends.opencl_loader import cache_folder
 from sdlc.backends.printer import print_kernel
@@ -36,9 +37,6 @@ CLOCK = "timestamp-query"
 TIMESTAMP_BYTES = 8
 DISPATCHES = 256
 """Dispatches of one submission: a driver that watches the time of one is not kept waiting."""
-MEMORY_ADVICE = (
-    "use a smaller --size or --batch, --precision f16, or another device (`sdlc devices`)"
-)
 
 
 @cache
@@ -161,7 +159,7 @@ class WebGpuDevice:
     def allocate(self, nbytes: int) -> Any:
         size = max(4, -(-nbytes // 4) * 4)
         if size > self._info.memory_bytes:
-            raise self._too_small(f"a buffer of {size:,} bytes", self._info.memory_bytes)
+            raise too_small(self._info.name, f"a buffer of {size:,} bytes", self._info.memory_bytes)
         with self._errors(f"allocating {size:,} bytes"):
             return self._device.create_buffer(size=size, usage=self._usage)
 
@@ -187,7 +185,9 @@ class WebGpuDevice:
         for number, binding in enumerate(bindings):
             size = -(-binding.nbytes // 4) * 4
             if size > self._info.caps.max_binding:
-                raise self._too_small(f"a binding of {size:,} bytes", self._info.caps.max_binding)
+                raise too_small(
+                    self._info.name, f"a binding of {size:,} bytes", self._info.caps.max_binding
+                )
             place = {"buffer": binding.memory, "offset": binding.offset, "size": size}
             entries.append({"binding": number, "resource": place})
         group = self._device.create_bind_group(layout=built.layout, entries=entries)
@@ -270,17 +270,6 @@ class WebGpuDevice:
         try:
             yield
         except wgpu.GPUOutOfMemoryError as error:
-            raise self._too_small(doing, self._info.memory_bytes) from error
+            raise too_small(self._info.name, doing, self._info.memory_bytes) from error
         except (wgpu.GPUError, RuntimeError) as error:
-            raise failure(
-                "D032",
-                f"{self._info.name} failed while {doing}: {error}",
-                "run it again; if it fails again, choose another device (`sdlc devices`)",
-            ) from error
-
-    def _too_small(self, what: str, limit: int) -> Exception:
-        return failure(
-            "D031",
-            f"{self._info.name} has too little memory for {what}; the limit is {limit:,} bytes",
-            MEMORY_ADVICE,
-        )
+            raise lost(self._info.name, doing, error) from error

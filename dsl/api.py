@@ -120,11 +120,10 @@ class Request:
         return tuple(n for n in names if n not in self.sizes)
 
     def unused_config(self) -> tuple[str, ...]:
-        """Names in the configuration that the entry does not ask for (but notes: `_class_name`)."""
-        from sdlc.language.elaborate import find_entry
-        from sdlc.language.elaborate_types import value_names
+        """Names in the configuration that nobody asks for (but notes: `_class_name`)."""
+        from sdlc.language.elaborate import find_entry, settings_of
 
-        known = value_names(find_entry(self.library, self.entry))
+        known = settings_of(self.library, find_entry(self.library, self.entry))
         return tuple(name for name in self.config if name not in known and name[:1] != "_")
 
     def build_for(self, inputs: Mapping[str, object]) -> Compiled:

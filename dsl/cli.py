@@ -113,7 +113,9 @@ def _warnings_as_lines() -> Iterator[None]:
     """Warnings of the compiler to a user are one line each, on stderr."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        click.echo(f"warning: {message}", err=True)
+        from sdlc.language.diagnostics import visible
+
+        click.echo(f"warning: {visible(str(message))}", err=True)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -129,29 +129,34 @@ def _check_files(
 
     errors: list[SdlError] = []
     built: dict[str, int] = {}
+    waiting: dict[str, dict[str, list[str]]] = {}
     for file in files:
         try:
             request = request_from(file, "cpu", **source)
         except SdlError as error:
             errors.append(error)
             continue
-        count, found = _check_definitions(request, syntax)
-        built[str(file)] = count
+        built[str(file)], waiting[str(file)], found = _check_definitions(request, syntax)
         errors += found
-    _report(built, errors, as_json)
+    _report(built, waiting, errors, as_json)
     return 1 if errors else 0
 
 
-def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlError]]:
-    """How many definitions of the file were built, and the errors of the others and of rules."""
+def _check_definitions(
+    request: Request, syntax: bool
+) -> tuple[int, dict[str, list[str]], list[SdlError]]:
+    """How many definitions of the file were built, those that wait for sizes (and for which), and
+    the errors of the others and of rules."""
     from sdlc.language.diagnostics import SdlError
 
     errors = [] if syntax else _check_rules(request)
     graphs: list[Graph] = []
+    waiting: dict[str, list[str]] = {}
     for name in entries(request):
         try:
             one, header = with_header(request, name)
-            if one.missing_sizes():
+            if missing := one.missing_sizes():
+                waiting[name] = sorted(missing)
                 continue
             if not syntax:
                 one.build()
@@ -163,7 +168,7 @@ def _check_definitions(request: Request, syntax: bool) -> tuple[int, list[SdlErr
             errors.append(error)
     if not syntax and (broken := law_problems(graphs, request)):
         errors.append(broken)
-    return len(graphs), errors
+    return len(graphs), waiting, errors
 
 
 def law_problems(graphs: Iterable[Graph], request: Request) -> SdlError | None:
@@ -204,16 +209,31 @@ def entries(request: Request) -> list[str]:
     ]
 
 
-def _report(built: dict[str, int], errors: list[SdlError], as_json: bool) -> None:
+def _report(
+    built: dict[str, int],
+    waiting: dict[str, dict[str, list[str]]],
+    errors: list[SdlError],
+    as_json: bool,
+) -> None:
     from sdlc.language.diagnostics import plural
 
     diagnostics = [d for error in errors for d in error.diagnostics]
     if as_json:
-        print_json({"built": built, "diagnostics": [asdict(d) for d in diagnostics]})
+        found = [asdict(d) for d in diagnostics]
+        print_json({"built": built, "waiting": waiting, "diagnostics": found})
         return
     for error in errors:
         click.echo(f"{error}\n", err=True)
     for file, count in built.items():
-        click.echo(f"{file}: {plural(count, 'definition')} built")
+        open_sizes = (
+            "" if not waiting[file] else f"; without sizes (--set): {_named(waiting[file])}"
+        )
+        click.echo(f"{file}: {plural(count, 'definition')} built{open_sizes}")
     if diagnostics:
         click.echo(plural(len(diagnostics), "error"), err=True)
+
+
+def _named(waiting: dict[str, list[str]], most: int = 3) -> str:
+    """`softmax (*b, n)`, and how many more there are."""
+    named = ", ".join(f"{name} ({', '.join(waiting[name])})" for name in list(waiting)[:most])
+    return named + (f" and {len(waiting) - most} more" if len(waiting) > most else "")

@@ -251,11 +251,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from sdlc.language.diagnostics import visible
+
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*[Text(cell) for cell in row])
+        table.add_row(*[Text(visible(cell)) for cell in row])
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
     made = StringIO()
     Console(file=made, width=width, highlight=False).print(table)

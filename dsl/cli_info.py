@@ -56,6 +56,8 @@ def _record(found: Inventory) -> dict[str, Any]:
 
 
 def _print(found: Inventory) -> None:
+    from sdlc.language.diagnostics import visible
+
     width, height = found.size
     facts = (
         ("model", found.path),
@@ -64,11 +66,11 @@ def _print(found: Inventory) -> None:
         ("pictures", f"{width}x{height}"),
     )
     for name, value in facts:
-        click.echo(f"{name:10} {value}")
+        click.echo(f"{name:10} {visible(value)}")
     click.echo()
     print_table(COLUMNS, [_row(part) for part in found.parts])
     for line in _problems(found):
-        click.echo(line)
+        click.echo(visible(line))
 
 
 def _row(part: Part) -> tuple[str, ...]:

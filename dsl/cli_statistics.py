@@ -44,7 +44,7 @@ def statistics_options(command: Command) -> Command:
 
 
 def checked_place(target: str, compilers: Path | None) -> Path:
-    """Where the compilers are. Raises SdlError (D030, D031) where there are none."""
+    """Where the compilers are. Raises SdlError (D034, D035) where there are none."""
     from sdlc.backends.offline import folder
     from sdlc.backends.statistics import check_installed
 

@@ -147,7 +147,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Speed limits, for estimates: FLOP/s of f32 and f16, bytes/s of memory; then what a core does.
+    """Speed limits, for estimates: FLOP/s of f32, bytes/s of memory; then what a core does.
 
     `cores` run work-groups side by side; `simd` scalars are one instruction of a work-item;
     `in_flight` scalar operations must be under way in a core for its peak; `resident` work-items
@@ -159,7 +159,6 @@ class Peak:
     """
 
     f32_flops: float
-    f16_flops: float
     bandwidth: float
     cores: int
     simd: int

@@ -1,7 +1,8 @@
 """Whether a network fits a device, and what would.
 
 In: a compiled network and a device's facts, or why it cannot be compiled. Out: nothing, or an error
-before anything is allocated. Invariant: what is suggested is a size that the model can draw.
+before anything is allocated. Invariant: what is suggested is a size that the model can draw; where
+a value is larger than the target binds, the largest whose values are not.
 Errors: SdlError P010.
 
     check_fits(program, {"h": 512, "w": 512}, model, device.info)
@@ -9,7 +10,7 @@ Errors: SdlError P010.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import sqrt
 
 from sdlc.language.diagnostics import SdlError, failure
@@ -17,6 +18,9 @@ from sdlc.models.folder import Model
 from sdlc.program.device import DeviceInfo
 from sdlc.program.execute import TooLargeError, check_memory, memory_of
 from sdlc.program.program import Program
+
+Binds = Callable[[int, int], bool]
+"""Whether the target binds all values of the network for latents of this height and width."""
 
 
 def check_fits(program: Program, sizes: Mapping[str, int], model: Model, info: DeviceInfo) -> None:
@@ -36,23 +40,49 @@ def what_fits(program: Program, sizes: Mapping[str, int], model: Model, info: De
     return _smaller(sizes, model, min(room) / max(1, needed.arena))
 
 
-def refusal(error: TooLargeError, part: str, sizes: Mapping[str, int], model: Model) -> SdlError:
+def refusal(
+    error: TooLargeError, part: str, sizes: Mapping[str, int], model: Model, binds: Binds
+) -> SdlError:
     """What is said of a network one of whose values is larger than the target binds: the first of
-    them, and the size of a picture that would do."""
-    first = error.diagnostics[0]
-    fits = _smaller(sizes, model, error.share) if {"h", "w"} <= set(sizes) else "use smaller sizes"
+    them, and the largest picture of these proportions of whose values none is."""
+    first, fits = error.diagnostics[0], "use smaller sizes"
+    if {"h", "w"} <= set(sizes):
+        fits = _advice(sizes, model, *_largest(sizes, error.share, binds))
     help = f"{fits}; or --precision f16, or another device (`sdlc devices`)"
     return failure("P010", f"{part}: {first.message}", help, first.notes)
+
+
+def _largest(sizes: Mapping[str, int], share: float, binds: Binds) -> tuple[int, int]:
+    """The largest latents, height and width, of these proportions that are bound; 0 where `share`,
+    what of the largest value is bound now, is. It grows with the square of a picture's area
+    (scores) or with the area, so two or three programs are planned."""
+    height, width = sizes["h"], sizes["w"]
+    good, bad = 0, max(height, width)
+
+    def sides(long: int) -> tuple[int, int]:
+        return height * long // max(height, width), width * long // max(height, width)
+
+    guessed = [int(bad * share**power + 1e-6) + more for power in (0.25, 0.5) for more in (0, 1)]
+    guessed.append(-(-bad // min(height, width)))  # whether there is any
+    while share and bad - good > 1:
+        tried = next((g for g in guessed if good < g < bad), (good + bad) // 2)
+        if min(sides(tried)) and not binds(*sides(tried)):
+            bad = tried
+        else:
+            good = tried
+    return sides(good)
 
 
 def _smaller(sizes: Mapping[str, int], model: Model, share: float) -> str:
     """Advice, where `share` of what a picture takes is there."""
     scale = sqrt(max(0.0, min(1.0, share)))
-    step = model.granule
-    width, height = (
-        int(sizes[name] * model.pixels_per_latent * scale) // step * step for name in ("w", "h")
-    )
-    if min(width, height) < step:
+    return _advice(sizes, model, int(sizes["h"] * scale), int(sizes["w"] * scale))
+
+
+def _advice(sizes: Mapping[str, int], model: Model, height: int, width: int) -> str:
+    """To draw a picture of latents of this size."""
+    if not min(height, width):
         return "use a smaller model: no size of picture would fit"
     batch = f" or --batch {sizes['b'] // 2}" if sizes.get("b", 1) > 1 else ""
-    return f"use --size {width}x{height}{batch}, which should fit"
+    each = model.pixels_per_latent
+    return f"use --size {width * each}x{height * each}{batch}, which should fit"

@@ -18,19 +18,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
-from sdlc.graph.types import Array
+from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import SdlError
 from sdlc.models.apart import compile_apart
 from sdlc.models.check import FiniteCheck
-from sdlc.models.fits import check_fits, refusal
+from sdlc.models.fits import Binds, check_fits, refusal
 from sdlc.models.folder import Model
 from sdlc.models.image import to_pixels
 from sdlc.models.model import load_model
 from sdlc.models.networks import (
     Network,
+    choices_for,
     compiled,
     decoding_model,
     networks,
+    planned_network,
     tokenizers_of,
     with_scopes,
 )
@@ -49,6 +51,8 @@ from sdlc.models.start import begin, put_back
 from sdlc.program.device import Device, DeviceInfo
 from sdlc.program.execute import TooLargeError, check_memory, check_sizes
 from sdlc.program.host import give_back
+from sdlc.program.load import bound
+from sdlc.program.pipeline import tensors_of
 from sdlc.program.program import Program
 from sdlc.target import Target
 
@@ -237,7 +241,8 @@ def _network(settings: GenerateSettings, folder: Model, network: Network, place:
     try:
         program = compiled(network, folder, place.target, settings.precision, place.device)
     except TooLargeError as error:
-        raise refusal(error, network.part, sizes, folder) from None
+        binds = _binds(network, folder, place, settings.precision)
+        raise refusal(error, network.part, sizes, folder, binds) from None
     check_fits(program[0], sizes, folder, place.device.info)
     return Ready(network, program, folder, place.device)
 
@@ -268,12 +273,26 @@ def _decoder(
             made = compiled(network, owner, place.target, settings.precision, device)
         except TooLargeError as error:
             if last:
-                raise refusal(error, network.part, network.sizes, owner) from None
+                binds = _binds(network, owner, place, settings.precision)
+                raise refusal(error, network.part, network.sizes, owner, binds) from None
             continue
         if last or _fits(made[0], device.info):
             break
     check_fits(made[0], network.sizes, owner, device.info)
     return Ready(network, made, owner, device)
+
+
+def _binds(network: Network, folder: Model, place: _Place, precision: DType) -> Binds:
+    """Whether the target binds a network's values for latents of other sizes: plans it."""
+    choices = choices_for(folder, place.target, place.device.info)
+
+    def binds(height: int, width: int) -> bool:
+        other = replace(network, sizes={**network.sizes, "h": height, "w": width})
+        made = planned_network(other, folder, place.target, precision, choices)
+        _, tensors = tensors_of(made.parts.run, made.plan)
+        return all(bound(t) <= place.target.caps.max_binding for t in tensors.values())
+
+    return binds
 
 
 def _fits(program: Program, info: DeviceInfo) -> bool:

@@ -8,7 +8,8 @@ Compiles each program in f16 for each target, and every kernel, those of its loa
 for each language that a back-end of the target takes (docs/targets.md: "What a phone's compiler
 says"; `backends/offline_setup.sh` builds the back-ends). Prints a line a program with its spills,
 then the kernels whose name holds one of `--kernels` (default: of the block, those with the most
-work). Exit status 1 where anything spills or is refused.
+work), with the shares of multiply-adds of their main loop and of what stands between barriers.
+Exit status 1 where anything spills or is refused.
 """
 
 from __future__ import annotations
@@ -35,9 +36,14 @@ from sdlc.program.program import Program
 
 TARGETS = ("adreno", "mali", "apple")
 NETWORKS = {"text": "text_encoder.sdl", "unet": "sampler.sdl", "vae": "vae_decoder.sdl"}
-COLUMNS = ("kernel", "language", "FLOP", "multiply-adds", "registers", "occupancy", "spills")
+COLUMNS = (
+    *("kernel", "language", "FLOP", "multiply-adds", "between barriers"),
+    *("registers", "occupancy", "spills"),
+)
 SHARE = 0.01
 """Kernels of the block with less of its work than this are not listed."""
+PART = 0.05
+"""Nor what stands between barriers with less than this of a kernel's multiply-adds."""
 
 
 def arguments() -> argparse.Namespace:
@@ -83,7 +89,10 @@ def cells(row: Statistics, flop: int) -> tuple[str, ...]:
     registers = "" if row.registers is None else str(row.registers)
     occupancy = "" if row.occupancy is None else f"{row.occupancy:.3f}"
     work = f"{flop / 1e9:.2f} G"
-    return (row.kernel, row.language, work, share, registers, occupancy, str(row.spills))
+    least = PART * sum(phase.multiply_adds for phase in row.phases)
+    parts = (f"{100 * p.share:.1f}" for p in row.phases if p.multiply_adds > least)
+    phases = ", ".join(parts)
+    return (row.kernel, row.language, work, share, phases, registers, occupancy, str(row.spills))
 
 
 def main() -> None:

@@ -216,7 +216,7 @@ KERNELS = (
     Mutant(
         "no barrier before a stage is filled again",
         "dsl/kernel/lower.py",
-        "if at and any(s.place is Place.LOCAL for s in stages):",
+        "if at and shared:",
         "if ():",
         NVIDIA,
     ),
@@ -301,9 +301,37 @@ KERNELS = (
     Mutant(
         "a matrix instruction of elements that others hold",
         "dsl/schedule/nest.py",
-        "reason = _unheld(group, nest, stage) or unshared(group, nest, stage)",
+        "reason = unheld(group, nest, stage) or unshared(group, nest, stage)",
         "reason = unshared(group, nest, stage)",
         "tests/test_random_schedules.py -k no_work_items_own",
+    ),
+    Mutant(
+        "work-items read scores that others hold",
+        "dsl/schedule/distributed.py",
+        "held.bits != moves.bits or ",
+        "",
+        "tests/test_multiplied.py",
+    ),
+    Mutant(
+        "two elements of a work-item in one cell",
+        "dsl/schedule/distributed.py",
+        "size *= loop.extent",
+        "size += loop.extent",
+        "tests/test_multiplied.py",
+    ),
+    Mutant(
+        "a sub-group combines every other bit",
+        "dsl/kernel/lower_fold.py",
+        "distance *= 2",
+        "distance *= 4",
+        "tests/test_multiplied.py",
+    ),
+    Mutant(
+        "an exchange begins before the last has been read",
+        "backends/matrices.py",
+        "), Barrier(), found, Barrier()",
+        "), Barrier(), found",
+        "tests/test_matrix.py",
     ),
     Mutant(
         "the last part of a reduction runs past the end",

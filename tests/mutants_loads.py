@@ -11,6 +11,8 @@ from mutants_known import Mutant
 PROLOGUES = (
     "tests/test_schedule_mechanisms.py tests/test_structure.py -k 'inline_prologue or precedes'"
 )
+PHASES = "tests/test_rules.py -k 'sound and upsample_phases'"
+PAIRS = "tests/test_kernel_pairs.py"
 MECHANISMS = "tests/test_rules.py -k mechanism"
 NARROW = "tests/test_narrow.py"
 AFFINE = "tests/test_rules.py -k 'fold_affine and (sound or fires)'"
@@ -44,6 +46,13 @@ LOADS = (
         'return "" if after < before else dearer',
         'return ""',
         PROLOGUES,
+    ),
+    Mutant(
+        "a prologue that registers do not hold",
+        "dsl/schedule/prologue.py",
+        "if 0 < most < held:",
+        "if False:",
+        "tests/test_schedule_mechanisms.py -k registers",
     ),
     # ---- scales and shifts in weights
     Mutant(
@@ -102,6 +111,70 @@ LOADS = (
         "if ends & _ends(f.node, around))",
         "if not ends & _ends(f.node, around))",
         MECHANISMS,
+    ),
+    Mutant(
+        "two biases of which one is added",
+        "dsl/graph/biases.py",
+        'both = Map((axis,), apply("add", *terms), dtype, origin, node.wide)',
+        "both = Map((axis,), next(terms), dtype, origin, node.wide)",
+        MECHANISMS,
+    ),
+    Mutant(
+        "biases of different axes are one",
+        "dsl/graph/biases.py",
+        "if inner is None or inner[1].indices != outer[1].indices:",
+        "if inner is None:",
+        "tests/test_rules.py -k different_axes",
+    ),
+    Mutant(
+        "taps of a doubled pixel that are not summed",
+        "stdlib/conv.sdl",
+        "upsampled_pixel(v + j, factor, r) == upsampled_pixel(v, factor, r) + q then",
+        "v + j == upsampled_pixel(v, factor, r) + q then",
+        PHASES,
+    ),
+    Mutant(
+        "a phase that begins a pixel late",
+        "stdlib/conv.sdl",
+        "z + q + upsampled_pixel(v, factor, r) - r] else 0) * taps",
+        "z + q + upsampled_pixel(v, factor, r) - r + 1] else 0) * taps",
+        PHASES,
+    ),
+    # ---- stores of neighbours
+    Mutant(
+        "a pair stored past one to its own cell",
+        "dsl/kernel/pairs.py",
+        "same = first.buffer.name == store.buffer.name and meets",
+        "same = False",
+        PAIRS,
+    ),
+    Mutant(
+        "a pair stored past one to what it reads",
+        "dsl/kernel/pairs.py",
+        "if not same and store.buffer.name not in _read(first):",
+        "if not same:",
+        PAIRS,
+    ),
+    Mutant(
+        "a pair stored past a barrier",
+        "dsl/kernel/pairs.py",
+        "        if not isinstance(stmt, Store | Let):\n            waiting.clear()\n",
+        "",
+        PAIRS,
+    ),
+    Mutant(
+        "a pair of which half is guarded",
+        "dsl/kernel/pairs.py",
+        "if at >= 0 and first.guard == stmt.guard:",
+        "if at >= 0:",
+        PAIRS,
+    ),
+    Mutant(
+        "a pair that begins at an odd place",
+        "dsl/kernel/pairs.py",
+        "elif _is_even(index, simplifier):",
+        "else:",
+        PAIRS,
     ),
     # ---- what kernels round on their way
     Mutant(

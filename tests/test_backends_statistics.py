@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from sdlc.backends import statistics as front
-from sdlc.backends.listing import Loop, main_loop
+from sdlc.backends.listing import Loop, main_loop, phases
 from sdlc.backends.offline import (
     Gpu,
     Outcome,
@@ -107,6 +107,36 @@ def test_the_innermost_loop_counts_with_repetitions_and_idle_slots() -> None:
         assert main_loop("", reader) is None
 
 
+PHASES = """Native code for k:
+mov.u32u32 r0.x, 0
+l1:
+(sy)bar.g
+(rpt3)mad.f32 r1.x, r2.x, (r)r3.x, (r)r1.x
+(nop2) add.u r0.x, r0.x, 1
+bar.g
+l6:
+mad.f32 r4.x, r5.x, r6.x, r4.x
+br p0.x, #l6
+add.u r0.x, r0.x, 1
+bar.g
+mov.u32u32 r1.x, r0.x
+br p0.x, #l1
+mad.f32 r4.x, r5.x, r6.x, r4.x
+end
+"""
+
+
+def test_what_stands_between_barriers_is_counted_apart() -> None:
+    """A phase with a loop is that loop; one without a multiply-add is none; the loop around ends
+    one."""
+    assert phases(PHASES, "ir3") == (Loop(4, 1 + 4 + 3), Loop(1, 2), Loop(1, 2))
+    assert phases(IR3, "ir3") == ()
+    mali = "   FMA.f32 r1, r2, r3, r1\n   BARRIER.slot7.wait \n   FMA.f32 r1, r2, r3, r1\n"
+    assert phases(mali, "valhall") == (Loop(1, 1), Loop(1, 2))
+    apple = "block0 {\n   1 = ffma 2, 3, 4\n   threadgroup_barrier \n   1 = ffma 2, 3, 4\n}\n"
+    assert phases(apple, "agx") == (Loop(1, 1), Loop(1, 2))
+
+
 def test_the_table_has_one_row_for_each_gpu() -> None:
     names = set(target_names())
     for target in names:
@@ -164,9 +194,9 @@ def test_a_driver_that_ends_its_process_costs_one_kernel(
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SdlError, match=r"D031[\s\S]*not installed[\s\S]*offline_setup.sh"):
+    with pytest.raises(SdlError, match=r"D035[\s\S]*not installed[\s\S]*offline_setup.sh"):
         check_installed("adreno", tmp_path)
-    with pytest.raises(SdlError, match=r"D030.*`nvidia`"):
+    with pytest.raises(SdlError, match=r"D034.*`nvidia`"):
         check_installed("nvidia", tmp_path)
     gpu = gpu_of("adreno")
     installed(tmp_path, gpu)
@@ -209,5 +239,5 @@ def test_the_command_says_how_to_install_before_it_compiles(tmp_path: Path) -> N
     given = ["compile", str(source), "--target", "mali", "--set", "n=8", "-o", str(tmp_path / "b")]
     asked = [*given, "--statistics", "--compilers", str(tmp_path / "none")]
     done = CliRunner().invoke(commands, asked)
-    assert isinstance(done.exception, SdlError) and "D031" in str(done.exception)
+    assert isinstance(done.exception, SdlError) and "D035" in str(done.exception)
     assert not (tmp_path / "b").exists()

@@ -24,6 +24,7 @@ NET = """model net(x: T[b, n]) -> T[b, m] {
   return proj: linear(x, m)
 }
 """
+OUTER = "-> T[b, n] { return again: linear(first: net(x), shape(x)[1]) }\n"
 
 
 # ---- every command -------------------------------------------------------------------------------
@@ -77,15 +78,16 @@ def test_check_finds_errors_in_several_files(tmp_path: Path, double: Path, call:
     worse.write_text("op (\n\nop g( -> \n")
     found = call("check", "--syntax", double, broken, worse, status=1)
     assert f"{broken}:2" in found.err and f"{worse}:1" in found.err
-    assert f"{double}: 0 definitions built" in found.out
+    assert f"{double}: 0 definitions built; without sizes (--set): double (n)\n" in found.out
     record = call("check", "--syntax", "--json", double, broken, worse, status=1).json
     assert len(record["diagnostics"]) >= 2
+    assert record["waiting"][str(double)] == {"double": ["n"]}
     assert record["diagnostics"][0]["span"]["line"] == 2
 
 
 def test_check_builds_what_has_its_sizes(tmp_path: Path, double: Path, call: Any) -> None:
     assert "1 definition built" in call("check", "--syntax", double, "--set", "n=4").out
-    assert "1 definition built" in call("check", double, "--set", "n=4").out
+    assert "1 definition built\n" in call("check", double, "--set", "n=4").out
     tested = call("check", double, "--set", "n=4", "--target", "mali", "--examples", 2).out
     assert "double for mali: 1 kernel and the whole program agree on 4 examples" in tested
 
@@ -196,6 +198,9 @@ def test_configuration_that_is_not_used_is_listed(tmp_path: Path, call: Any) -> 
     assert call(*common, "--json").json["unused_config"] == ["mm"]
     config.write_text('{"m": "a"}')
     assert "E040" in call(*common, status=1).err
+    net.write_text(f"{NET}model twice(x: T[b, n], y: T[b, n]? = none) {OUTER}")
+    config.write_text('{"m": 2, "mm": 3, "y": false}')
+    assert "unused config  mm\n" in call(*common, "--entry", "twice").out
 
 
 def test_explain(double: Path, call: Any) -> None:

@@ -1,7 +1,8 @@
 """The documents tell the truth: their commands run, their programs compile, their Python works.
 
 `sh` blocks run in order in one folder per document, `python` blocks in one namespace per document,
-`sdl` blocks parse and, where they are whole files, build. README's first two `sh` blocks set up the
+`sdl` blocks parse and, where they are whole files, build; a `c` block is what the command before it
+prints, with `…` for lines left out. README's first two `sh` blocks set up the
 machine: they are what a new user and CI run, so they do not run again here.
 """
 
@@ -61,6 +62,36 @@ def test_commands_run(document: Path, tmp_path: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+
+
+def printed_blocks() -> list[tuple[Path, str, str]]:
+    """Commands named in a sentence whose next block is the kernel that they print."""
+    said = re.compile(r"`(sdlc explain [^`]+)`[^`]*```c\n(.*?)^```", re.S | re.M)
+    return [(d, *found) for d in DOCUMENTS for found in said.findall(d.read_text())]
+
+
+def test_kernels_are_those_that_commands_print() -> None:
+    assert any(document.name == "README.md" for document, *_ in printed_blocks())
+    for _, command, shown in printed_blocks():
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=ROOT, env=environment(), capture_output=True, text=True
+        )
+        at = 0
+        for part in re.split(r"^ *…\n", shown, flags=re.M):
+            assert part in done.stdout[at:], f"{command}\n{part}\n{done.stdout}\n{done.stderr}"
+            at = done.stdout.index(part, at) + len(part)
+
+
+def test_every_kind_of_error_is_documented() -> None:
+    """The table of codes in docs/cli.md has every letter that a code in the source begins with."""
+    table = (ROOT / "docs" / "cli.md").read_text().split("| codes of errors")[1].split("\n\n")[0]
+    sources = [p for room in ("dsl", "backends", "models") for p in (ROOT / room).rglob("*.py")]
+    codes = {code for p in sources for code in re.findall(r'"([A-Z]\d{3})"', p.read_text())}
+    assert len(codes) > 100
+    missing = {code for code in codes if not re.search(rf"[ `]{code[0]}(…|\d)", table)}
+    assert not missing, f"docs/cli.md says nothing of {sorted(missing)}"
+    devices = [c for p in sources for c in set(re.findall(r'"(D\d{3})"', p.read_text()))]
+    assert len(devices) == len(set(devices)), "an error of devices has one meaning, in one file"
 
 
 def test_documents_are_found() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sdlc.graph.types import DType
-from sdlc.language.diagnostics import SdlError
+from sdlc.language.diagnostics import SdlError, failure
 from sdlc.language.parse import parse_module
 
 ERRORS = Path(__file__).parent / "errors"
@@ -83,6 +83,18 @@ def test_each_case_has_a_text_that_helps() -> None:
         assert text.startswith("error[E"), f"{name} does not fail"
         helps, errors = text.count("\n   = help: "), text.count("error[E")
         assert helps == errors, f"{name} does not always say what to do"
+
+
+def test_what_is_quoted_cannot_act_on_a_terminal() -> None:
+    """Names of files and tensors come from elsewhere: escapes, marks of direction, no encoding."""
+    error = failure(
+        "E023", "cannot read \x1b[2J\u202e\udcff\tn.sdl", "é and 语 stay", (("in", "\x07"),)
+    )
+    assert str(error) == (
+        "error[E023]: cannot read \\x1b[2J\\u202e\\udcff\\tn.sdl\n"
+        "   = in: \\x07\n"
+        "   = help: é and 语 stay"
+    )
 
 
 def test_the_corpus_is_large() -> None:

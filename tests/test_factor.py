@@ -28,7 +28,7 @@ from sdlc.program.pipeline import compile_graph, compile_plan
 from sdlc.proof.inputs import values
 from sdlc.proof.narrow import narrowed
 from sdlc.proof.tolerance import Numerics, check, tolerance
-from sdlc.schedule.nest import Place
+from sdlc.schedule.nest import Kind, Place
 from sdlc.schedule.plan import EVERY, plan
 from sdlc.target import Capabilities, Profile, Target
 
@@ -219,6 +219,28 @@ def test_a_work_items_rows_lie_side_by_side() -> None:
     assert len(found) - len(local) == steps
     held = next(a for a in kernel.arrays if a is local[0].buffer)
     assert held.size == 64 * 2 * (16 + 4)
+
+
+@pytest.mark.parametrize(("k", "tile", "rows"), [(96, 4, 4), (96, 2, 1), (160, 2, 2)])
+def test_statistics_of_short_rows_do_not_fill_registers(k: int, tile: int, rows: int) -> None:
+    """Loops of few terms, which compilers write out with all loads under way, are of one row."""
+    graph = graph_of("layer", "one", {"b": 2, "s": 1024, "k": k, "n": 96}, "f16")
+    adreno = load_target("adreno")
+    profile = replace(adreno.profile, register_tile=(tile, 8))
+    (kernel,) = plan(graph, replace(adreno, profile=profile)).kernels
+    statistics = next(s for s in kernel.nest.stages if s.value == "stats")
+    copies = [x.extent for x in statistics.nest.loops if x.kind is Kind.UNROLL]
+    assert prod(copies) == rows
+
+
+@pytest.mark.parametrize(("k", "slices"), [(96, 1), (160, 2), (192, 2), (320, 4), (1280, 16)])
+def test_rows_of_every_width_have_long_slices(k: int, slices: int) -> None:
+    """So long that a compiler leaves the loop over one, without what fetches it."""
+    graph = graph_of("layer", "one", {"b": 2, "s": 1024, "k": k, "n": 96}, "f16")
+    (kernel,) = plan(graph, load_target("mali")).kernels
+    (axis,) = kernel.group.over
+    assert kernel.nest.loop(axis.name).extent == slices
+    assert prod(x.extent for x in kernel.nest.loops if x.axis == axis) == k
 
 
 def test_a_work_item_normalises_its_rows_once() -> None:

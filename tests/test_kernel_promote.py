@@ -16,6 +16,7 @@ from sdlc.kernel.ir import (
     Access,
     Assign,
     Buffer,
+    Cast,
     Declare,
     Expr,
     For,
@@ -122,3 +123,28 @@ def test_other_arrays_stay(body: tuple[Stmt, ...]) -> None:
     shared = replace(KEPT, space=Space.LOCAL)
     assert promote_arrays(replace(given, arrays=(shared,))).arrays == (shared,)
     assert not any(isinstance(s, Assign) for s in statements(given.body))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_halves_are_single_cells(again: bool) -> None:
+    """Two that are stored one by one and read together are a vector of two locals; where variables
+    hold none, and where one store would write both, they stay in their array."""
+    halves = replace(KEPT, dtype=DType.F16)
+    stores = [Store(halves, i32(n), Cast(Load(X, mine(n)), DType.F16)) for n in (0, 1)]
+    if again:
+        stores.append(Store(halves, i32(1), Cast(f32(2.5), DType.F16)))
+    both = Store(OUT, mul(LX, 2), Cast(Load(halves, i32(0), 2), DType.F32))
+    made = replace(kernel(*stores, both), arrays=(halves,))
+    promoted = promote_arrays(made, halves=True)
+    assert made.arrays and not promoted.arrays and promote_arrays(made) is made
+    values = [s.var for s in statements(promoted.body) if isinstance(s, (Let, Declare))]
+    assert [v.type.dtype for v in values].count(DType.F16) == 2
+    x = np.random.default_rng(0).standard_normal(2 * ITEMS).astype(np.float32)
+    want = x.astype(np.float16).astype(np.float32)
+    want[1::2] = 2.5 if again else want[1::2]
+    for tested in (made, promoted):
+        np.testing.assert_array_equal(interpret(tested, {"x": x})["out"], want)
+    wide = replace(
+        made, body=(Store(halves, i32(0), Cast(Load(X, mul(LX, 2), 2), DType.F16)), both)
+    )
+    assert promote_arrays(wide, halves=True) is wide

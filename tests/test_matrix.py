@@ -22,6 +22,7 @@ from sdlc.kernel.ir import (
     Assign,
     Buffer,
     Declare,
+    Exchange,
     Expr,
     For,
     If,
@@ -231,6 +232,63 @@ def test_sub_groups_stay_together() -> None:
     assert "a matrix instruction under a condition" in problems(alone)
     with pytest.raises(Trap, match="only some lanes of a sub-group"):
         interpret(alone, made.inputs)
+
+
+OWN = WorkId("lane", 1)
+
+
+def exchanging(distance: int, under: Expr | None = None, lanes: int = 8) -> Kernel:
+    """y = x of the work-item `distance` away, twice the difference in place."""
+    x = Buffer("x", DType.F32, 48)
+    y = Buffer("y", DType.F32, 48, access=Access.WRITE)
+    number = call("add", call("mul", OWN, i32(8)), NUMBER)
+    at = call("add", call("mul", WorkId("group", 0), i32(16)), number)
+    other, twice = Var("other", F32), Var("twice", F32)
+    body: tuple[Stmt, ...] = (
+        Exchange(other, Load(x, at), distance, lanes),
+        Exchange(twice, call("sub", other, Load(x, at)), distance, lanes),
+    )
+    stores = (Store(y, at, call("add", other, call("mul", twice, f32(3)))),)
+    whole = body if under is None else (If(under, (*body, *stores)),)
+    return Kernel(
+        "k", (x, y), (), (*whole, *(stores if under is None else ())), (3, 1, 1), (8, 2, 1)
+    )
+
+
+@pytest.mark.parametrize("distance", [1, 2, 4])
+def test_sub_groups_exchange_values(distance: int) -> None:
+    """Interpreted, and through local memory where there is no instruction, also twice."""
+    kernel = exchanging(distance)
+    verify(kernel, CAPS)
+    x = np.random.default_rng(0).standard_normal(48).astype(np.float32)
+    other = x.reshape(3, 16)[:, np.arange(16) ^ distance].reshape(-1)
+    want = other + (x - other) * np.float32(3)
+    legal = legalize(kernel, CAPS, "opencl")
+    assert not any(isinstance(s, Exchange) for s in statements(legal.body))
+    for made in (kernel, legal):
+        np.testing.assert_allclose(interpret(made, {"x": x})["y"], want, rtol=1e-6)
+    for language in ("opencl", "wgsl"):
+        assert "exchanged" in print_kernel(legalize(kernel, CAPS, language), language, CAPS).text
+
+
+def test_exchanges_are_instructions_where_a_sub_group_has_one() -> None:
+    caps = load_target("nvidia-matrix").caps
+    kernel = replace(exchanging(2, lanes=32), group=(8, 4, 1))
+    text = print_kernel(legalize(kernel, caps, "opencl"), "opencl", caps).text
+    assert text.count("shfl.sync.bfly.b32 %0, %1, 2, 31, 0xffffffff;") == 2
+    assert "exchanged" not in text
+    assert "exchanged" in print_kernel(legalize(kernel, caps, "wgsl"), "wgsl", caps).text
+
+
+def test_what_is_wrong_with_an_exchange_is_said() -> None:
+    assert "no sub-group of 8" in problems(exchanging(8), CAPS)
+    assert "no sub-group of 32" in problems(exchanging(1, lanes=32), CAPS)
+    odd = exchanging(1, call("lt", NUMBER, i32(3)))
+    assert "an exchange of values under a condition" in problems(odd, CAPS)
+    with pytest.raises(Trap, match="only some lanes of a sub-group"):
+        interpret(odd, {"x": np.zeros(48, np.float32)})
+    whole = replace(exchanging(1), body=(Exchange(Var("n", I32), NUMBER, 1, 8),))
+    assert "exchange an f32, not i32" in problems(whole, CAPS)
 
 
 def test_assigned_variables_are_read_anew() -> None:

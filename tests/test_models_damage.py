@@ -19,14 +19,15 @@ from safetensors.numpy import save, save_file
 import sdlc
 from checkpoints import arrays, with_sizes, write_checkpoint
 from sdlc.backends.target import load_target
-from sdlc.language.diagnostics import SdlError
+from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.models.checkpoint import load_checkpoint
-from sdlc.models.fits import check_fits
+from sdlc.models.fits import check_fits, refusal
 from sdlc.models.lora import Lora, with_loras
 from sdlc.models.networks import networks
 from sdlc.models.pipeline import _decoder, _network, _Place
 from sdlc.models.settings import GenerateSettings
 from sdlc.models.weights import load_weights
+from sdlc.program.execute import TooLargeError
 from sdlc.program.interpreted import InterpreterDevice
 from stages import device
 from test_models_files import fails
@@ -195,6 +196,23 @@ def test_what_fits_a_device_that_is_too_small(model: Any) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("model")
     return load_checkpoint(write_checkpoint(folder / "m.safetensors", SMALL))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_largest_picture_that_is_bound_is_named(model: Any, power: int) -> None:
+    """Whether the largest value grows with the area or with its square; by few plans."""
+    tried, limit = [], 10_000**power
+
+    def binds(height: int, width: int) -> bool:
+        tried.append((height, width))
+        return (height * width) ** power <= limit
+
+    error = TooLargeError((Diagnostic("P007", "it is too large"),), {})
+    sizes = {"b": 1, "h": 600, "w": 300}
+    error.share = limit / (600 * 300) ** power
+    said = str(refusal(error, "unet", sizes, model, binds))
+    assert "unet: it is too large" in said and "--size 70x141, which should fit" in said
+    assert binds(141, 70) and not binds(142, 71) and len(tried) <= 5
 
 
 def test_values_that_a_target_does_not_bind(model: Any) -> None:

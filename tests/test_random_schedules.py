@@ -6,6 +6,7 @@ A few hundred here; `python tests/run_random.py` draws ten thousand, on every ta
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,14 +255,14 @@ def test_what_failed_can_be_run_again(for_all: ForAll) -> None:
 
 def test_run_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run_random.py` counts what is right, and leaves a record of what is wrong."""
-    found = run_random.run_shard("schedules-mali", 0, 3, tmp_path)
+    found = run_random.run_shard(("schedules-mali", 0, 3), tmp_path)
     assert (len(found.cases), found.failures) == (3, [])
 
     def wrong(drawn: Drawn, stages: object, language: str) -> None:
         raise AssertionError("it is wrong")
 
     monkeypatch.setattr(run_random, "prove", wrong)
-    found = run_random.run_shard("schedules-mali", 0, 3, tmp_path)
+    found = run_random.run_shard(("schedules-mali", 0, 3), tmp_path)
     assert (found.cases, len(found.failures)) == ([], 3)
     with pytest.raises(AssertionError, match="it is wrong"):
         run_random.replay(tmp_path / found.failures[-1])
@@ -282,26 +283,67 @@ def test_a_shard_goes_on_where_its_process_ended(
 
     monkeypatch.setattr(run_random, "prove", dies)
     with pytest.raises(KeyboardInterrupt):
-        run_random.run_shard("schedules-mali", 0, 4, tmp_path)
+        run_random.run_shard(("schedules-mali", 0, 4), tmp_path)
     monkeypatch.setattr(run_random, "prove", lambda *given: proven.append(given[0]))
-    found = run_random.run_shard("schedules-mali", 0, 4, tmp_path, "exit status -6")
+    found = run_random.run_shard(("schedules-mali", 0, 4), tmp_path, "exit status -6")
     assert (len(found.cases), len(found.failures), len(proven)) == (3, 1, 3)
     assert "exit status -6" in (tmp_path / found.failures[0]).read_text()
     assert [f.name for f in tmp_path.iterdir()] == found.failures
+
+
+def test_a_shard_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is wrong with the case that it was at: it is run again."""
+    proven: list[Drawn] = []
+
+    def stopped(drawn: Drawn, stages: object, language: str) -> None:
+        if len(proven) == 2:
+            raise KeyboardInterrupt
+        proven.append(drawn)
+
+    monkeypatch.setattr(run_random, "prove", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_random.run_shard(("schedules-mali", 0, 4), tmp_path)
+    (begun,) = run_random.unfinished(tmp_path)
+    assert (begun.kind, begun.shard, len(begun.cases)) == ("schedules-mali", 0, 2)
+    monkeypatch.setattr(run_random, "prove", lambda *given: proven.append(given[0]))
+    found = run_random.run_shard(("schedules-mali", 0, 4), tmp_path)
+    assert (len(found.cases), found.failures, len(proven)) == (4, [], 4)
+    assert begun.cases == found.cases[:2]
 
 
 def test_another_process_draws_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import json, os, sys\n"
-        "name, number, count, ended = json.loads(sys.argv[2])\n"
-        "open(f'{sys.argv[4]}/{name}-{number}.journal', 'a').write(f'{len(ended)} begun\\n')\n"
+        "(name, number, count), ended, places = json.loads(sys.argv[2])\n"
+        "open(f'{sys.argv[4]}/{name}-{number}.journal', 'a').write('0 begun\\n')\n"
         "if not ended: os.abort()\n"
         "print(json.dumps({'kind': name, 'shard': number, 'failures': [ended]}))\n"
     )
     monkeypatch.setattr(run_random, "__file__", str(script))
-    found = run_random.in_process(("mali", 2, 7), tmp_path)
+    found = run_random.Run(tmp_path).shard(("mali", 2, 7))
     assert isinstance(found, run_random.Found)
     assert "exit status -6" in found.failures[0]
     script.write_text("raise SystemExit('it never begins')")
-    assert "it never begins" in str(run_random.in_process(("mali", 3, 7), tmp_path))
+    assert "it never begins" in str(run_random.Run(tmp_path).shard(("mali", 3, 7)))
+    script.write_text("import time; time.sleep(60)")
+    ends = time.monotonic() + 0.3
+    assert run_random.Run(tmp_path, ends=ends).shard(("mali", 4, 7)) is None
+    assert run_random.Run(tmp_path, ends=ends).shard(("mali", 5, 7)) is None
+    assert time.monotonic() < ends + 20
+
+
+def test_cases_run_on_the_devices_that_are_asked_for(tmp_path: Path) -> None:
+    """By schedules of their own targets as well; a record says on which."""
+    where = (run_random.Place("opencl:1", "opencl", "nvidia-matrix"),)
+    names = [n for n in run_random.kinds(where) if n.startswith("device-")]
+    targets = ("cpu", "adreno", "llvmpipe", "nvidia-matrix", "programs")
+    assert names == [f"device-opencl1-{target}" for target in targets]
+    asked = {name for name, _, _ in run_random.shards(100, ["device"], where)}
+    assert asked == set(names)
+    assert not [n for n in run_random.kinds(()) if n.startswith("device-")]
+    assert run_random.places("") == ()
+    (here,) = run_random.places("cpu")
+    assert (here.language, here.selector) == ("opencl", "cpu") and here.target.startswith("cpu")
+    found = run_random.run_shard(("device-cpu-programs", 0, 2), tmp_path, where=(here,))
+    assert (len(found.cases), found.failures) == (2, [])

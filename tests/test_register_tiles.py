@@ -6,15 +6,19 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import pytest
 
 from bench_block import PROGRAM
 from sdlc.api import make_request
 from sdlc.backends.target import load_target
-from sdlc.program.pipeline import planned
+from sdlc.graph.types import DType
+from sdlc.program.interpreted import run_interpreted
+from sdlc.program.pipeline import compile_graph, planned
+from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.nest import Kind
-from sdlc.schedule.plan import Scheduled
+from sdlc.schedule.plan import Scheduled, plan
 
 SIZES = {"b": 2, "c": 64, "h": 16, "w": 16, "e": 64, "t": 80, "d": 64}
 
@@ -68,3 +72,54 @@ def test_queries_of_any_number_of_keys_are_loaded_in_vectors() -> None:
     made = planned(request.graph(), request.target, request.rules).plan
     (product,) = (k.group for k in made.kernels if contraction(k.group) is not None)
     assert made.orders[(product.stores[0].node, 0)][-1] == 2
+
+
+def window_tile(channels: int) -> tuple[int, int]:
+    """Results of a work-item of a 3 × 3 convolution as it is written, and steps of K that
+    are written out for them."""
+    text = """op entry(x: T[b, h, w, c], k: T[o, c, 3, 3]) -> T[b, h, w, o] {
+  out[b, y, x', o] = sum over d < c, i < 3, j < 3 of
+    x[b, y + i - 1, x' + j - 1, d] else 0 * k[o, d, i, j]
+  return out
+}"""
+    sizes = {"b": 2, "c": channels, "h": 16, "w": 16, "o": 64}
+    request = make_request(text, "adreno", None, sizes, (None, "f16"))
+    kernels = plan(request.graph(), request.target).kernels
+    item = next(k for k in kernels if contraction(k.group) is not None)
+    copies = [x for x in item.nest.loops if x.kind in (Kind.UNROLL, Kind.VECTOR)]
+    results = prod(x.extent for x in copies if x.axis not in item.group.over)
+    return results, prod(x.extent for x in copies if x.axis in item.group.over)
+
+
+def test_loops_over_a_window_take_registers_of_results_and_of_steps() -> None:
+    """Where they are around several slices of channels; of few channels one slice is the whole."""
+    profile = load_target("adreno").profile
+    most = prod(profile.register_tile)
+    assert window_tile(64) == (most // 2, 2 * profile.slice // 8)
+    assert window_tile(4) == (most, 1)
+
+
+PRODUCT = "op entry(x: T[b, s, k], w: T[n, k]) -> T[b, s, n] { return matmul_nt(x, w) }"
+
+
+@pytest.mark.parametrize(("rows", "tile"), [(76, 4), (77, 7), (79, 4)])
+def test_rows_are_whole_tiles_where_a_higher_tile_divides_them(rows: int, tile: int) -> None:
+    """Of 77 rows 11 tiles of 7: none is beyond the end. Of 79 there are no such tiles."""
+    sizes = {"b": 2, "s": rows, "k": 192, "n": 384}
+    request = make_request(PRODUCT, "mali", None, sizes, (None, "f16"))
+    (item,) = plan(request.graph(), request.target).kernels
+    axis = item.group.axes[1]
+    copies = [x.extent for x in item.nest.loops if x.kind is Kind.UNROLL and x.axis == axis]
+    assert (copies, item.nest.is_exact(axis)) == ([tile], rows != 79)
+
+
+@pytest.mark.parametrize("rows", [5, 7, 14])
+def test_whole_tiles_of_rows_compute_the_definition(rows: int) -> None:
+    sizes = {"b": 1, "s": rows, "k": 5, "n": 8}
+    request = make_request(PRODUCT, "mali", None, sizes, (None, "f16"))
+    graph = request.graph()
+    program = compile_graph(graph, request.target, DType.F16)
+    rng = np.random.default_rng(rows)
+    inputs = {i.name: rng.standard_normal(i.shape).astype(np.float16) for i in graph.inputs}
+    allowed = tolerance(graph, inputs, {})
+    check(allowed, run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)

@@ -85,6 +85,22 @@ def test_scores_are_stored_where_they_are_small(keys: int, stored: bool) -> None
     assert (len(found) > 1) is stored
 
 
+def rows_of_states(target: Target) -> int:
+    """Rows (queries) of attention's state that one work-item folds, in f16, at heads of 40."""
+    made = compiled("attention", "attention", target, b=1, s=4096, t=4096, w=40, u=40)
+    assert made.planned is not None
+    (nest,) = [k.nest for k in made.planned[1].kernels]
+    return prod(lp.extent for lp in nest.loops if lp.kind is Kind.UNROLL)
+
+
+def test_states_leave_registers_for_what_a_block_needs() -> None:
+    """Four rows of 40 columns took 48 registers of Adreno's four numbers, two take 24."""
+    for name in ("adreno", "mali"):
+        target = load_target(name)
+        free = replace(target, profile=replace(target.profile, registers=0))
+        assert [rows_of_states(t) for t in (target, free)] == [2, 4]
+
+
 def parts(target: Target, n: int) -> int:
     """Elements of a row of n that one work-item folds for its statistics."""
     made = compiled("norm", "layer_normalize", target, b=(8,), n=n)

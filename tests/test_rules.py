@@ -182,6 +182,18 @@ def _weights_read(node: Reduce) -> list[Node]:
     return [r.source for r in reads(node) if is_static(r.source)]
 
 
+def test_biases_of_different_axes_stay_apart() -> None:
+    """Also where both are as long."""
+    text = """model m(x: T[n, n]) -> T[n, n] {
+      param c: T[n]
+      param d: T[n]
+      y[i, j] = x[i, j] + c[j]
+      out[i, j] = y[i, j] + d[i]
+    }"""
+    graph = build(load(None, text), None, {"n": 3}, {}, DType.F32)
+    assert rewrite(graph, select(MECHANISMS, only=["join_biases"]), always)[0] is graph
+
+
 def test_every_mechanism_has_programs() -> None:
     assert set(MECHANISM_PROGRAMS) == {r.name for r in MECHANISMS}
 

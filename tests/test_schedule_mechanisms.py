@@ -7,6 +7,7 @@ fires on, their sizes are drawn.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from sdlc.graph.types import DType
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits
 from sdlc.schedule.again import live_bytes
-from sdlc.schedule.plan import EVERY, Plan
+from sdlc.schedule.plan import EVERY, Plan, plan
 from sdlc.schedule.reasons import Journal
 
 mechanisms = pytest.mark.parametrize("name", [m.name for m in SCHEDULED])
@@ -120,6 +121,20 @@ def test_beyond_its_border_an_inlined_map_is_what_the_reader_says() -> None:
     made = program.plan(graph)
     assert len(made.kernels) == 1 and "inline_prologue" in made.fired
     prove(program, graph, made, DType.F32, 0)
+
+
+@pytest.mark.parametrize("registers", [0, 71, 72])
+def test_a_transform_holds_no_more_than_registers_do(registers: int) -> None:
+    """A tile of 6 x 6 that is normalised and activated as it is loaded, and what is made of it:
+    72 values. A target that has fewer registers (0: they are not counted) stores it before."""
+    program = next(p for p in POOL if "winograd_4" in p.rules and p.target == "apple")
+    graph, target = program.graph(program.largest), program.machine()
+    counted = replace(target, profile=replace(target.profile, registers=registers))
+    made = plan(graph, counted)
+    why = f"a work-item would hold 72 values at once (profile.registers is {registers})"
+    said = [(acted, why) for k in made.kernels for _, acted, why, _ in k.reasons]
+    assert ((False, why) in said) == (registers == 71)
+    assert len(made.kernels) == (7 if registers == 71 else 6)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from sdlc.graph.expr import (
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import LOWEST, DType, Origin
-from sdlc.kernel.ir import Declare, statements
+from sdlc.kernel.ir import Barrier, Declare, statements
 from sdlc.language.elaborate import build
 from sdlc.language.library import load
 from sdlc.program.interpreted import run_interpreted
@@ -38,7 +38,7 @@ from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Kind, Refused, Stage, schedule
+from sdlc.schedule.nest import Kind, Place, Refused, Stage, schedule
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.schedule.rescale import blocks_of, rescaled
 from sdlc.schedule.sharing import unshared
@@ -190,6 +190,36 @@ def test_attention_whose_operands_stream_computes_the_definition(
 
 
 STREAMS = Profile(4, 32, (4, 4), 4, 4, 8, depth=2, groups=1)
+
+
+def test_a_work_group_of_one_waits_for_nothing() -> None:
+    """What it stages in local memory only it reads; PoCL's compiler fails at some of the barriers
+    that there were (found by drawing)."""
+    graph = attention_graph(1, 5, 7, 3, 4)
+    made = plan(graph, target(STREAMS))
+    group = made.kernels[0].base
+    stages = [Stage(p.name, group.over[-1].name, Place.LOCAL) for p in reversed(group.inner)]
+    way = Scheduled(group, tuple(stages), schedule(group, stages))
+    program = compile_plan(graph, replace(made, kernels=(way,)), target(STREAMS))
+    (lowered,) = program.kernels.values()
+    assert lowered.group == (1, 1, 1) and len(stages) > 3
+    assert not any(isinstance(s, Barrier) for s in statements(lowered.body))
+    inputs = {i.name: np.ones(i.shape, np.float32) for i in graph.inputs}
+    check(tolerance(graph, inputs, {}), run_interpreted(program, inputs, {}), Numerics.RESCALED)
+
+
+@pytest.mark.parametrize("columns", [7, 8])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_is_folded_over_an_axis_like_the_columns_is_needed_whole(
+    depth: int, columns: int
+) -> None:
+    """The rows that are folded are attention's own result, whose axis is named like the columns of
+    the second one, and is as long: each column needs all of it (found by drawing)."""
+    text = """model m(x: T[b, s, 2], k: T[b, 2, n], v: T[b, n, n]) -> T[b, s, n] {
+      return attention_online(attention_online(x, k), v)
+    }"""
+    graph = build(load(None, text), None, {"b": 2, "s": 5, "n": columns}, {}, F)
+    in_one_kernel(graph, replace(STREAMS, depth=depth, block=16), 0)
 
 
 def test_streams_are_staged_a_block_ahead_and_weights_take_the_place_of_scores() -> None:

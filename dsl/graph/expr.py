@@ -193,12 +193,12 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
         if made is None:
             match e:
                 case Read():
-                    indices = tuple(visit(i) for i in e.indices)
+                    indices = tuple([visit(i) for i in e.indices])
                     fill = None if e.fill is None else visit(e.fill)
                     same = indices == e.indices and fill is e.fill
                     made = e if same else Read(e.source, indices, e.field, fill)
                 case Apply():
-                    args = tuple(visit(a) for a in e.args)
+                    args = tuple([visit(a) for a in e.args])
                     made = e if args == e.args else Apply(e.op, args)
                 case _:
                     made = e

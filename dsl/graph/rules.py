@@ -10,7 +10,7 @@ a rule looks at a node at most once. Rules apply in their order until none fires
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from sdlc.graph.expr import Expr, Read, rebuild
@@ -315,6 +315,7 @@ def _with_sources(node: Node, done: Mapping[Node, Node]) -> Node:
 
     exprs = tuple(rebuild(e, change) for e in expressions(node))
     if isinstance(node, Map):
-        return replace(node, body=exprs[0])
+        return Map(node.axes, exprs[0], node.dtype, node.origin, node.wide)
     assert isinstance(node, Reduce)
-    return replace(node, lift=exprs)
+    about = (node.dtypes, node.origin, node.wide)
+    return Reduce(node.axes, node.over, node.monoid, exprs, *about)

@@ -21,6 +21,7 @@ from sdlc.kernel.ir import (
     Barrier,
     Call,
     Declare,
+    Exchange,
     Expr,
     For,
     If,
@@ -103,6 +104,10 @@ class _Cutting:
             case If():
                 condition = replaced(stmt.condition, values)
                 return If(condition, self._copies(stmt.body, values))
+            case Exchange():
+                value = replaced(stmt.value, values)
+                values[stmt.var] = self._fresh(stmt.var)
+                return replace(stmt, var=self._named(stmt.var, values), value=value)
             case MatrixMultiply():
                 into = tuple(self._named(v, values) for v in stmt.into)
                 made = with_factors(stmt, lambda e: replaced(e, values))

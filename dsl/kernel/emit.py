@@ -121,6 +121,14 @@ class Emitter:
         self.add(stmt)
         self._momentary.clear()
 
+    def exchange(self, value: k.Expr, distance: int, lanes: int) -> k.Var:
+        """What another work-item of the sub-group has for `value`, named."""
+        var = self.fresh("other", value.type)
+        settled = self.settle(value)
+        self._depths[var] = self.depth
+        self.add(k.Exchange(var, settled, distance, lanes))
+        return var
+
     def prepare(self, values: Iterable[k.Expr]) -> list[k.Expr]:
         """The values to be settled next, in order: what several of them share will be named."""
         memo: dict[k.Expr, k.Expr] = {}

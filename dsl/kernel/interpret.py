@@ -23,7 +23,7 @@ import numpy as np
 
 from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import Array, DType
-from sdlc.kernel.interpret_matrix import multiplied
+from sdlc.kernel.interpret_matrix import exchanged, multiplied
 from sdlc.kernel.interpret_memory import Cells, Fail, Indices, Lanes, Mask, Trap, Values, cleared
 from sdlc.kernel.ir import (
     Access,
@@ -32,6 +32,7 @@ from sdlc.kernel.ir import (
     Call,
     Cast,
     Declare,
+    Exchange,
     Expr,
     Extract,
     For,
@@ -201,11 +202,19 @@ class Compiler:
                 self._emit(self._depth, _branch(condition, self._inner(stmt.body)))
             case Barrier():
                 self._emit(self._depth, _barrier(values.fail))
+            case Exchange():
+                self._exchange(stmt, values)
             case MatrixMultiply():
                 into = [self._mutable[v] for v in stmt.into]
                 left, right = ([values.slot(e) for e in s] for s in (stmt.left, stmt.right))
                 op = multiplied(stmt.instruction, into, left, right)
                 self._emit(self._depth, _together(op, stmt.instruction.lanes, values.fail))
+
+    def _exchange(self, stmt: Exchange, values: _Values) -> None:
+        value, slot = values.slot(stmt.value), self._slot()
+        op = _together(exchanged(stmt.distance, value, slot), stmt.lanes, values.fail)
+        self._emit(self._depth, op)
+        self._places[stmt.var] = (slot, self._depth)
 
     def _let(self, stmt: Let, values: _Values) -> None:
         slot, depth = values.place(stmt.value)
@@ -429,7 +438,7 @@ def _together(op: Op, size: int, fail: Fail) -> Op:
         if state.mask is not None:
             mask = np.broadcast_to(state.mask, state.shape).reshape(-1, size)
             if (mask.any(axis=1) != mask.all(axis=1)).any():
-                raise fail("a matrix instruction that only some lanes of a sub-group reach")
+                raise fail("an instruction that only some lanes of a sub-group reach")
         op(state)
 
     return run

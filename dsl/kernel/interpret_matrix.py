@@ -63,6 +63,17 @@ def multiplied(
     return run
 
 
+def exchanged(distance: int, value: int, slot: int) -> Callable[[Running], None]:
+    """The operation: every lane's `slot` is the `value` of the lane whose number differs in the
+    bits of `distance`."""
+
+    def run(state: Running) -> None:
+        others = np.arange(state.shape[1]) ^ distance
+        state.values[slot] = np.broadcast_to(state.values[value], state.shape)[:, others]
+
+    return run
+
+
 def places_of(holding: Holding, lanes: int) -> tuple[Array, Array]:
     """The rows and the columns of every element, [lanes, elements]."""
     found = np.array(

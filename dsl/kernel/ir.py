@@ -298,7 +298,18 @@ class MatrixMultiply:
     right: tuple[Expr, ...]
 
 
-Stmt = Let | Declare | Assign | Store | For | If | Barrier | MatrixMultiply
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """`var` is the `value` of the work-item whose number in the work-group, dimension 0 the
+    fastest, differs in the bits of `distance`, within sub-groups of `lanes`; all reach it."""
+
+    var: Var
+    value: Expr
+    distance: int
+    lanes: int
+
+
+Stmt = Let | Declare | Assign | Store | For | If | Barrier | MatrixMultiply | Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +419,7 @@ def _walk(root: Expr, seen: set[Expr]) -> Iterator[Expr]:
 def statement_expressions(stmt: Stmt) -> tuple[Expr, ...]:
     """The expressions that a statement holds itself, not those of its body."""
     match stmt:
-        case Let() | Declare() | Assign():
+        case Let() | Declare() | Assign() | Exchange():
             return (stmt.value,)
         case Store():
             guard = () if stmt.guard is None else (stmt.guard,)

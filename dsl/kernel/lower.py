@@ -10,6 +10,7 @@ barriers around what work-items share.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 from sdlc.graph.node import Const, Node
 from sdlc.graph.types import DType, Origin
@@ -30,6 +31,7 @@ from sdlc.kernel.lower_spread import spread
 from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.translate import Held, Storage
 from sdlc.schedule.contraction import constant_factor
+from sdlc.schedule.distributed import Digit, own_elements
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Kind, Nest, Place, Staged
 from sdlc.schedule.sharing import layout
@@ -40,7 +42,11 @@ TOGETHER = 4
 """States that work-items combine at once beside matrix instructions, where barriers cost most of
 what a work-group takes for its statistics. Elsewhere local memory is what there is little of."""
 
-SPACES = {Place.LOCAL: k.Space.LOCAL, Place.PRIVATE: k.Space.PRIVATE}
+SPACES = {
+    Place.LOCAL: k.Space.LOCAL,
+    Place.PRIVATE: k.Space.PRIVATE,
+    Place.DISTRIBUTED: k.Space.PRIVATE,
+}
 
 
 def lower(group: Group, nest: Nest, storage: dict[Value, Storage], name: str) -> k.Kernel:
@@ -61,6 +67,7 @@ def lower(group: Group, nest: Nest, storage: dict[Value, Storage], name: str) ->
     work = Work(Emitter(frozenset(buffers | loop_names(nest))), simplifier, storage, {}, [], size)
     work.constants = _constants(group, storage)
     work.together = TOGETHER if nest.multiplies else 1
+    work.subgroup = nest.subgroup
     staging = _Staging(group, nest, work)
     for stage in nest.stages:
         staging.prepare(stage, inner[stage.value], every)
@@ -88,13 +95,16 @@ class _Staging:
         }
         self.names[stage.value] = stage_names(stage, group.axes, first, loops, work.simplifier)
         strides, size = layout(stage, group.axes)
+        digits: tuple[Digit, ...] | None = None
+        if stage.place is Place.DISTRIBUTED:
+            digits, size = own_elements(stage, group.axes)
         for output in group.stores:
             dtype = output.node.dtypes[output.field]
             raw = dtype is not DType.F16 or self.nest.multiplies
             kept = dtype if raw else DType.F32
             array = self._array(stage, kept, size)
             start = tuple(first[a] for a in group.axes)
-            held = Held(array, start, strides, stage.region.steps)
+            held = Held(array, start, strides, stage.region.steps, digits)
             work.held[(output.node, output.field)] = held
 
     def _array(self, stage: Staged, dtype: DType, size: int) -> k.Buffer:
@@ -113,21 +123,24 @@ class _Staging:
         return None
 
     def emit(self, at: str) -> None:
-        """The stages in the body of loop `at`, each after what it reads."""
+        """The stages in the body of loop `at`, each after what it reads. A work-group of one shares
+        nothing, so nothing waits there (PoCL's compiler fails at some such barriers)."""
         stages = [s for s in self.nest.stages if s.at == at]
-        if at and any(s.place is Place.LOCAL for s in stages):
+        several = prod(self.work.group_size) > 1
+        shared = [s.value for s in stages if s.place is Place.LOCAL and several]
+        if at and shared:
             self.work.emit.add(k.Barrier())  # what the last pass left is still being read
         written: set[Value] = set()
         read: set[Value] = set()
         for stage in stages:
             group = self.parts[stage.value]
             reads = {(r.source, r.field) for r in group.reads}
-            if written & reads or self._replaced(stage) in read:
+            if shared and (written & reads or self._replaced(stage) in read):
                 self.work.emit.add(k.Barrier())
                 written, read = set(), set()
             self._fill(stage, group)
             read |= reads
-            if stage.place is Place.LOCAL:
+            if stage.value in shared:
                 written |= {(s.node, s.field) for s in group.stores}
         if written:
             self.work.emit.add(k.Barrier())

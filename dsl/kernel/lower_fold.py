@@ -47,9 +47,25 @@ class Folding:
     def trees(self, monoid: Monoid, states: Sequence[list[k.Expr]]) -> list[list[k.Expr]]:
         """Lanes that share reductions combine through local memory, by halves: as many of a
         work-item's states at once as may."""
+        if all(lp.dim == 0 for lp in self.shared) and self.work.subgroup:
+            return [self._butterfly(monoid, state) for state in states]
         most = self.work.together
         batches = (states[n : n + most] for n in range(0, len(states), most))
         return [state for batch in batches for state in self._tree(monoid, batch)]
+
+    def _butterfly(self, monoid: Monoid, state: list[k.Expr]) -> list[k.Expr]:
+        """Lanes of a sub-group combine with those that differ in one bit of their number, bit by
+        bit: all have the result."""
+        bound = [lp for lp in self.nest.loops if lp.kind is Kind.LANE and lp.dim == 0]
+        for loop in self.shared:
+            distance = prod(lp.extent for lp in bound[bound.index(loop) + 1 :])
+            end = distance * loop.extent
+            while distance < end:
+                lanes = self.work.subgroup
+                others = [self.emit.exchange(v, distance, lanes) for v in state]
+                state = self._bound(combined(monoid, state, others))
+                distance *= 2
+        return state
 
     def _tree(self, monoid: Monoid, states: Sequence[list[k.Expr]]) -> list[list[k.Expr]]:
         """The same of these states at once, each in a part of the arrays of its own."""

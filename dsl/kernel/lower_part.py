@@ -55,6 +55,9 @@ class Work:
     """Small constants in storage order, by buffer; known elements are written into the code."""
     copies: Copies = field(default_factory=Copies)
 
+    subgroup: int = 0
+    """Work-items, along dimension 0, that exchange values without local memory; 0: none."""
+
     together: int = 1
     """States of a work-item that are combined with those of others at once."""
     shared: dict[tuple[str, int], k.Buffer] = field(default_factory=dict)

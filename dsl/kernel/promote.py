@@ -2,7 +2,8 @@
 
 In: a kernel. Out: the kernel without private arrays that are only accessed at constant indices,
 each cell a local. Invariant: every read gives the value that the cell would hold; a cell that is
-written once, where all who read it see it, is a name, any other a variable.
+written once, where all who read it see it, is a name, any other a variable. Halves are single
+cells: what is read of several is a vector of them.
 
     float mean_kept[1];  mean_kept[0] = mean;  … x - mean_kept[0]
     const float mean_kept = mean;              … x - mean_kept
@@ -22,6 +23,7 @@ from sdlc.kernel.ir import (
     Barrier,
     Buffer,
     Declare,
+    Exchange,
     Expr,
     For,
     If,
@@ -35,6 +37,7 @@ from sdlc.kernel.ir import (
     Store,
     Type,
     Var,
+    Vector,
     statement_expressions,
     statements,
     walk,
@@ -47,9 +50,13 @@ Cell = tuple[int, int]
 """The first element and the lanes of an access."""
 
 
-def promote_arrays(kernel: Kernel) -> Kernel:
-    """`kernel` with such arrays as locals, simplified."""
-    private = [a for a in kernel.arrays if a.space is Space.PRIVATE and a.dtype is not DType.F16]
+def promote_arrays(kernel: Kernel, halves: bool = False) -> Kernel:
+    """`kernel` with such arrays as locals, simplified; `halves`: variables can hold them."""
+    private = [
+        a
+        for a in kernel.arrays
+        if a.space is Space.PRIVATE and (halves or a.dtype is not DType.F16)
+    ]
     cells = _cells(kernel, frozenset(private)) if private else {}
     if not cells:
         return kernel
@@ -66,7 +73,9 @@ def _cells(kernel: Kernel, arrays: frozenset[Buffer]) -> dict[Buffer, frozenset[
     elsewhere: set[Buffer] = set()
 
     def note(array: Buffer, index: Expr, lanes: int) -> None:
-        if isinstance(index, Literal):
+        if isinstance(index, Literal) and array.dtype is DType.F16:
+            found.setdefault(array, set()).update((int(index.value) + n, 1) for n in range(lanes))
+        elif isinstance(index, Literal):
             found.setdefault(array, set()).add((int(index.value), lanes))
         else:
             elsewhere.add(array)
@@ -74,7 +83,8 @@ def _cells(kernel: Kernel, arrays: frozenset[Buffer]) -> dict[Buffer, frozenset[
     for stmt in statements(kernel.body):
         if isinstance(stmt, Store) and stmt.buffer in arrays:
             note(stmt.buffer, stmt.index, stmt.value.type.lanes)
-            if stmt.guard is not None:
+            wide = stmt.buffer.dtype is DType.F16 and stmt.value.type.lanes > 1
+            if stmt.guard is not None or wide:
                 elsewhere.add(stmt.buffer)
     for e in expressions(kernel):
         if isinstance(e, Load) and e.buffer in arrays:
@@ -92,7 +102,9 @@ def _variables(
     kernel: Kernel, cells: dict[Buffer, frozenset[Cell]]
 ) -> dict[tuple[Buffer, Cell], Var]:
     """A local for each cell, named after its array."""
-    named = (s.var.name for s in statements(kernel.body) if isinstance(s, (Let, Declare, For)))
+    named = (
+        s.var.name for s in statements(kernel.body) if isinstance(s, (Let, Declare, Exchange, For))
+    )
     taken = {*named, *(b.name for b in (*kernel.buffers, *kernel.arrays)) - cells.keys()}
     made = {}
     for array, found in cells.items():
@@ -130,15 +142,21 @@ class _Promoting:
         return self.variables.get((stmt.buffer, (int(stmt.index.value), stmt.value.type.lanes)))
 
     def _local(self, e: Expr) -> Expr:
-        """The local that a load becomes; any other expression stays."""
+        """The local, or several of them, that a load becomes; any other expression stays."""
         if not isinstance(e, Load) or not isinstance(e.index, Literal):
             return e
-        return self.variables.get((e.buffer, (int(e.index.value), e.lanes)), e)
+        first = int(e.index.value)
+        if e.buffer.dtype is DType.F16 and e.lanes > 1:
+            cells = [self.variables.get((e.buffer, (first + n, 1))) for n in range(e.lanes)]
+            parts = tuple(c for c in cells if c is not None)
+            return Vector(parts) if len(parts) == e.lanes else e
+        return self.variables.get((e.buffer, (first, e.lanes)), e)
 
     def _read(self, stmt: Stmt) -> set[Expr]:
         """The locals that a statement itself reads."""
         held = walk(*statement_expressions(stmt))
-        return {found for e in held if (found := self._local(e)) is not e}
+        made = (found for e in held if (found := self._local(e)) is not e)
+        return {v for found in made for v in (found.operands or (found,))}
 
     def _body(self, body: tuple[Stmt, ...], names: set[Var | None]) -> tuple[Stmt, ...]:
         made: list[Stmt] = []
@@ -152,7 +170,7 @@ class _Promoting:
 
     def _statement(self, stmt: Stmt, names: set[Var | None]) -> Stmt:
         match stmt:
-            case Let() | Declare() | Assign():
+            case Let() | Declare() | Assign() | Exchange():
                 return replace(stmt, value=self._changed(stmt.value))
             case Store():
                 guard = None if stmt.guard is None else self._changed(stmt.guard)

@@ -16,6 +16,7 @@ from sdlc.kernel.ir import (
     Assign,
     Buffer,
     Declare,
+    Exchange,
     Expr,
     For,
     If,
@@ -78,6 +79,8 @@ def with_expressions(stmt: Stmt, change: Change) -> Stmt:
             return If(change(stmt.condition), stmt.body)
         case MatrixMultiply():
             return with_factors(stmt, change)
+        case Exchange():
+            return replace(stmt, value=change(stmt.value))
         case _:
             return stmt
 
@@ -155,7 +158,7 @@ class Fresh:
     def __init__(self, kernel: Kernel) -> None:
         self._taken = {b.name for b in (*kernel.buffers, *kernel.arrays)}
         for stmt in statements(kernel.body):
-            if isinstance(stmt, Let | Declare | For):
+            if isinstance(stmt, Let | Declare | Exchange | For):
                 self._taken.add(stmt.var.name)
 
     def name(self, like: str) -> str:

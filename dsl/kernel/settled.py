@@ -19,6 +19,7 @@ from sdlc.kernel.ir import (
     Barrier,
     Buffer,
     Declare,
+    Exchange,
     Expr,
     For,
     If,
@@ -88,7 +89,9 @@ def _stored(body: tuple[Stmt, ...]) -> frozenset[Buffer]:
 def _bound(loop: For) -> frozenset[Var]:
     """The variables that exist only in a loop."""
     inside = statements(loop.body)
-    return frozenset({loop.var, *(s.var for s in inside if isinstance(s, Let | Declare | For))})
+    return frozenset(
+        {loop.var, *(s.var for s in inside if isinstance(s, Let | Declare | Exchange | For))}
+    )
 
 
 @dataclass(slots=True)

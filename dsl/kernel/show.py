@@ -22,6 +22,7 @@ from sdlc.kernel.ir import (
     Call,
     Cast,
     Declare,
+    Exchange,
     Expr,
     Extract,
     For,
@@ -99,6 +100,9 @@ def show_statement(stmt: Stmt) -> str:
             into = ", ".join(v.name for v in stmt.into)
             factors = (f"<{_list(side, LARGE)}>" for side in (stmt.left, stmt.right))
             return f"<{into}> += {' times '.join(factors)}   by {stmt.instruction.name}"
+        case Exchange():
+            value = show_expression(stmt.value)
+            return f"let {stmt.var.name} = {value}   of work-item ^ {stmt.distance}"
         case Barrier():
             return "barrier"
 

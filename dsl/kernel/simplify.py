@@ -27,6 +27,7 @@ from sdlc.kernel.ir import (
     Call,
     Cast,
     Declare,
+    Exchange,
     Expr,
     Extract,
     For,
@@ -228,6 +229,8 @@ def _statement(simplifier: Simplifier, stmt: Stmt) -> tuple[Stmt, ...]:
             return _if(simplifier, stmt)
         case MatrixMultiply():
             return (with_factors(stmt, visit),)
+        case Exchange():
+            return (replace(stmt, value=visit(stmt.value)),)
         case Barrier():
             return (stmt,)
 

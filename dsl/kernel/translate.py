@@ -15,6 +15,7 @@ from sdlc.graph import expr as g
 from sdlc.graph.node import Node
 from sdlc.graph.types import DType
 from sdlc.kernel import ir as k
+from sdlc.schedule.distributed import Digit
 from sdlc.schedule.storage import Block, stored_strides
 
 _Visit = Callable[[g.Expr], k.Expr]
@@ -50,16 +51,24 @@ class Storage:
 @dataclass(frozen=True, slots=True)
 class Held:
     """A part of a value that is kept inside the kernel: by axis, the elements from `first` on that
-    are a multiple of `steps` away."""
+    are a multiple of `steps` away; or, where `digits` say so, a work-item's own."""
 
     buffer: k.Buffer
     first: tuple[k.Expr, ...]
     strides: tuple[int, ...]
     steps: tuple[int, ...]
+    digits: tuple[Digit, ...] | None = None
 
     def flat(self, indices: tuple[k.Expr, ...]) -> k.Expr:
         """The element number, in the kept part, of the value's indices."""
         total: k.Expr = k.i32(0)
+        if self.digits is not None:
+            for digit in self.digits:
+                at = k.call("sub", indices[digit.axis], self.first[digit.axis])
+                at = k.call("floordiv", at, k.i32(digit.stride))
+                at = k.call("mod", at, k.i32(digit.extent))
+                total = k.call("add", total, k.call("mul", at, k.i32(digit.weight)))
+            return total
         held = zip(indices, self.first, self.strides, self.steps, strict=True)
         for index, first, stride, step in held:
             offset = k.call("sub", index, first)

@@ -26,6 +26,7 @@ from sdlc.kernel.ir import (
     Kernel,
     Literal,
     Load,
+    MatrixMultiply,
     Space,
     Var,
     WorkId,
@@ -98,8 +99,10 @@ def meaning_problems(kernel: Kernel) -> Iterator[str]:
 
 
 def _collective(stmt: If) -> str:
-    barrier = any(isinstance(s, Barrier) for s in statements(stmt.body))
-    return "a barrier" if barrier else "a matrix instruction"
+    kinds = {type(s) for s in statements(stmt.body)}
+    if Barrier in kinds:
+        return "a barrier"
+    return "a matrix instruction" if MatrixMultiply in kinds else "an exchange of values"
 
 
 def free_of_loops(access: Access) -> Access:

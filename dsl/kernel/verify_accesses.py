@@ -23,6 +23,7 @@ from sdlc.kernel.ir import (
     Barrier,
     Buffer,
     Declare,
+    Exchange,
     Expr,
     For,
     If,
@@ -87,7 +88,7 @@ def has_barrier(body: tuple[Stmt, ...]) -> bool:
 
 def is_collective(body: tuple[Stmt, ...]) -> bool:
     """Whether there is something in it that lanes must reach together."""
-    return any(isinstance(s, (Barrier, MatrixMultiply)) for s in statements(body))
+    return any(isinstance(s, (Barrier, Exchange, MatrixMultiply)) for s in statements(body))
 
 
 def launch_ranges(kernel: Kernel) -> dict[Expr, Interval]:

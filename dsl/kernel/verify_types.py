@@ -15,6 +15,7 @@ from sdlc.graph.scalar import SCALARS
 from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     BOOL,
+    F32,
     I32,
     Access,
     Assign,
@@ -22,6 +23,7 @@ from sdlc.kernel.ir import (
     Call,
     Cast,
     Declare,
+    Exchange,
     Expr,
     Extract,
     For,
@@ -130,7 +132,7 @@ class Typing:
             for problem in self.statement(stmt, scope):
                 yield located(problem, stmt)
             match stmt:
-                case Let() | Declare():
+                case Let() | Declare() | Exchange():
                     scope[stmt.var] = isinstance(stmt, Declare)
                 case For():
                     yield from self.body(stmt.body, {**scope, stmt.var: False})
@@ -148,13 +150,15 @@ class Typing:
             for var in sorted(unknown, key=lambda v: v.name):
                 problems.append(f"{var.name}: {var.type} is not defined here")
         match stmt:
-            case Let() | Declare() | Assign():
+            case Let() | Declare() | Assign() | Exchange():
                 if stmt.value.type is not stmt.var.type:
                     problems.append(
                         f"{stmt.var.name} is {stmt.var.type}, its value {stmt.value.type}"
                     )
                 if isinstance(stmt, Assign) and not scope.get(stmt.var, False):
                     problems.append(f"{stmt.var.name} is not a variable that can be assigned")
+                if isinstance(stmt, Exchange):
+                    problems += self.exchange(stmt)
             case Store():
                 problems += self.store(stmt)
             case MatrixMultiply():
@@ -187,6 +191,13 @@ class Typing:
                 yield f"{var.name} is not a variable that can be assigned"
         if self.work_items % instruction.lanes:
             yield f"{self.work_items} work-items are no whole sub-groups of {instruction.lanes}"
+
+    def exchange(self, stmt: Exchange) -> Iterator[str]:
+        """Of values between work-items: one number each, within whole sub-groups."""
+        if stmt.value.type is not F32:
+            yield f"work-items exchange an f32, not {stmt.value.type}"
+        if not 0 < stmt.distance < stmt.lanes or self.work_items % stmt.lanes:
+            yield f"no sub-group of {stmt.lanes} has work-items {stmt.distance} apart everywhere"
 
     def store(self, stmt: Store) -> Iterator[str]:
         buffer = stmt.buffer

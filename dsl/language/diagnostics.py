@@ -1,12 +1,14 @@
 """Diagnostics: what went wrong, where, in which definition, and what to do.
 
 In: spans and sources. Out: `Diagnostic` records and the text that a person reads (design §8).
-Invariant: rendering never fails, whatever the spans. `SdlError` is the one exception that user
-errors travel in; the command line prints it and exits with status 1.
+Invariant: rendering never fails, whatever the spans, and what it quotes cannot act on a terminal.
+`SdlError` is the one exception that user errors travel in; the command line prints it and exits
+with status 1.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -35,6 +37,23 @@ class SdlError(Exception):
         self.diagnostics = diagnostics
         self.sources = dict(sources)
         super().__init__(render_all(diagnostics, self.sources))
+
+
+_HIDDEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+"""What a terminal obeys or does not show: controls, separators of lines and marks of direction
+(Unicode, UAX 9), and the halves of pairs that bytes of no encoding become."""
+
+
+def visible(text: str) -> str:
+    """Text of somebody else's for a terminal: all but newlines that would not be seen, escaped."""
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def source_lines(text: str) -> list[str]:
+    """The lines of a file as spans count them: only a newline ends one, no other separator."""
+    return text.removesuffix("\n").split("\n")
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
@@ -67,17 +86,25 @@ def render(diagnostic: Diagnostic, sources: Mapping[str, str]) -> str:
     lines += [f"   = {key}: {text}" for key, text in diagnostic.notes]
     if diagnostic.help:
         lines.append(f"   = help: {diagnostic.help}")
-    return "\n".join(lines)
+    return visible("\n".join(lines))
 
 
 def _excerpt(span: Span, label: str, sources: Mapping[str, str]) -> list[str]:
     head = f"  --> {span}"
-    text = sources.get(span.file, "").splitlines()
+    text = source_lines(sources.get(span.file, ""))
     if not 1 <= span.line <= len(text):
         return [head]
-    source = text[span.line - 1]
+    source = _HIDDEN.sub(_picture, text[span.line - 1])
     last = span.end_column if span.end_line == span.line else len(source) + 1
     width = max(1, last - span.column)
     margin = " " * len(str(span.line))
     caret = " " * (span.column - 1) + "^" * width + (f" {label}" if label else "")
     return [head, f"{margin}  |", f"{span.line}  | {source}", f"{margin}  | {caret.rstrip()}"]
+
+
+def _picture(found: re.Match[str]) -> str:
+    """One column for one character, so that the caret stays beneath what it points at."""
+    code = ord(found[0])
+    return (
+        chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\ufffd"
+    )

@@ -107,6 +107,14 @@ def find_entry(library: Library, entry: str | None) -> Definition:
     raise failure("E043", f"{file} has several definitions to build", _entries(library))
 
 
+def settings_of(library: Library, entry: Definition) -> frozenset[str]:
+    """What a configuration may name: the entry's values and optional inputs (present or not), and
+    the configuration of every model that it may call."""
+    models = [d for d in library.callables.values() if isinstance(d, Definition)]
+    inputs = (parameter.name for parameter, _ in tensor_parameters(entry))
+    return value_names(entry).union(inputs, *({c.name for c in configs(m)} for m in models))
+
+
 def _entries(library: Library) -> str:
     own = [d.name for d in library.entry_module.definitions if isinstance(d, Definition)]
     return (

@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from sdlc.graph.types import Span
-from sdlc.language.diagnostics import Diagnostic, SdlError, failure
+from sdlc.language.diagnostics import Diagnostic, SdlError, failure, source_lines
 from sdlc.language.parse import parse_module
 from sdlc.language.syntax import Definition, Function, Import, Module, MonoidDefinition
 
@@ -163,7 +163,7 @@ def _duplicate(
     definition: AnyDefinition, first: AnyDefinition, sources: Mapping[str, str]
 ) -> Diagnostic:
     span, name = definition.span, definition.name
-    line = sources[span.file].splitlines()[span.line - 1]
+    line = source_lines(sources[span.file])[span.line - 1]
     column = line.index(name, line.index(" ", span.column - 1)) + 1
     return Diagnostic(
         "E022",

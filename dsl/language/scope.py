@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sdlc.graph.expr import Axis, Expr, Index
 from sdlc.graph.node import Input, Monoid
 from sdlc.graph.types import DType, Origin, Span
-from sdlc.language.diagnostics import Diagnostic
+from sdlc.language.diagnostics import Diagnostic, source_lines
 from sdlc.language.library import Library
 from sdlc.language.precision import Scopes
 from sdlc.language.ranges import FULL, Ranges
@@ -249,7 +249,7 @@ class Env:
 
 def span_text(library: Library, span: Span) -> str:
     """The source text of a span on one line, white space collapsed."""
-    lines = library.sources.get(span.file, "").splitlines()[span.line - 1 : span.end_line]
+    lines = source_lines(library.sources.get(span.file, ""))[span.line - 1 : span.end_line]
     if not lines:
         return ""
     lines[-1] = lines[-1][: span.end_column - 1]

@@ -151,7 +151,9 @@ _REQUIRES = _record(
     offset_alignment=_integer("All offsets in the arena are multiples of this.", 1),
     overlapping_bindings=_flag("Launches read and write the same bytes through two bindings."),
     matrix=_list(
-        "Matrix instructions, as inline assembly; nothing else relies on sub-groups.", _MATRIX
+        "Matrix instructions, as inline assembly; where one is, so are exchanges of values "
+        "within its sub-groups. Nothing else relies on them.",
+        _MATRIX,
     ),
 )
 

@@ -19,6 +19,7 @@ from sdlc.graph.hoist import Hoisted
 from sdlc.graph.node import Graph, Map, Node, Reduce
 from sdlc.graph.types import Span
 from sdlc.kernel.ir import Access, Kernel
+from sdlc.language.diagnostics import source_lines
 from sdlc.language.library import Library
 from sdlc.language.syntax import Module
 from sdlc.program.device import KernelText
@@ -134,7 +135,7 @@ def definitions_of(library: Library) -> tuple[Defined, ...]:
 
 
 def _lines(module: Module, span: Span) -> str:
-    return "\n".join(module.text.splitlines()[span.line - 1 : _last_line(span)])
+    return "\n".join(source_lines(module.text)[span.line - 1 : _last_line(span)])
 
 
 # ---- groups --------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def _statements(nodes: Sequence[Node], first: Sequence[Node]) -> tuple[Statement
 
 def _calls(sites: Sequence[Span], definitions: Sequence[Defined]) -> tuple[Call, ...]:
     return tuple(
-        Call(s.file, s.line, d.name, _call_text(d.text.splitlines(), s, d.line))
+        Call(s.file, s.line, d.name, _call_text(source_lines(d.text), s, d.line))
         for s in sites
         for d in definitions
         if d.file == s.file and d.line <= s.line <= d.end_line

@@ -30,6 +30,8 @@ from pygments.token import (
     is_token_subtype,
 )
 
+from sdlc.language.diagnostics import source_lines
+
 KINDS = (
     (Keyword.Type, "t"),
     (Keyword, "k"),
@@ -94,7 +96,7 @@ class Highlighter:
 
     def lines(self, text: str, language: str) -> list[str]:
         """HTML of every line of `text`."""
-        return [self._line(line, language) for line in text.splitlines()]
+        return [self._line(line, language) for line in source_lines(text)]
 
     def _line(self, line: str, language: str) -> str:
         key = (line, language)

@@ -147,7 +147,7 @@ class _Tracing:
         for var in assigned:
             self.known[var] = frozenset()
         for s in self.statements:
-            if isinstance(s, k.Let):
+            if isinstance(s, k.Let | k.Exchange):
                 self.known[s.var] = self._known(s.value)
         for var, values in assigned.items():
             loaded = frozenset(v for value in values for v in self._known(value))
@@ -160,7 +160,7 @@ class _Tracing:
         mutable = dict(self.known)
         for number, s in enumerate(self.statements):
             done: frozenset[Value] = frozenset()
-            if isinstance(s, k.Let):
+            if isinstance(s, k.Let | k.Exchange):
                 self.known[s.var] = self._known(s.value)
             elif isinstance(s, k.Assign):
                 done = self.known[s.var]
@@ -191,7 +191,7 @@ class _Tracing:
             if isinstance(e, k.Load) and e.buffer.name in self.meaning.values:
                 found |= self._readers(number, self.meaning.values[e.buffer.name])
         match stmt:
-            case k.Let(var, value):
+            case k.Let(var, value) | k.Exchange(var, value):
                 self.known[var] = self._known(value)
                 found |= self._computed(value, number)
             case k.Declare(var, value) | k.Assign(var, value):

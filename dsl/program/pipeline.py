@@ -20,6 +20,7 @@ from sdlc.graph.node import Const, Graph, Input, Node, Role, topological
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import RewriteReport, Rule
 from sdlc.graph.types import Array, DType
+from sdlc.kernel.addresses import few_addresses
 from sdlc.kernel.cut import cut_loops
 from sdlc.kernel.gather import gather_loads
 from sdlc.kernel.ir import Access, Buffer, Kernel
@@ -52,7 +53,7 @@ Value = tuple[Node, int]
 
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("simplify", lambda kernel, target: simplify_kernel(kernel)),
-    ("promote", lambda kernel, target: promote_arrays(kernel)),
+    ("promote", lambda kernel, target: promote_arrays(kernel, target.caps.f16_arithmetic)),
     ("cut", lambda kernel, target: cut_loops(kernel)),
     ("settle", lambda kernel, target: settle_local_values(kernel)),
     (
@@ -64,6 +65,10 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("pairs", lambda kernel, target: move_pairs(kernel, target.caps.f16_arithmetic)),
     ("prefetch", lambda kernel, target: prefetch_slices(kernel, target)),
     ("partial sums", lambda kernel, target: partial_sums(kernel, target.profile.partial_sums)),
+    (
+        "addresses",
+        lambda kernel, target: few_addresses(kernel) if target.profile.registers else kernel,
+    ),
 )
 
 

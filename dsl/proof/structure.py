@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from sdlc.graph.types import Span
 from sdlc.kernel.ir import Barrier, statements
-from sdlc.language.diagnostics import Diagnostic, did_you_mean
+from sdlc.language.diagnostics import Diagnostic, did_you_mean, source_lines
 from sdlc.language.syntax import Definition, Module
 from sdlc.program.program import Program
 
@@ -91,7 +91,7 @@ def _read(module: Module, after: int, before: int) -> Header:
     expectations: list[Expectation] = []
     sizes: list[Said] = []
     misspelt: list[Diagnostic] = []
-    lines = module.text.splitlines()
+    lines = source_lines(module.text)
     for number in range(after + 1, before):
         text = lines[number - 1]
         span = Span(module.file, number, 1, number, len(text) + 1)

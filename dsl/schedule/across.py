@@ -18,12 +18,12 @@ from math import prod
 from sdlc.graph.expr import Axis, Expr, Index, apply, axes_of, reads_of
 from sdlc.graph.node import Node
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import Setting, bind_groups, divisor
+from sdlc.schedule.draft import Setting, divisor
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.nest import Bind, Kind, Place, Stage, Step, Tile, initial
 from sdlc.schedule.operands import operand, read_operand
 from sdlc.schedule.rescale import rescaled
-from sdlc.schedule.staging import NestDraft, row_axes
+from sdlc.schedule.staging import NestDraft, row_axes, share_out
 
 MOST_COLUMNS = 160
 """Columns that are written out for one work-item: their state is in the first cache, and more code
@@ -126,10 +126,7 @@ def across_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
         draft.tile(axis.name, size, Kind.UNROLL, "tile")
         columns //= size
     _own_rows(draft, row, _vectors(group, row, columns, setting), setting)
-    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting))
-    if len(group.over) > 1:
-        draft.take(Reorder(tuple(a.name for a in group.over)))
+    share_out(draft, setting)
     for part in reversed(group.inner):
         at = group.over[-1].name if part.name not in _copies(group) else ""
         draft.take(Stage(part.name, at, Place.PRIVATE))

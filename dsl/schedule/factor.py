@@ -56,6 +56,11 @@ AHEAD = 10
 H100: 8192 rows of 320 before 320 columns take 33.7 us in one kernel, 35.9 without this, and 41.4 in
 two; 512 rows of 1280 before as many columns 34.6 and 36.0 in two."""
 
+WRITTEN_OUT = 32
+"""Where registers are counted: terms of a loop over statistics that a compiler writes out, with all
+their loads under way. Measured with Mesa's compiler for an Adreno 740: 12 steps of two rows take 24
+registers of four scalars, 12 of one row, 20 of two, and 12 of four take 16."""
+
 ROWS = 8
 """Rows whose statistics advance together: their counts are one, and none waits for another."""
 
@@ -299,8 +304,21 @@ def local_statistics(draft: NestDraft, part: Group, setting: Setting) -> None:
             if lanes > 1:
                 inner = f"{name}.lane" if dim == 1 else f"{name}.lane{dim}"
                 draft.take(Tile(name, lanes, inner), Bind(inner, Kind.LANE, dim))
-        if row is rows[0]:
-            draft.tile(name, vector_width(extent, ROWS), Kind.UNROLL, "tile")
+    for row, size in _rows_together(draft, part, rows, setting).items():
+        draft.tile(f"{part.name}/{row.name}", size, Kind.UNROLL, "tile")
+
+
+def _rows_together(
+    draft: NestDraft, part: Group, rows: list[Axis], setting: Setting
+) -> dict[Axis, int]:
+    """How many rows' statistics advance together: of the longest axis, or, where registers are
+    counted, of every axis, unless their terms are so few that the loop would be written out."""
+    together, sizes = ROWS, {}
+    for row in rows if setting.profile.registers else rows[:1]:
+        sizes[row] = vector_width(_loop(draft, part, row), together)
+        together //= sizes[row]
+    terms = prod(sizes.values()) * prod(_loop(draft, part, a) for a in part.over)
+    return {} if setting.profile.registers and terms < WRITTEN_OUT else sizes
 
 
 def _share_row(draft: NestDraft, part: Group, along: Axis, ways: int, setting: Setting) -> None:

@@ -111,6 +111,17 @@ def deep_axis(group: Group, of: MatrixInstruction | None) -> Axis | None:
     return longest if deep else None
 
 
+def deep_right(part: Group, of: MatrixInstruction | None) -> Axis | None:
+    """The axis of K that a product within a kernel wants innermost in its right factor, so that
+    neighbours along it are one register: if it is fetched in whole accesses."""
+    form = contraction(part) if of is not None else None
+    if of is None or form is None or form.fields > 1 or len(form.k) != 1 or len(form.n) != 1:
+        return None
+    whole = form.k[0].extent % (ACCESS // DType(of.inputs).itemsize) == 0
+    enough = form.n[0].extent >= of.n and any(a.extent >= of.m for a in form.m)
+    return form.k[0] if whole and enough and is_rounded(form.right, of) else None
+
+
 def is_rounded(factor: Expr, of: MatrixInstruction) -> bool:
     """Whether a factor is of the instruction's type, or computed from values of that type: what a
     program of that precision would have stored so."""

@@ -39,11 +39,13 @@ def assign_orders(
     permuted: bool = True,
     deep: Callable[[Group], Axis | None] = lambda group: None,
     fetched: bool = False,
+    deep_right: Callable[[Group], Axis | None] = lambda part: None,
 ) -> tuple[Orders, dict[Value, Axis]]:
     """Storage orders, and each contraction's vector axis, by the group's first stored value.
 
     `kept` are the orders of the program's outputs, `vector` the lanes that the target prefers;
     `deep` gives the axis that a group wants innermost in its factors instead of its vector axis.
+    `deep_right` gives the same for the right factor of a product within a kernel.
     Unless `permuted`, all other values are row-major. `fetched`: products within a kernel take
     their right factors from local memory, in vectors of any extent.
     """
@@ -53,7 +55,13 @@ def assign_orders(
     vectors = {_key(g): v for g in groups if (v := vector_axis(g, vector)) is not None}
     wishes: Orders = {}
     for group in groups:
-        inner = [w for p in group.inner for w in _inner_wishes(p, group, vector, fetched)]
+        inner: list[Wish] = []
+        for part in group.inner:
+            deepest = deep_right(part)
+            if deepest is not None:
+                inner += _wishes(part, deepest)
+            else:
+                inner += _inner_wishes(part, group, vector, fetched)
         own = _wishes(group, deep(group) or vectors.get(_key(group)))
         for wish in _agreed([*inner, *own]):
             wishes.setdefault(wish.value, wish.order)

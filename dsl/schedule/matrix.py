@@ -32,7 +32,7 @@ def as_matrix(nest: Nest, step: Matrix, group: Group | None, refuse: Refuse) -> 
     found = next((s for s in nest.stages if s.value == value), None)
     if found is None or group is None:
         raise refuse(f"there is no stage `{value}`")
-    if found.place is not Memory.LOCAL:
+    if found.place is Memory.PRIVATE:
         raise refuse("a sub-group's result is no work-item's own")
     start = len(value) + 1
     rows, columns, reduced = (
@@ -136,7 +136,7 @@ def _held(rows: tuple[Loop, ...], columns: tuple[Loop, ...], step: Matrix) -> li
     result = step.instruction.result
     found: list[_Made] = []
     for kind, places in ((Kind.LANE, result.lanes), (Kind.UNROLL, result.elements)):
-        bits = [_bit(place, rows, columns) for place in places]
+        bits = [bit_of(place, rows, columns) for place in places]
         start = 0
         slow: list[_Made] = []
         while start < len(bits):
@@ -153,7 +153,7 @@ def _held(rows: tuple[Loop, ...], columns: tuple[Loop, ...], step: Matrix) -> li
     return found
 
 
-def _bit(place: Place, rows: tuple[Loop, ...], columns: tuple[Loop, ...]) -> tuple[Loop, int]:
+def bit_of(place: Place, rows: tuple[Loop, ...], columns: tuple[Loop, ...]) -> tuple[Loop, int]:
     """The loop that a bit of a row's or column's number belongs to, and its step there."""
     number, loops = (place[0], rows) if place[0] else (place[1], columns)
     for loop in reversed(loops):

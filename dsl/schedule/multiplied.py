@@ -13,11 +13,14 @@ dimension 0 of the work-items is a sub-group, dimension 1 the sub-groups, each w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby
+from math import prod
 
 from sdlc.graph.expr import Axis, Expr, Read, apply, rebuild
 from sdlc.graph.node import Map, Node
 from sdlc.graph.types import DType
 from sdlc.schedule.contraction import contraction
+from sdlc.schedule.distributed import own_elements, unheld
 from sdlc.schedule.draft import Setting, bind_groups, divisor, flat_strides, vector_width
 from sdlc.schedule.fits import local_bytes
 from sdlc.schedule.fragments import ACCESS, PAD, is_rounded
@@ -27,11 +30,17 @@ from sdlc.schedule.operands import is_gather, operand, power, read_operand
 from sdlc.schedule.region import moved_by
 from sdlc.schedule.staging import NestDraft, row_axes
 from sdlc.schedule.streamed import Shape, share_part
-from sdlc.target import MatrixInstruction
+from sdlc.target import Holding, MatrixInstruction
 
 SHAPES = ((2, 2), (4, 1), (2, 1), (1, 1))
 """Sub-groups of a work-group, and matrices down that each has: what is streamed serves all of
 them, and what a sub-group reads of it all of its own."""
+
+OWN_SHAPES = ((4, 2), (8, 1), *SHAPES)
+"""The same where work-items keep their results: local memory has room for more rows."""
+
+MOST_RESULTS = 112
+"""Results of all products within a block that a work-item holds in registers at most."""
 
 MOST_COPIES = 5
 """Products along K that are written out."""
@@ -62,10 +71,11 @@ def multiplied(group: Group, setting: Setting) -> tuple[Group, tuple[Step, ...]]
     found = [p for p in products if p is not None]
     whole = _with(group, found)
     row = max(rows[-2:], key=lambda a: a.extent)
-    for shape in SHAPES:
-        draft = _tiled(whole, found, row, wide[0], shape, setting)
-        if draft is not None and local_bytes(whole, draft.nest) <= setting.local_bytes:
-            return whole, tuple(draft.steps)
+    for tiled, shapes in ((_distributed, OWN_SHAPES), (_tiled, SHAPES)):
+        for shape in shapes:
+            draft = tiled(whole, found, row, wide[0], shape, setting)
+            if draft is not None and local_bytes(whole, draft.nest) <= setting.local_bytes:
+                return whole, tuple(draft.steps)
     return "a block takes more than local memory"
 
 
@@ -178,7 +188,7 @@ def _tiled(
     shape = Shape(of.lanes, subgroups, of.m * copies)
     for part in reversed(group.inner):
         if part.name in made:
-            if not _multiplied(draft, made[part.name], sides):
+            if not _multiplied(draft, made[part.name], sides, Place.LOCAL):
                 return None
         elif part.monoid is None and not _reads_held(group, part):
             _streamed(draft, part, group.over[0], setting)
@@ -187,6 +197,91 @@ def _tiled(
             draft.take(Stage(part.name, group.over[0].name, Place.LOCAL, pad))
             share_part(draft, part, shape, setting)
     return draft
+
+
+def _distributed(
+    group: Group,
+    products: list[_Product],
+    row: Axis,
+    column: Axis,
+    sides: tuple[int, int],
+    setting: Setting,
+) -> NestDraft | None:
+    """The nest in which every work-item keeps to the elements that the instruction leaves it with,
+    of all that is computed within a block and of the state; None where they do not fit."""
+    of = products[0].instruction
+    subgroups, copies = sides
+    height = of.m * subgroups * copies
+    if row.extent % height or column.extent % of.n:
+        return None
+    draft = NestDraft(group, initial(group))
+    draft.take(Tile(row.name, height, f"{row.name}.in"))
+    _held_rows(draft, f"{row.name}.in", sides, of)
+    _held_columns(draft, column.name, of)
+    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
+    draft.take(*bind_groups([a for a in group.axes if a != column], left, setting))
+    made = {p.part.name: p for p in products}
+    for part in reversed(group.inner):
+        if part.name in made:
+            if not _multiplied(draft, made[part.name], sides, Place.DISTRIBUTED):
+                return None
+        elif part.monoid is None and not _reads_held(group, part):
+            _streamed(draft, part, group.over[0], setting)
+        elif not _own_part(draft, part, sides, of):
+            return None
+    axes = {g.name: g.axes for g in group.inner}
+    own = [s for s in draft.nest.stages if s.place is Place.DISTRIBUTED]
+    held = sum(own_elements(s, axes[s.value])[1] for s in own if s.nest.matrix is not None)
+    alone = all(not unheld(group, draft.nest, stage) for stage in draft.nest.stages)
+    return draft if alone and held <= MOST_RESULTS else None
+
+
+def _own_part(draft: NestDraft, part: Group, sides: tuple[int, int], of: MatrixInstruction) -> bool:
+    """What a work-item makes of products' results that it holds; False where rows or columns are
+    not those of the instruction."""
+    draft.take(Stage(part.name, draft.group.over[0].name, Place.DISTRIBUTED))
+    nest = next(s.nest for s in draft.nest.stages if s.value == part.name)
+    height = of.m * prod(sides)
+    own = [a for a in part.axes if nest.loop(a.name).extent == height]
+    long = [a for a in (*part.axes, *part.over) if nest.loop(a.name).extent > 1]
+    across = [a for a in long if a not in own[:1]]
+    if not own or len(across) != 1 or nest.loop(across[0].name).extent % of.n:
+        return False
+    _held_rows(draft, f"{part.name}/{own[0].name}", sides, of)
+    _held_columns(draft, f"{part.name}/{across[0].name}", of)
+    return True
+
+
+def _held_rows(draft: NestDraft, name: str, sides: tuple[int, int], of: MatrixInstruction) -> None:
+    """A work-group's rows over its sub-groups, matrices of each, and who holds those."""
+    copies = sides[1]
+    each, cell = f"{name}.each", f"{name}.cell"
+    draft.take(Tile(name, of.m * copies, each), Tile(each, of.m, cell))
+    draft.take(Bind(name, Kind.LANE, 1), Bind(each, Kind.UNROLL))
+    _held_cell(draft, cell, of.result, 0)
+
+
+def _held_columns(draft: NestDraft, name: str, of: MatrixInstruction) -> None:
+    """Columns over matrices, and who holds those."""
+    cell = f"{name}.cell"
+    draft.take(Tile(name, of.n, cell), Bind(name, Kind.UNROLL))
+    _held_cell(draft, cell, of.result, 1)
+
+
+def _held_cell(draft: NestDraft, name: str, holding: Holding, dimension: int) -> None:
+    """The rows or columns of one matrix over work-items and what each holds, the longest steps
+    first."""
+    bits = [(p[dimension], Kind.LANE) for p in holding.lanes if p[dimension]]
+    bits += [(p[dimension], Kind.UNROLL) for p in holding.elements if p[dimension]]
+    runs = [(kind, len(list(same))) for kind, same in groupby(sorted(bits)[::-1], lambda b: b[1])]
+    rest = 1 << len(bits)
+    for kind, count in runs:
+        rest >>= count
+        inner = f"{name}.{rest.bit_length()}"
+        if rest > 1:
+            draft.take(Tile(name, rest, inner))
+        draft.take(Bind(name, kind))
+        name = inner
 
 
 def _lane(draft: NestDraft, name: str, size: int, dim: int) -> None:
@@ -223,15 +318,16 @@ def padding(row: int, size: int) -> int:
     return 0 if row * size % (2 * PAD) == PAD else PAD // size
 
 
-def _multiplied(draft: NestDraft, product: _Product, sides: tuple[int, int]) -> bool:
-    """A product in local memory: sub-groups over rows, copies over rows, columns and along K; False
+def _multiplied(draft: NestDraft, product: _Product, sides: tuple[int, int], place: Place) -> bool:
+    """A product in a place: sub-groups over rows, copies over rows, columns and along K; False
     where it has not as many rows as a work-group, or columns that no matrix has."""
     part, of = product.part, product.instruction
     subgroups, copies = sides
     height = of.m * subgroups * copies
     form = contraction(part)
     assert form is not None
-    draft.take(Stage(part.name, draft.group.over[0].name, Place.LOCAL, PAD // 4))
+    pad = PAD // 4 if place is Place.LOCAL else 0
+    draft.take(Stage(part.name, draft.group.over[0].name, place, pad))
     prefix, n, k = f"{part.name}/", form.n[0], form.k[0]
     nest = next(s.nest for s in draft.nest.stages if s.value == part.name)
     long = [a.name for a in part.axes if nest.loop(a.name).extent == height and a != n]

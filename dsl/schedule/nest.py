@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from math import prod
 
-from sdlc.graph.expr import Axis, reads_of
+from sdlc.graph.expr import Axis
 from sdlc.schedule.group import Group
 from sdlc.schedule.region import Region, Unknown, region_of
 from sdlc.schedule.sharing import unshared
@@ -78,10 +78,12 @@ class Bind:
 
 
 class Place(Enum):
-    """Where a stage's values live: with each work-item, or with the work-group."""
+    """Where a stage's values live: with each work-item, all that it reads; with the work-group; or
+    with the work-items of a group, each of which computes what it reads (`distributed.py`)."""
 
     PRIVATE = "private"
     LOCAL = "local"
+    DISTRIBUTED = "distributed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,12 @@ class Nest:
         """Whether it or a stage of it is computed by a matrix instruction."""
         return self.matrix is not None or any(s.nest.multiplies for s in self.stages)
 
+    @property
+    def subgroup(self) -> int:
+        """Work-items of a matrix instruction, all those along dimension 0; 0 where it has none."""
+        own = [self.matrix.instruction.lanes] if self.matrix is not None else []
+        return max((*own, *(s.nest.subgroup for s in self.stages)), default=0)
+
     def size(self, kind: Kind, dim: int) -> int:
         """The product of the extents bound to one dimension of work-groups or lanes."""
         return prod(lp.extent for lp in self.loops if lp.kind is kind and lp.dim == dim)
@@ -247,6 +255,8 @@ def schedule(group: Group, steps: tuple[Step, ...]) -> Nest:
 def complete(nest: Nest, group: Group) -> Nest:
     """The nest settled, with every inner group that has no stage yet staged where it is needed: in
     the innermost loop of each work-item. Raises `Refused` where that cannot be."""
+    from sdlc.schedule.distributed import unheld
+
     serial = [lp.name for lp in settled(nest).loops if lp.kind is Kind.SERIAL]
     at = serial[-1] if serial else ""
     for part in reversed(group.inner):
@@ -254,24 +264,11 @@ def complete(nest: Nest, group: Group) -> Nest:
             nest = apply(nest, Stage(part.name, at, Place.PRIVATE), group)
     for stage in nest.stages:
         _check_lanes(nest, stage)
-        reason = _unheld(group, nest, stage) or unshared(group, nest, stage)
+        reason = unheld(group, nest, stage) or unshared(group, nest, stage)
         if reason:
             step = Stage(stage.value, stage.at, stage.place, stage.pad, stage.shares)
             raise Refused(step, reason, nest, group)
     return settled(nest)
-
-
-def _unheld(group: Group, nest: Nest, stage: Staged) -> str:
-    """Why a matrix instruction cannot read the stage; '' if none does or it can."""
-    multiplied = {s.value for s in nest.stages if s.nest.matrix is not None}
-    readers = [g for g in group.inner if g.name in multiplied]
-    readers += [group] if nest.matrix is not None else []
-    held = {s.node for g in group.inner if g.name == stage.value for s in g.stores}
-    if stage.place is Place.LOCAL or not any(
-        r.source in held for g in readers for r in reads_of(*g.lift)
-    ):
-        return ""
-    return "a matrix instruction reads elements that other work-items hold"
 
 
 def _check_lanes(nest: Nest, stage: Staged) -> None:
@@ -322,7 +319,7 @@ def _stage(nest: Nest, step: Stage, group: Group | None, refuse: Callable[[str],
     if reader:
         raise refuse(f"`{reader}` reads it outside of that loop")
     inside = (Kind.UNROLL, Kind.VECTOR, Kind.MATRIX)
-    varying = (*inside, *((Kind.LANE,) if step.place is Place.LOCAL else ()))
+    varying = (*inside, *((Kind.LANE,) if step.place is not Place.PRIVATE else ()))
     serial = [lp.name for lp in ordered.loops if lp.kind is Kind.SERIAL]
     outside = set(serial[: serial.index(step.at) + 1]) if step.at else set()
     fixed = {

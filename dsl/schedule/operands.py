@@ -175,7 +175,7 @@ def _tiled(
     depth, axis = _depth(form, setting, shape.smaller)
     assert axis is not None
     draft.take(Reorder(tuple(a.name for a in (*(k for k in form.k if k != axis), axis))))
-    _slices(draft, axis.name, depth, shape, setting)
+    _slices(draft, axis.name, depth, shape, setting, _is_deep(form, setting))
     vector = setting.profile.vector
     for part in reversed(group.inner):
         if part.monoid is not None:
@@ -191,14 +191,17 @@ def _tiled(
     return draft
 
 
-def _slices(draft: NestDraft, axis: str, depth: int, shape: Shape, setting: Setting) -> None:
-    """Passes over slices of K; within one, ways, then steps that are written out."""
+def _slices(
+    draft: NestDraft, axis: str, depth: int, shape: Shape, setting: Setting, deep: bool
+) -> None:
+    """Passes over slices of K; within one, ways, then steps that are written out: half as many
+    where K is `deep`."""
     inner = f"{axis}.in"
     draft.take(Tile(axis, depth, inner))
     each = depth // shape.ways
     most = setting.profile.unroll
     if setting.profile.registers:
-        most = min(most, max(1, depth // WRITTEN))
+        most = min(most, max(1, depth // (2 * WRITTEN if deep else WRITTEN)))
     unroll = divisor(each, most)
     if shape.ways > 1:
         name = f"{axis}.way"
@@ -246,7 +249,8 @@ def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> t
     each = 1 + PLACE * _places(group, form, lanes, setting)
     # Where only such rows are fetched, the tile is one for them already (`fetching_tile`).
     fetched = setting.profile.factor_slice == 0 and any(p.monoid for p in group.inner)
-    most = prod(setting.profile.register_tile) // (2 if fetched or form.fields > 1 else 1)
+    halved = fetched or form.fields > 1 or _is_deep(form, setting)
+    most = prod(setting.profile.register_tile) // (2 if halved else 1)
     while setting.profile.registers:
         results = rows * columns * form.fields
         if results <= most and results * each <= FULL * setting.profile.registers:
@@ -258,6 +262,14 @@ def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> t
         else:
             break
     return rows, columns
+
+
+def _is_deep(form: Contraction, setting: Setting) -> bool:
+    """Whether loops over other axes of K, as of a window, are around those over slices and within
+    them: each has places of its own in both factors, and in what is on its way to local memory."""
+    depth, axis = _depth(form, setting, 1)
+    others = any(a.extent > 1 for a in form.k if a != axis)
+    return others and axis is not None and axis.extent > depth
 
 
 def _places(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> float:

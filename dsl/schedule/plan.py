@@ -22,7 +22,7 @@ from sdlc.schedule.digest import digest_of
 from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.factor import nest_factors
 from sdlc.schedule.fits import misfit
-from sdlc.schedule.fragments import deep_axis
+from sdlc.schedule.fragments import deep_axis, deep_right
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
 from sdlc.schedule.late import MECHANISM as LATE
@@ -272,7 +272,8 @@ def _orders(
     deep, permuted = partial(deep_axis, of=target.instruction), "storage_orders" in enabled
     profile = target.profile
     fetched = profile.slice > 0 and profile.registers > 0
-    return assign_orders(groups, kept, profile.vector, permuted, deep, fetched)
+    right = partial(deep_right, of=target.instruction)
+    return assign_orders(groups, kept, profile.vector, permuted, deep, fetched, right)
 
 
 def groups_of(

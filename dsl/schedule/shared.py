@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from sdlc.graph.expr import Axis
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import RESERVE, Setting, bind_groups, divisor, vector_width, written_out
+from sdlc.schedule.draft import RESERVE, Setting, divisor, vector_width, written_out
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.nest import Bind, Kind, Nest, Place, Stage, Step, Tile, initial
 from sdlc.schedule.operands import FULL
-from sdlc.schedule.staging import NestDraft, row_axes
+from sdlc.schedule.staging import NestDraft, columns_of, row_axes, share_out
 from sdlc.target import Profile
 
 PAD = 1
@@ -31,22 +31,19 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     row = max(rows[-2:], key=lambda a: a.extent) if rows else None
     down, each = 1, 1
     if row is not None:
-        each = min(_rows_held(group, across, setting.profile), _power(row.extent))
+        each = min(rows_held(group, across, setting.profile), _power(row.extent))
         down = min(_floor(setting.profile.lanes // across), _power(-(-row.extent // each)))
         while down > 1 and _local_bytes(group, wide, down * each) > setting.local_bytes:
             down //= 2
         _own_rows(draft, "", row, down, each)
-    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting))
-    at = group.over[-1].name
-    if len(group.over) > 1:
-        draft.take(Reorder(tuple(a.name for a in group.over)))
+    share_out(draft, setting)
+    columns = columns_of(group, wide)
     for part in reversed(group.inner):
-        private = _is_private(part, wide)
+        private = columns[part.name]
         place = Place.PRIVATE if private else Place.LOCAL
-        draft.take(Stage(part.name, at, place, 0 if private else PAD))
+        draft.take(Stage(part.name, group.over[-1].name, place, 0 if private else PAD))
         if private:
-            _private_part(draft, part, wide, setting)
+            _private_part(draft, part, private, setting)
         else:
             _local_part(draft, part, row, (across, down, each), setting)
     return tuple(draft.steps)
@@ -55,18 +52,14 @@ def shared_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
 def _local_bytes(group: Group, wide: list[Axis], height: int) -> int:
     """Bytes of local memory that a tile of `height` rows takes: scores and weights hold a block of
     keys of each row, statistics one element."""
-    shared = [part for part in group.inner if not _is_private(part, wide)]
+    columns = columns_of(group, wide)
+    shared = [part for part in group.inner if not columns[part.name]]
     folded = [p for p in shared if p.monoid is not None and contraction(p) is None]
     long = len(shared) - len(folded)
     return 4 * height * (long * (_block_terms(group) + PAD) + len(folded))
 
 
-def _is_private(part: Group, wide: list[Axis]) -> bool:
-    """Whether a part is each work-item's own: it has the columns."""
-    return any(a in part.axes for a in wide)
-
-
-def _rows_held(group: Group, across: int, profile: Profile) -> int:
+def rows_held(group: Group, across: int, profile: Profile) -> int:
     """Rows of a work-item: of each it keeps a vector of its state, of a block's sums and of its
     scores, which leave a quarter of the registers beside addresses."""
     rows, terms = profile.register_tile[0], _block_terms(group)
@@ -117,14 +110,14 @@ def _own_rows(draft: NestDraft, prefix: str, row: Axis, down: int, each: int) ->
         draft.take(Bind(lane, Kind.LANE, 1))
 
 
-def _private_part(draft: NestDraft, part: Group, wide: list[Axis], setting: Setting) -> None:
+def _private_part(draft: NestDraft, part: Group, own: frozenset[Axis], setting: Setting) -> None:
     """A register tile of what is this work-item's alone."""
     prefix = f"{part.name}/"
     for axis in part.axes:
         nest = _stage_nest(draft, part)
         extent, free = nest.loop(axis.name).extent, nest.size(Kind.VECTOR, 0) == 1
         if extent > 1:
-            fits = axis in wide and free and vector_width(extent, setting.profile.vector) == extent
+            fits = axis in own and free and vector_width(extent, setting.profile.vector) == extent
             draft.take(Bind(f"{prefix}{axis.name}", Kind.VECTOR if fits else Kind.UNROLL))
     unroll = written_out(part.over[-1].extent, setting.profile)
     draft.tile(f"{prefix}{part.over[-1].name}", unroll, Kind.UNROLL, "unroll")

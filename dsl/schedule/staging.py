@@ -10,6 +10,7 @@ is reduced), as a register tile, a vector along a reduction, or a vector along a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -52,11 +53,8 @@ def private_steps(group: Group, setting: Setting) -> tuple[Step, ...]:
     rows, wide = row_axes(group)
     width = _tile_wide(draft, wide, setting)
     _tile_rows(draft, rows, width, setting)
-    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting))
+    share_out(draft, setting)
     at = group.over[-1].name if group.over else ""
-    if len(group.over) > 1:
-        draft.take(Reorder(tuple(a.name for a in group.over)))
     for part in reversed(group.inner):
         draft.take(Stage(part.name, at, Place.PRIVATE))
         _part_steps(draft, part, setting)
@@ -68,6 +66,33 @@ def row_axes(group: Group) -> tuple[list[Axis], list[Axis]]:
     found = [axes_of(*r.indices) for r in group.reads if (r.source, r.field) in group.held]
     used = frozenset(group.axes).intersection(*found)
     return [a for a in group.axes if a in used], [a for a in group.axes if a not in used]
+
+
+def share_out(draft: NestDraft, setting: Setting) -> None:
+    """What is left of the axes over work-groups; what is folded in the order of its axes."""
+    group = draft.group
+    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
+    draft.take(*bind_groups(group.axes, left, setting))
+    if len(group.over) > 1:
+        draft.take(Reorder(tuple(a.name for a in group.over)))
+
+
+def columns_of(group: Group, wide: Sequence[Axis]) -> dict[str, frozenset[Axis]]:
+    """For each inner group its axes along which it is read at the group's own elements of the axes
+    `wide`, directly or by what other inner groups make of it. An axis of the same name and extent
+    is not one by that: what is folded over it is needed whole."""
+    found = {group.name: frozenset(wide)}
+    for number, part in reversed(list(enumerate(group.inner))):
+        pairs = (
+            (place, found[reader.name] & axes_of(index))
+            for store in part.stores
+            for reader in group.parts[number + 1 :]
+            for read in reader.reads
+            if (read.source, read.field) == (store.node, store.field)
+            for place, index in zip(store.indices, read.indices, strict=True)
+        )
+        found[part.name] = frozenset().union(*(axes_of(p) for p, moving in pairs if moving))
+    return found
 
 
 def _tile_wide(draft: NestDraft, wide: list[Axis], setting: Setting) -> int:

@@ -16,12 +16,13 @@ from math import prod
 
 from sdlc.graph.expr import Axis, apply, reads_of
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width, written_out
+from sdlc.schedule.draft import Setting, divisor, vector_width, written_out
 from sdlc.schedule.fits import local_bytes
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
+from sdlc.schedule.nest import Bind, Kind, Nest, Place, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.operands import operand, read_operand
-from sdlc.schedule.staging import NestDraft, row_axes
+from sdlc.schedule.shared import rows_held
+from sdlc.schedule.staging import NestDraft, columns_of, row_axes, share_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def _shape(group: Group, setting: Setting) -> Shape:
     if not rows:
         return Shape(across, 1, 1)
     extent = _row(rows).extent
-    each = min(profile.register_tile[0], _power(extent))
+    each = min(rows_held(group, across, profile), _power(extent))
     down = min(_power(-(-profile.lanes // across)), _power(-(-extent // each)))
     others = prod(a.extent for a in rows) // extent
     while down > 1 and 2 * others * -(-extent // (down * each)) < profile.groups:
@@ -119,29 +120,28 @@ def _tiled(group: Group, shape: Shape, setting: Setting) -> NestDraft:
         _lane(draft, wide[-1].name, shape.across, 0)
     if rows:
         _rows(draft, _row(rows).name, shape, 1, Kind.UNROLL)
-    left = {a: draft.nest.loop(a.name).extent for a in group.axes}
-    draft.take(*bind_groups(group.axes, left, setting))
-    at = group.over[-1].name
-    if len(group.over) > 1:
-        draft.take(Reorder(tuple(a.name for a in group.over)))
+    share_out(draft, setting)
+    own = columns_of(group, wide)
     for part in reversed(group.inner):
-        _stage(draft, part, at, shape, setting)
+        _stage(draft, part, own[part.name], shape, setting)
     return draft
 
 
-def _stage(draft: NestDraft, part: Group, at: str, shape: Shape, setting: Setting) -> None:
-    """One inner group: a stream, a work-item's own columns, a row each, or shared by all."""
-    vector = setting.profile.vector
-    _, wide = row_axes(draft.group)
+def _stage(
+    draft: NestDraft, part: Group, own: frozenset[Axis], shape: Shape, setting: Setting
+) -> None:
+    """One inner group, by its axes that are the group's columns: a stream, a work-item's own
+    columns, a row each, or shared by all."""
+    vector, at = setting.profile.vector, draft.group.over[-1].name
     reduces = part.monoid is not None and contraction(part) is None
     if part.monoid is None and not any((r.source, r.field) in draft.group.held for r in part.reads):
         draft.take(Stage(part.name, at, Place.LOCAL))
         stage = _nest(draft, part)
         last = stage.loop(part.axes[-1].name).extent
         draft.take(Spread(part.name, vector_width(last, vector)))
-    elif any(a in part.axes for a in wide):
+    elif own:
         draft.take(Stage(part.name, at, Place.PRIVATE))
-        _own_columns(draft, part, wide, setting)
+        _own_columns(draft, part, own, setting)
     else:
         place = _successor(draft.group, part) if not reduces else ""
         draft.take(Stage(part.name, at, Place.LOCAL, 0 if reduces else vector, place))
@@ -185,12 +185,12 @@ def _rows(draft: NestDraft, name: str, shape: Shape, beside: int, own: Kind) -> 
         draft.take(Bind(rest, own))
 
 
-def _own_columns(draft: NestDraft, part: Group, wide: list[Axis], setting: Setting) -> None:
+def _own_columns(draft: NestDraft, part: Group, own: frozenset[Axis], setting: Setting) -> None:
     """A register tile of what is this work-item's alone."""
     nest = _nest(draft, part)
     for axis in part.axes:
         if nest.loop(axis.name).extent > 1:
-            kind = Kind.VECTOR if axis in wide else Kind.UNROLL
+            kind = Kind.VECTOR if axis in own else Kind.UNROLL
             draft.take(Bind(f"{part.name}/{axis.name}", kind))
     _unroll(draft, part, setting)
 

@@ -255,7 +255,11 @@ def _register_tile(
     if form.fields * columns > profile.register_tile[1]:
         rows = max(1, rows * profile.register_tile[1] // (form.fields * columns))
     row_axes = [a for a in axes if a in (form.n if lanes in form.m else form.m) and a != lanes]
-    if _is_full(row_axes, form, (rows, columns), profile):
+    full = _is_full(row_axes, form, (rows, columns), profile)
+    whole = _whole_rows(row_axes, form, (rows, columns), profile) if full else 0
+    if whole:
+        rows, columns = whole, profile.vector
+    elif full:
         rows, columns = (rows, columns // 2) if columns > profile.vector else (rows // 2, columns)
     width = vector_width(lanes.extent, profile.vector)
     if width == 1 and lanes.extent > 1:
@@ -263,10 +267,24 @@ def _register_tile(
     draft.take(lanes, width, Kind.VECTOR, "vec")
     draft.take(lanes, divisor(draft.left[lanes], columns // width), Kind.UNROLL, "tile")
     for axis in reversed(row_axes):
-        size = share(draft.left[axis], rows)
+        size = whole or share(draft.left[axis], rows)
         draft.take(axis, size, Kind.UNROLL, "tile")
-        rows //= size
+        rows, whole = rows // size, 0
     return row_axes
+
+
+def _whole_rows(
+    row_axes: list[Axis], form: Contraction, tile: tuple[int, int], profile: Profile
+) -> int:
+    """Rows of a tile of one vector that divide the innermost axis where those of `tile` do not: a
+    row beyond its end would have a place of its own. 0: none do."""
+    rows, columns = tile
+    if not row_axes or row_axes[-1].extent % rows == 0:
+        return 0
+    most = min(rows * columns // profile.vector, row_axes[-1].extent)
+    able = (d for d in range(most, rows, -1) if row_axes[-1].extent % d == 0)
+    fitting = (d for d in able if not _is_full(row_axes, form, (d, profile.vector), profile))
+    return next(fitting, 0)
 
 
 def _is_full(

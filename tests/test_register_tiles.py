@@ -74,18 +74,22 @@ def test_queries_of_any_number_of_keys_are_loaded_in_vectors() -> None:
     assert made.orders[(product.stores[0].node, 0)][-1] == 2
 
 
-def window_tile(channels: int) -> tuple[int, int]:
-    """Results of a work-item of a 3 × 3 convolution as it is written, and steps of K that
-    are written out for them."""
+def window(channels: int, outputs: int, target: str = "adreno") -> Scheduled:
+    """A 3 × 3 convolution as it is written."""
     text = """op entry(x: T[b, h, w, c], k: T[o, c, 3, 3]) -> T[b, h, w, o] {
   out[b, y, x', o] = sum over d < c, i < 3, j < 3 of
     x[b, y + i - 1, x' + j - 1, d] else 0 * k[o, d, i, j]
   return out
 }"""
-    sizes = {"b": 2, "c": channels, "h": 16, "w": 16, "o": 64}
-    request = make_request(text, "adreno", None, sizes, (None, "f16"))
+    sizes = {"b": 2, "c": channels, "h": 16, "w": 16, "o": outputs}
+    request = make_request(text, target, None, sizes, (None, "f16"))
     kernels = plan(request.graph(), request.target).kernels
-    item = next(k for k in kernels if contraction(k.group) is not None)
+    return next(k for k in kernels if contraction(k.group) is not None)
+
+
+def window_tile(channels: int) -> tuple[int, int]:
+    """Results of a work-item of a convolution, and steps of K that are written out for them."""
+    item = window(channels, 64)
     copies = [x for x in item.nest.loops if x.kind in (Kind.UNROLL, Kind.VECTOR)]
     results = prod(x.extent for x in copies if x.axis not in item.group.over)
     return results, prod(x.extent for x in copies if x.axis in item.group.over)
@@ -97,6 +101,14 @@ def test_loops_over_a_window_take_registers_of_results_and_of_steps() -> None:
     most = prod(profile.register_tile)
     assert window_tile(64) == (most // 2, 2 * profile.slice // 8)
     assert window_tile(4) == (most, 1)
+
+
+@pytest.mark.parametrize(("outputs", "local"), [(4, False), (64, True)])
+def test_a_factor_that_no_work_items_share_stays_in_memory(outputs: int, local: bool) -> None:
+    """Where a work-item takes all columns; of GPUs whose registers are not counted work-items
+    fetch for one another all the same."""
+    assert bool(window(64, outputs).nest.stages) == local
+    assert window(64, outputs, "nvidia").nest.stages
 
 
 PRODUCT = "op entry(x: T[b, s, k], w: T[n, k]) -> T[b, s, n] { return matmul_nt(x, w) }"

@@ -82,6 +82,9 @@ def with_operands(group: Group, lanes: Axis | None, setting: Setting) -> Group |
         return "what is summed over has no slices that are long enough"
     if any(is_gather(e) for e in (form.left, *form.rights)):
         return "an index of a factor is read from memory"
+    alone = _fitted(group, form, lanes, setting)[1] >= lanes.extent
+    if alone and setting.profile.registers and not setting.profile.factor_slice:
+        return "a work-item takes all columns: none shares what would take places and registers"
     if setting.profile.factor_slice:
         rows = max(form.m, key=lambda a: a.extent)
         left = operand(group, "left", form.left, [*form.batch, *form.k, *form.m], rows)

@@ -49,6 +49,9 @@ def test_what_was_put_is_found_with_what_was_said(tmp_path: Path) -> None:
     store.put("a", fill("one"), {"what": "first"})
     found = store.get("a")
     assert found is not None and found.about == {"what": "first"} and content(store, "a") == "one"
+    store.put("a", fill("two"), {})  # which others may be reading
+    assert content(store, "a") == "one"
+    shorten(tmp_path / "a")
     store.put("a", fill("two"), {})
     assert content(store, "a") == "two"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

@@ -87,7 +87,8 @@ class Store:
         return None
 
     def put(self, key: str, fill: Callable[[Path], object], about: Mapping[str, Any]) -> None:
-        """Makes the entry `key` of what `fill` writes into a folder that is not there yet.
+        """Makes the entry `key` of what `fill` writes into a folder that is not there yet. A sound
+        entry of the same key stays: keys name content, and others may be reading it.
 
         Raises OSError, or what `fill` raises; then there is no entry."""
         part = self.folder / f".{key}.{os.getpid()}.{secrets.token_hex(4)}.part"
@@ -95,7 +96,7 @@ class Store:
             fill(part)
             said = _described(part, about, self.checked_by_readers)
             (part / ABOUT).write_text(said, "utf-8")
-            _exchange(part, self.folder / key)
+            _exchange(part, self.folder / key, self.checked_by_readers)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         self.trim()
@@ -141,21 +142,20 @@ def remove(place: Path) -> None:
             gone.unlink(missing_ok=True)
 
 
-def _exchange(part: Path, place: Path) -> None:
-    """Puts `part` where `place` is. Of two who do so at once one wins: either will do."""
+def _exchange(part: Path, place: Path, by_size: Collection[str]) -> None:
+    """Puts `part` where `place` is, unless a sound entry is there: another process has made it
+    meanwhile, and who has found it still reads it."""
     for attempt in range(TRIES):
-        if os.path.lexists(place):
-            remove(place)
         try:
             part.rename(place)
         except OSError:
-            if place.is_dir():
+            if _sound(place, by_size) is not None:
                 return
             if attempt == TRIES - 1:
                 raise
+            remove(place)
         else:
             return
-        # Another process's entry was here, and is already gone again.
 
 
 def digest(path: Path) -> str:

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 
 from kernels import GX, LX, add, mul, read, write
+from sdlc.graph.types import DType
 from sdlc.kernel.addresses import few_addresses
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import (
     F32,
     I32,
     Assign,
+    Buffer,
     Declare,
     Expr,
     For,
@@ -152,3 +154,13 @@ def test_what_changes_keeps_its_name() -> None:
         return (s,)
 
     assert "was" in names(few_addresses(with_more(change)))
+
+
+def test_what_memory_holds_is_not_read_early() -> None:
+    """A loop may store there."""
+    held = Load(Buffer("held", DType.I32, GROUPS), GX)
+
+    def change(s: Stmt) -> tuple[Stmt, ...]:
+        return (Let(AT, add(s.value, held)),) if isinstance(s, Let) and s.var is AT else (s,)
+
+    assert "at" not in before_the_loop(few_addresses(with_more(change)))

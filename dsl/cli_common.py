@@ -231,7 +231,11 @@ def parse_pairs(settings: Iterable[str], option: str) -> list[tuple[str, str]]:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, default=_plain))
+    click.echo(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, indent=1, default=_plain)
 
 
 def _plain(value: Any) -> Any:

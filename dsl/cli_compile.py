@@ -224,7 +224,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
     memory = {name: size_text(n) for name, n in summary["memory"].items()}
     launches = plural(summary["dispatches"], "dispatch", "dispatches")
-    unused = ", ".join(summary["unused_config"])
+    unused = _unused_text(summary["unused_config"])
     return [
         ("program", f"{summary['name']} for {summary['target']}, {summary['precision']}"),
         ("inputs", _shapes(summary["inputs"])),
@@ -241,6 +241,12 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"{summary['seconds']:.2f} s{' (kept before)' if summary['cached'] else ''}",
         ),
     ]
+
+
+def _unused_text(names: list[str], most: int = 4) -> str:
+    """The first of them, and how many more there are: published configurations have many."""
+    more = f" and {len(names) - most} more (--json lists them)" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _load_text(load: dict[str, int]) -> str:

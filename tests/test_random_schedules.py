@@ -21,7 +21,8 @@ from sdlc.graph.types import DType
 from sdlc.kernel.ir import Declare, statements
 from sdlc.program.pipeline import compile_graph
 from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits, on
-from sdlc.schedule.nest import Bind, Kind, Matrix, Place, Refused, Spread, Stage, schedule
+from sdlc.schedule.nest import Bind, Kind, Matrix, Place, Refused, Spread, Stage
+from sdlc.schedule.steps import schedule
 from stages import device, legalised
 from strategies import FLOATS, Case, Given, Tensor, build_graph, cases
 

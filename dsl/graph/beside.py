@@ -297,8 +297,12 @@ def _end_together(node: Node, other: Node, around: Surroundings) -> bool:
 
 def _parts_of(node: Node, around: Surroundings) -> list[Node]:
     """The parts of a node that are read, by their places."""
-    found = [r for r in around.readers.get(node, ()) if isinstance(r, Map) and _part(r)]
-    return sorted(found, key=lambda r: (_moved(r) or (0, 0))[1])
+    found: list[tuple[int, Node]] = []
+    for reader in around.readers.get(node, ()):
+        place = _moved(reader) if isinstance(reader, Map) and is_view(reader.body) else None
+        if place is not None:
+            found.append((place[1], reader))
+    return [reader for _, reader in sorted(found, key=lambda pair: pair[0])]
 
 
 def _ends(node: Node, around: Surroundings) -> frozenset[Node]:

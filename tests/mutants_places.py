@@ -10,7 +10,7 @@ from mutants_known import Mutant
 
 ADDRESSES = "tests/test_kernel_addresses.py"
 MATRIX = "tests/test_matrix.py"
-BORDERS = "tests/test_rules.py -k mechanism"
+BORDERS = "tests/test_halo.py"
 STAGED = "tests/test_staging.py"
 ROWS = "tests/test_register_tiles.py -k 'rows or queries'"
 
@@ -127,15 +127,8 @@ PLACES = (
     Mutant(
         "rows beyond the end that a whole tile would not have",
         "dsl/schedule/tactics.py",
-        "size = whole or share(draft.left[axis], rows)",
-        "size = share(draft.left[axis], rows)",
-        ROWS,
-    ),
-    Mutant(
-        "whole rows of every axis",
-        "dsl/schedule/tactics.py",
-        "rows, whole = rows // size, 0",
-        "rows = rows // size",
+        "    if whole:",
+        "    if ():",
         ROWS,
     ),
     Mutant(
@@ -148,8 +141,8 @@ PLACES = (
     Mutant(
         "columns by their name",
         "dsl/schedule/staging.py",
-        "for place, index in zip(store.indices, read.indices, strict=True)",
-        "for place, index in [(i, i) for i in store.indices]",
+        "frozenset().union(*(axes_of(p) for p, moving in pairs if moving))",
+        "frozenset(wide).intersection(part.axes)",
         STAGED,
     ),
     Mutant(

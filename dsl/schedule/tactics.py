@@ -1,6 +1,6 @@
 """Tactics: a group and a target's preferences become schedule steps.
 
-In: a group, its vector axis and storage orders, a `Profile`. Out: steps for `nest.schedule`.
+In: a group, its vector axis and storage orders, a `Profile`. Out: steps for `steps.schedule`.
 Invariant: the steps are legal for every group on every target. Decisions look at axes, extents and
 storage, never at what an operator or a GPU is called.
 

@@ -124,9 +124,11 @@ class Part:
         loops = [lp for lp in self.nest.loops if lp.kind is Kind.SERIAL]
         inner = [lp for lp in loops if self.nest.is_reduced(lp)]
         staged = {s.at for s in self.nest.stages}
-        # What is stored beside results is loaded behind the reduction, where no loop of one pass
-        # stands around it.
-        outer = [lp for lp in loops if lp not in inner and (lp.extent > 1 or lp.name in staged)]
+        outer = [lp for lp in loops if lp not in inner]
+        if self.nest.matrix is not None:
+            # What is stored beside an instruction's results, which fill the registers, is loaded
+            # behind the reduction where no loop of one pass stands around it.
+            outer = [lp for lp in outer if lp.extent > 1 or lp.name in staged]
         if all(lp.extent == 1 and lp.name not in staged for lp in inner):
             inner = []
         for loop in outer:

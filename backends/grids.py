@@ -27,7 +27,7 @@ from sdlc.kernel.ir import (
     statements,
 )
 from sdlc.kernel.rewrite import Fresh, map_expressions
-from sdlc.language.diagnostics import SdlError, failure
+from sdlc.language.diagnostics import SdlError, failure, half_precision
 from sdlc.target import Capabilities
 
 Triple = tuple[int, int, int]
@@ -160,7 +160,7 @@ def _limits(kernel: Kernel, caps: Capabilities) -> tuple[Limit, ...]:
             f"bytes in the buffer {largest.name}",
             largest.size * largest.dtype.itemsize,
             caps.max_binding,
-            "use a smaller size or batch, or --precision f16",
+            f"use a smaller size or batch, {half_precision(largest.dtype)}or another device",
         ),
     )
 

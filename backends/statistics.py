@@ -23,8 +23,9 @@ from sdlc.backends.offline import (
     gpus,
     is_installed,
     setup_script,
+    targets,
 )
-from sdlc.language.diagnostics import failure
+from sdlc.language.diagnostics import Diagnostic, failure
 from sdlc.program.device import KernelText
 
 NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -70,22 +71,21 @@ class Statistics:
     error: str = ""
 
 
-def check_installed(target: str, where: Path) -> None:
-    """Raises SdlError (D034, D035) where no offline compiler stands for the target, or none is
-    installed."""
+def lacking(target: str, where: Path) -> Diagnostic | None:
+    """A warning (D035) that says how to install the offline compilers for the target where none is
+    installed. Raises SdlError (D034) where there is none for it."""
     found = gpus(target)
     if not found:
         raise failure(
             "D034",
             f"no offline compiler stands for the target `{target}`",
-            "docs/targets.md lists the targets that have one",
+            f"there are some for {', '.join(targets())}",
         )
-    if not any(is_installed(gpu, language, where) for gpu in found for language in gpu.languages):
-        raise failure(
-            "D035",
-            f"the offline compilers for `{target}` are not installed in `{where}`",
-            f"on Debian 12, `bash {setup_script()}` builds them in about five minutes",
-        )
+    if any(is_installed(gpu, language, where) for gpu in found for language in gpu.languages):
+        return None
+    message = f"no statistics: the compilers for `{target}` are not installed in `{where}`"
+    help = f"on Debian 12, `bash {setup_script()}` builds them in about five minutes"
+    return Diagnostic("D035", message, help=help, severity="warning")
 
 
 def statistics(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -28,6 +27,7 @@ from sdlc.cli_common import (
     write_whole,
 )
 from sdlc.cli_kept import about, no_cache_option
+from sdlc.cli_progress import status
 
 if TYPE_CHECKING:
     from sdlc.api import Request
@@ -95,8 +95,8 @@ def bench_command(
     as_json: bool,
     **what: Any,
 ) -> None:
-    """Times PROGRAM on a device: a .sdl file, a diffusers folder (or a part of one), or the shipped
-    model, emoji_diffusion. Weights and inputs are seeded random values.
+    """Times PROGRAM on a device: a .sdl file, a model (folder, checkpoint or name, as
+    emoji_diffusion) or a part of one (MODEL/unet). Weights and inputs are seeded random values.
 
     \b
     Examples:
@@ -124,7 +124,7 @@ def bench_command(
     wanted = requests(program, chosen, what, device_text(opened.info))
     said = None if no_cache else about("bench", program, {**what, "target": chosen.name})
     detailed = profiling or trace is not None or (plot is not None and not ablation)
-    with progress() as (tell, say):
+    with status("getting ready") as (tell, say):
         if not as_json:
             say(f"{opened.info.name}, compiled for {chosen.name}")
         bench = Bench(opened, rounds, detailed, tell, said, seconds)
@@ -165,22 +165,6 @@ def _timed(
         yield from bench.ablation(name, request, without)
     else:
         yield from bench.time(name, request)
-
-
-@contextmanager
-def progress() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
-    """Tells what is being done, on stderr where that is a terminal; and says lines on stdout."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status("getting ready") as status:
-
-        def say(line: str) -> None:
-            status.stop()  # it would have the line on stderr
-            click.echo(line)
-            status.start()
-
-        yield status.update, say
 
 
 def _write_trace(path: Path, timed: list[Timed]) -> None:

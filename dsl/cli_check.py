@@ -20,11 +20,11 @@ from sdlc.cli_common import (
     ManyValues,
     json_option,
     print_json,
-    progress,
     request_from,
     source_options,
 )
 from sdlc.cli_header import structure_problems, with_header
+from sdlc.cli_progress import progress
 
 if TYPE_CHECKING:
     from sdlc.api import Request

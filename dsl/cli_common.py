@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -231,7 +231,11 @@ def parse_pairs(settings: Iterable[str], option: str) -> list[tuple[str, str]]:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, default=_plain))
+    click.echo(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, indent=1, default=_plain)
 
 
 def _plain(value: Any) -> Any:
@@ -308,33 +312,3 @@ def size_text(nbytes: int) -> str:
             return f"{nbytes} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.2f} GiB"
-
-
-@contextmanager
-def progress(
-    first: str, width: int, remaining: bool = False
-) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, where that is a terminal, with `width` letters for what is being done (at
-    the beginning `first`); it is told that, how much is done, and of how much. `remaining`: it also
-    says how long the rest will take, by the last ten minutes."""
-    from rich import progress as rich
-    from rich.console import Console
-
-    columns: tuple[rich.ProgressColumn, ...] = (
-        rich.TextColumn(f"{{task.description:{width}.{width}}}"),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TimeElapsedColumn(),
-    )
-    if remaining:
-        columns += (rich.TextColumn("left"), rich.TimeRemainingColumn())
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    settings: dict[str, Any] = {"console": console, "transient": True, "disable": hidden}
-    with rich.Progress(*columns, **settings, speed_estimate_period=600) as bars:
-        task = bars.add_task(first, total=None)
-
-        def tell(name: str, number: int, total: int) -> None:
-            bars.update(task, description=name, completed=number, total=total)
-
-        yield tell

@@ -31,7 +31,7 @@ from sdlc.cli_header import sized_request
 from sdlc.cli_kept import about, key_for, no_cache_option
 from sdlc.cli_models import built, tile_option
 from sdlc.cli_statistics import (
-    checked_place,
+    place_of,
     print_statistics,
     records,
     statistics_of,
@@ -77,6 +77,8 @@ def compile_command(
 ) -> None:
     """Compiles FILE and writes a bundle: manifest.json and kernels.
 
+    FILE is a .sdl file, or a part of a model (MODEL/unet): of a folder, a checkpoint or a name.
+
     \b
     Examples:
       sdlc compile softmax.sdl --set b=2x3 n=64
@@ -92,7 +94,7 @@ def compile_command(
     started = time.perf_counter()
     if output is not None:
         check_place(output)
-    place = checked_place(what["target"], compilers) if statistics else None
+    place = place_of(what["target"], compilers) if statistics else None
     packed = None if weights is None else load_weights(weights)
     store = None if no_cache else program_store()
     key = None if store is None else key_for(file, what)
@@ -104,7 +106,8 @@ def compile_command(
     summary["seconds"] = round(time.perf_counter() - started, 3)
     rows = statistics_of(compiled, place) if place and compiled else ()
     if as_json:
-        print_json(summary | ({"statistics": records(rows)} if place else {}))
+        asked = {"statistics": records(rows) if place else None} if statistics else {}
+        print_json(summary | asked)
         return
     print_table(("bundle", summary["bundle"]), _summary_rows(summary))
     if place:
@@ -223,7 +226,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
     memory = {name: size_text(n) for name, n in summary["memory"].items()}
     launches = plural(summary["dispatches"], "dispatch", "dispatches")
-    unused = ", ".join(summary["unused_config"])
+    unused = _unused_text(summary["unused_config"])
     return [
         ("program", f"{summary['name']} for {summary['target']}, {summary['precision']}"),
         ("inputs", _shapes(summary["inputs"])),
@@ -240,6 +243,12 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"{summary['seconds']:.2f} s{' (kept before)' if summary['cached'] else ''}",
         ),
     ]
+
+
+def _unused_text(names: list[str], most: int = 4) -> str:
+    """The first of them, and how many more there are: published configurations have many."""
+    more = f" and {len(names) - most} more (--json lists them)" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _load_text(load: dict[str, int]) -> str:

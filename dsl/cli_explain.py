@@ -1,12 +1,14 @@
 """`sdlc explain`: what became of a file, as text, as JSON or as a page.
 
-In: a file, sizes, configuration and a target. Out: text on stdout, or an HTML file. Example:
+In: a file, sizes, configuration and a target. Out: text on stdout, or a file whose name says
+whether it is a page, text or JSON. Example:
 
     sdlc explain softmax.sdl --set b=2x3 n=64 --target mali -o softmax.html
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from sdlc.cli_common import (
     ManyValues,
     check_place,
     json_option,
-    print_json,
+    json_text,
     size_text,
     source_options,
     target_option,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from sdlc.api import Request
     from sdlc.program.explain_data import Explanation
 
+FORMS = (".html", ".htm", ".txt", ".json")
 SECTIONS = ("graph", "groups", "rules", "dispatches", "kernels", "tensors", "memory")
 
 
@@ -45,7 +48,10 @@ SECTIONS = ("graph", "groups", "rules", "dispatches", "kernels", "tensors", "mem
 @source_options
 @tile_option
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write a page (HTML) to this file."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write a page (.html), text (.txt) or JSON (.json) to this file.",
 )
 @click.option(
     "--section",
@@ -78,6 +84,8 @@ def explain_command(
 ) -> None:
     """Shows what becomes of FILE: graph, groups, rules, dispatches, kernels, tensors, memory.
 
+    FILE is a .sdl file, or a part of a model (MODEL/unet): of a folder, a checkpoint or a name.
+
     \b
     Examples:
       sdlc explain softmax.sdl --set b=2x3 n=64 --target mali
@@ -85,28 +93,47 @@ def explain_command(
       sdlc explain softmax.sdl --set b=2x3 n=64 --target mali --section kernels --language wgsl
       sdlc explain softmax.sdl --set b=2x3 n=64 --device cpu -o softmax.html
     """
-    if output is not None:
-        check_place(output)
+    form = _checked_form(output)
     request = sized_request(file, **what)
     languages = request.target.caps.languages
     if language is not None:
         languages = (language,)
-    elif output is None and not as_json:
+    elif form == ".txt" and not as_json:
         languages = languages[:1]
     said = None if no_cache else about("explain", file, what)
     made = _explained(request, languages, device, said)
     wanted = sections or SECTIONS
     if output is not None:
-        page = made.page().encode()
-        write_whole(output, lambda file: file.write(page))
-        click.echo(f"{output}  ({size_text(len(page))}, {_launches(made)})", err=True)
+        whole = f"{_written(made, form, wanted).rstrip()}\n".encode()
+        write_whole(output, lambda file: file.write(whole))
+        click.echo(f"{output}  ({size_text(len(whole))}, {_launches(made)})", err=True)
     if as_json:
+        click.echo(_written(made, ".json", wanted))
+    elif output is None or (sections and form not in (".txt", ".json")):
+        click.echo(_written(made, ".txt", wanted))
+
+
+def _checked_form(output: Path | None) -> str:
+    """What is written, as the name of a file ends. Raises SdlError (X003) where none can be written
+    there."""
+    if output is None:
+        return ".txt"
+    if output.suffix not in FORMS:
+        message = f"write a page (.html), text (.txt) or JSON (.json), not `{output.name}`"
+        raise click.BadParameter(message, param_hint="--output")
+    check_place(output)
+    return output.suffix
+
+
+def _written(made: Explanation, form: str, wanted: Sequence[str]) -> str:
+    """The explanation as a file of this form; a page has everything."""
+    if form == ".json":
         everything = made.as_json()
-        chosen = {n: v for n, v in everything.items() if n not in SECTIONS or n in wanted}
-        print_json(chosen)
-    elif output is None or sections:
+        return json_text({n: v for n, v in everything.items() if n not in SECTIONS or n in wanted})
+    if form == ".txt":
         texts = (f"== {title} ==\n{text}" for n, title, text in made.sections() if n in wanted)
-        click.echo("\n\n".join(texts))
+        return "\n\n".join(texts)
+    return made.page()
 
 
 def _launches(made: Explanation) -> str:
@@ -124,7 +151,7 @@ def _explained(
 ) -> Explanation:
     """The explanation, as an earlier call has kept it where it did (unless `said`, which is about
     it, is None); with times of a device."""
-    from sdlc.api import explanation, measured
+    from sdlc.api_texts import explanation, measured
     from sdlc.backends.devices import open_device
     from sdlc.program.explain_json import explanation_of
     from sdlc.program.workers import cores

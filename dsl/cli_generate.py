@@ -25,6 +25,7 @@ from sdlc.cli_common import (
     print_json,
     rule_options,
 )
+from sdlc.cli_progress import Lines
 
 if TYPE_CHECKING:
     from sdlc.graph.types import Array
@@ -290,7 +291,8 @@ def _write_preview(file: Path, step: int, pixels: Array) -> None:
 
 @contextmanager
 def drawing_progress() -> Iterator[Report]:
-    """A bar on stderr (plain lines where that is no terminal), with the time of each step."""
+    """A bar on stderr, with the time of each step; where that is no terminal, a plain line now and
+    then, and the bars of all at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -303,22 +305,26 @@ def drawing_progress() -> Iterator[Report]:
         TimeElapsedColumn(),
     )
     bars = Bars(*columns, console=Console(stderr=True), refresh_per_second=8)
+    lines = None if bars.console.is_terminal else Lines()
     waiting = bars.add_task("getting ready", total=None, pace="")
     tasks: dict[str, Any] = {}
     spent: dict[str, float] = {}
 
     def show(progress: Progress) -> None:
         stage = progress.stage
+        title = STAGES.get(stage, stage)
         if stage not in tasks:
             bars.update(waiting, visible=False)
-            tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=progress.total, pace="")
+            tasks[stage] = bars.add_task(title, total=progress.total, pace="")
             bars.start()
         spent[stage] = spent.get(stage, 0.0) + progress.seconds
         each = spent[stage] / max(progress.done, 1)
         pace = f"{each:8.1f} s each" if each >= 10 else f"{each * 1e3:8.1f} ms each"
         bars.update(tasks[stage], completed=progress.done, total=progress.total, pace=pace)
+        if lines is not None:
+            lines.counted(f"{title}, {pace.strip()}", progress.done, progress.total)
 
-    if bars.console.is_terminal:
+    if lines is None:
         bars.start()
     try:
         yield show

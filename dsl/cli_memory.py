@@ -20,7 +20,6 @@ from sdlc.cli_common import (
     json_option,
     print_json,
     print_table,
-    progress,
     size_text,
     source_options,
     target_option,
@@ -28,6 +27,7 @@ from sdlc.cli_common import (
 from sdlc.cli_header import sized_request
 from sdlc.cli_kept import about, kept_record, no_cache_option, request_parts
 from sdlc.cli_models import built, is_model, model_requests, tile_option
+from sdlc.cli_progress import progress
 
 if TYPE_CHECKING:
     from sdlc.api import Request

@@ -148,8 +148,7 @@ def built(request: Request) -> Compiled:
 
 
 def _advised(error: TooLargeError, request: Request) -> SdlError:
-    from sdlc.graph.types import DType
-    from sdlc.language.diagnostics import SdlError
+    from sdlc.language.diagnostics import SdlError, half_precision
 
     sides = [side for name in "hw" if isinstance(side := request.sizes.get(name), int)]
     if request.root != DECODER or len(sides) < 2:
@@ -157,7 +156,7 @@ def _advised(error: TooLargeError, request: Request) -> SdlError:
     tile = int(min(*sides, sqrt(prod(sides) * error.share) + 1e-6)) // TILE_STEP * TILE_STEP
     if not tile:
         return error
-    half = "" if request.precision is DType.F16 else "--precision f16, or "
+    half = half_precision(request.precision)
     help = f"use --tile {tile}, which should fit: pictures are decoded in tiles of {tile} latents"
-    more = f"; or {half}another target (`sdlc targets`)"
+    more = f"; {half}or another target (`sdlc targets`)"
     return SdlError((replace(error.diagnostics[0], help=help + more),), error.sources)

@@ -24,12 +24,12 @@ from sdlc.cli_common import (
     parse_pairs,
     print_json,
     print_table,
-    progress,
     request_from,
     source_options,
     write_whole,
 )
 from sdlc.cli_kept import about, key_for, no_cache_option
+from sdlc.cli_progress import progress
 
 if TYPE_CHECKING:
     from sdlc.api import Request

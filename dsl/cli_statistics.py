@@ -1,7 +1,7 @@
 """`sdlc compile --statistics`: what compilers for phones' GPUs say of the kernels.
 
 In: a compiled program. Out: a table, or records for JSON. Invariant: nothing is run on a device;
-without the compilers the command says how to install them, before it compiles anything.
+without the compilers the command says how to install them, and otherwise does what it does.
 
     sdlc compile unet.sdl --target mali --precision f16 --set b=2 --statistics
 """
@@ -43,14 +43,19 @@ def statistics_options(command: Command) -> Command:
     return flag(place(command))
 
 
-def checked_place(target: str, compilers: Path | None) -> Path:
-    """Where the compilers are. Raises SdlError (D034, D035) where there are none."""
+def place_of(target: str, compilers: Path | None) -> Path | None:
+    """Where the compilers are; None where they are not installed, which a warning says, and how
+    they are. Raises SdlError (D034) where there are none for the target."""
     from sdlc.backends.offline import folder
-    from sdlc.backends.statistics import check_installed
+    from sdlc.backends.statistics import lacking
+    from sdlc.language.diagnostics import render
 
     where = folder(compilers)
-    check_installed(target, where)
-    return where
+    missing = lacking(target, where)
+    if missing is None:
+        return where
+    click.echo(render(missing, {}), err=True)
+    return None
 
 
 def statistics_of(compiled: Compiled, where: Path) -> tuple[Statistics, ...]:

@@ -21,9 +21,9 @@ from sdlc.cli_common import (
     json_option,
     print_json,
     print_table,
-    progress,
     source_options,
 )
+from sdlc.cli_progress import progress
 
 if TYPE_CHECKING:
     from sdlc.api import Request

@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import sqrt
 
-from sdlc.language.diagnostics import SdlError, failure
+from sdlc.graph.types import DType
+from sdlc.language.diagnostics import SdlError, failure, half_precision
 from sdlc.models.folder import Model
+from sdlc.models.networks import Network
 from sdlc.program.device import DeviceInfo
 from sdlc.program.execute import TooLargeError, check_memory, memory_of
 from sdlc.program.program import Program
@@ -41,15 +43,15 @@ def what_fits(program: Program, sizes: Mapping[str, int], model: Model, info: De
 
 
 def refusal(
-    error: TooLargeError, part: str, sizes: Mapping[str, int], model: Model, binds: Binds
+    error: TooLargeError, network: Network, model: Model, precision: DType, binds: Binds
 ) -> SdlError:
     """What is said of a network one of whose values is larger than the target binds: the first of
     them, and the largest picture of these proportions of whose values none is."""
-    first, fits = error.diagnostics[0], "use smaller sizes"
+    first, fits, sizes = error.diagnostics[0], "use smaller sizes", network.sizes
     if {"h", "w"} <= set(sizes):
-        fits = _advice(sizes, model, *_largest(sizes, error.share, binds))
-    help = f"{fits}; or --precision f16, or another device (`sdlc devices`)"
-    return failure("P010", f"{part}: {first.message}", help, first.notes)
+        fits = _advice(sizes, model, _largest(sizes, error.share, binds), "should fit")
+    help = f"{fits}, {half_precision(precision)}or another device (`sdlc devices`)"
+    return failure("P010", f"{network.part}: {first.message}", help, first.notes)
 
 
 def _largest(sizes: Mapping[str, int], share: float, binds: Binds) -> tuple[int, int]:
@@ -74,15 +76,18 @@ def _largest(sizes: Mapping[str, int], share: float, binds: Binds) -> tuple[int,
 
 
 def _smaller(sizes: Mapping[str, int], model: Model, share: float) -> str:
-    """Advice, where `share` of what a picture takes is there."""
+    """Advice, where `share` of what a picture takes is there: an estimate, for what an arena takes
+    at another size is known only when that is compiled."""
     scale = sqrt(max(0.0, min(1.0, share)))
-    return _advice(sizes, model, int(sizes["h"] * scale), int(sizes["w"] * scale))
+    fits = "should fit by an estimate from its area"
+    return _advice(sizes, model, (int(sizes["h"] * scale), int(sizes["w"] * scale)), fits)
 
 
-def _advice(sizes: Mapping[str, int], model: Model, height: int, width: int) -> str:
-    """To draw a picture of latents of this size."""
-    if not min(height, width):
-        return "use a smaller model: no size of picture would fit"
+def _advice(sizes: Mapping[str, int], model: Model, latents: tuple[int, int], fits: str) -> str:
+    """To draw a picture of latents of this size, of which it says what it does."""
+    height, width = latents
+    if not min(latents):
+        return "use a smaller model (no size of picture would fit)"
     batch = f" or --batch {sizes['b'] // 2}" if sizes.get("b", 1) > 1 else ""
     each = model.pixels_per_latent
-    return f"use --size {width * each}x{height * each}{batch}, which should fit"
+    return f"use --size {width * each}x{height * each}{batch}, which {fits}"

@@ -242,7 +242,8 @@ def _network(settings: GenerateSettings, folder: Model, network: Network, place:
         program = compiled(network, folder, place.target, settings.precision, place.device)
     except TooLargeError as error:
         binds = _binds(network, folder, place, settings.precision)
-        raise refusal(error, network.part, sizes, folder, binds) from None
+        about = replace(network, sizes=sizes)
+        raise refusal(error, about, folder, settings.precision, binds) from None
     check_fits(program[0], sizes, folder, place.device.info)
     return Ready(network, program, folder, place.device)
 
@@ -274,7 +275,7 @@ def _decoder(
         except TooLargeError as error:
             if last:
                 binds = _binds(network, owner, place, settings.precision)
-                raise refusal(error, network.part, network.sizes, owner, binds) from None
+                raise refusal(error, network, owner, settings.precision, binds) from None
             continue
         if last or _fits(made[0], device.info):
             break

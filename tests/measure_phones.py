@@ -23,7 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench_block import PROGRAM, SIZES
-from sdlc.api import make_request, target_texts
+from sdlc.api import make_request
+from sdlc.api_texts import target_texts
 from sdlc.backends.offline import folder, gpus
 from sdlc.backends.statistics import Statistics, statistics
 from sdlc.backends.target import load_target

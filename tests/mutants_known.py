@@ -172,7 +172,7 @@ KERNELS = (
     # ---- loops and places
     Mutant(
         "a tail that is left out",
-        "dsl/schedule/nest.py",
+        "dsl/schedule/steps.py",
         "extent=-(-loop.extent // step.size)",
         "extent=max(1, loop.extent // step.size)",
     ),
@@ -229,14 +229,14 @@ KERNELS = (
     ),
     Mutant(
         "a value staged deeper than a stage that reads it",
-        "dsl/schedule/nest.py",
+        "dsl/schedule/steps.py",
         "    if reader:\n        raise",
         "    if ():\n        raise",
         f"{BLOCKS} --examples 3000",
     ),
     Mutant(
         "a stage with more work-items than the kernel",
-        "dsl/schedule/nest.py",
+        "dsl/schedule/steps.py",
         "if own > all_ or (own < all_ and stage.nest.is_reduced(loop)):",
         "if ():",
         f"{BLOCKS} --examples 2000",
@@ -293,14 +293,14 @@ KERNELS = (
     # ---- parts and matrices
     Mutant(
         "lanes of a matrix instruction in another order",
-        "dsl/schedule/nest.py",
+        "dsl/schedule/steps.py",
         "if of is not None and of.in_order(loops) != of.in_order(nest.loops):",
         "if ():",
         "tests/test_matrix_nest.py -k refusals",
     ),
     Mutant(
         "a matrix instruction of elements that others hold",
-        "dsl/schedule/nest.py",
+        "dsl/schedule/steps.py",
         "reason = unheld(group, nest, stage) or unshared(group, nest, stage)",
         "reason = unshared(group, nest, stage)",
         "tests/test_random_schedules.py -k no_work_items_own",

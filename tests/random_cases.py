@@ -32,8 +32,9 @@ from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, lim
 from sdlc.proof.stages import Stage as Level
 from sdlc.schedule import nest
 from sdlc.schedule.draft import EVERY
-from sdlc.schedule.nest import Bind, Kind, Matrix, Place, SplitReduce, Stage, Step, schedule
+from sdlc.schedule.nest import Bind, Kind, Matrix, Place, SplitReduce, Stage, Step
 from sdlc.schedule.plan import Plan, Scheduled, plan
+from sdlc.schedule.steps import schedule
 from sdlc.target import Target
 from strategies import FLOATS, Case, Given, Tensor, build_graph, weights_of
 

@@ -37,16 +37,13 @@ from sdlc.schedule.nest import (
     Staged,
     Step,
     Tile,
-    apply,
-    complete,
     initial,
-    schedule,
-    settled,
 )
 from sdlc.schedule.plan import Plan, Scheduled
 from sdlc.schedule.plan import scheduled as by_default
 from sdlc.schedule.point import DEFAULT
 from sdlc.schedule.split import MOST_WAYS, split, statistics_of
+from sdlc.schedule.steps import apply, complete, schedule, settled
 from sdlc.target import MatrixInstruction, Target
 
 Splits = tuple[tuple[int, SplitReduce], ...]

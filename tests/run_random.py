@@ -1,7 +1,7 @@
 """Tens of thousands of random programs and schedules, on every target and device, in one command.
 
     python tests/run_random.py --cases 10000 -o FOLDER [--only schedules-nvidia] [--jobs 2]
-    python tests/run_random.py --devices opencl:0,webgpu:0 --limit 500 -o FOLDER
+    python tests/run_random.py --devices opencl:0,webgpu:0 --first 1000 --limit 500 -o FOLDER
     python tests/run_random.py --replay FOLDER/failures/schedules-nvidia-3-17.json
 
 Cases are drawn in shards, each by a process of its own and with a seed of its own, so a run that
@@ -49,6 +49,7 @@ from random_cases import (
 from sdlc.backends.devices import target_of
 from sdlc.backends.target import load_target
 from sdlc.cli_prove import language_of
+from sdlc.language.diagnostics import SdlError
 from sdlc.proof.stages import Stage, interpreted, on
 from stages import Way, compare, device, device_route, interpreted_route, legalised, legalised_route
 from strategies import FLOATS, Case, cases
@@ -134,8 +135,13 @@ PLACES = (
 
 
 def places(selectors: str) -> tuple[Place, ...]:
-    """The devices that a list of selectors names, opened to see what they are."""
-    named = [(s, device(s)) for s in selectors.split(",") if s]
+    """The devices that a list of selectors names, opened to see what they are; ends the script with
+    status 2, and what there is, where one is not there."""
+    try:
+        named = [(s, device(s)) for s in selectors.split(",") if s]
+    except SdlError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     return tuple(Place(s, language_of(d), target_of(d.info).name) for s, d in named)
 
 
@@ -302,12 +308,12 @@ def run_shard(
 
 
 def shards(
-    asked: int, only: Sequence[str] = (), where: Sequence[Place] = PLACES
+    asked: int, only: Sequence[str] = (), where: Sequence[Place] = PLACES, first: int = 0
 ) -> Iterator[Shard]:
-    """Every shard, kinds by turns."""
+    """Every shard, kinds by turns, numbered from `first`: other numbers are other cases."""
     chosen = {n: k for n, k in kinds(where).items() if not only or any(o in n for o in only)}
     left = {name: max(1, round(asked * kind.share)) for name, kind in chosen.items()}
-    number = 0
+    number = first
     while any(left.values()):
         for name in left:
             size = min(SHARD, left[name])
@@ -354,12 +360,17 @@ def known(log: Path) -> list[Found]:
 
 def run(options: argparse.Namespace) -> int:
     ends = None if options.limit is None else time.monotonic() + options.limit
+    where = PLACES if options.devices is None else places(options.devices)
+    names = list(kinds(where))
+    if unknown := [o for o in options.only if not any(o in name for name in names)]:
+        print(f"no kind of case has {', '.join(unknown)}: choose of {', '.join(names)}")
+        return 2
     failures, log = options.output / "failures", options.output / "done.jsonl"
     failures.mkdir(parents=True, exist_ok=True)
-    where = PLACES if options.devices is None else places(options.devices)
     here, done = Run(failures, where, ends), known(log)
     ended = {(f.kind, f.shard) for f in done}
-    left = [s for s in shards(options.cases, options.only, where) if s[:2] not in ended]
+    asked = shards(options.cases, options.only, where, options.first)
+    left = [s for s in asked if s[:2] not in ended]
     total, broken = len(left) + len(done), 0
     with ThreadPoolExecutor(options.jobs) as pool:
         waiting = {pool.submit(here.shard, s): s for s in left}
@@ -424,6 +435,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=10000, help="interpreted random schedules")
     parser.add_argument("--only", nargs="*", default=[], help="kinds whose name has one of these")
+    parser.add_argument("--first", type=int, default=0, help="number of the first shard")
     parser.add_argument(
         "--devices",
         metavar="DEVICE[,DEVICE]",
@@ -446,6 +458,8 @@ def main() -> None:
         found = run_shard(shard, options.output, ended, [Place(**p) for p in where])
         print(json.dumps(asdict(found)))
         return
+    if options.replay is not None and not options.replay.is_file():
+        parser.error(f"there is no record {options.replay}")
     sys.exit(run(options) if options.replay is None else replay(options.replay))
 
 

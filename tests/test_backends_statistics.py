@@ -22,7 +22,7 @@ from sdlc.backends.offline import (
     printed_numbers,
     setup_script,
 )
-from sdlc.backends.statistics import check_installed, occupancy, read, statistics
+from sdlc.backends.statistics import lacking, occupancy, read, statistics
 from sdlc.backends.target import target_names
 from sdlc.cli import commands
 from sdlc.cli_statistics import _cells, print_statistics, records
@@ -194,13 +194,13 @@ def test_a_driver_that_ends_its_process_costs_one_kernel(
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SdlError, match=r"D035[\s\S]*not installed[\s\S]*offline_setup.sh"):
-        check_installed("adreno", tmp_path)
-    with pytest.raises(SdlError, match=r"D034.*`nvidia`"):
-        check_installed("nvidia", tmp_path)
+    said = lacking("adreno", tmp_path)
+    assert said is not None and said.code == "D035" and "offline_setup.sh" in said.help
+    with pytest.raises(SdlError, match=r"D034.*`nvidia`[\s\S]*some for adreno, mali, apple"):
+        lacking("nvidia", tmp_path)
     gpu = gpu_of("adreno")
     installed(tmp_path, gpu)
-    check_installed("adreno", tmp_path)
+    assert lacking("adreno", tmp_path) is None
     assert is_installed(gpu, "opencl", tmp_path) and is_installed(gpu, "wgsl", tmp_path)
     assert not is_installed(gpu_of("apple"), "opencl", tmp_path)
 
@@ -233,11 +233,17 @@ def test_the_report_lists_spills_and_refusals(capsys: pytest.CaptureFixture[str]
     assert "not built: none (a GPU, wgsl): no" in shown.err
 
 
-def test_the_command_says_how_to_install_before_it_compiles(tmp_path: Path) -> None:
+def test_the_command_says_how_to_install_and_compiles(tmp_path: Path) -> None:
     source = tmp_path / "twice.sdl"
     source.write_text("op twice(x: T[n]) -> T[n] {\n  out[i] = x[i] + x[i]\n}\n")
     given = ["compile", str(source), "--target", "mali", "--set", "n=8", "-o", str(tmp_path / "b")]
     asked = [*given, "--statistics", "--compilers", str(tmp_path / "none")]
     done = CliRunner().invoke(commands, asked)
-    assert isinstance(done.exception, SdlError) and "D035" in str(done.exception)
-    assert not (tmp_path / "b").exists()
+    assert done.exit_code == 0 and done.stderr.startswith("warning[D035]: no statistics")
+    assert "offline_setup.sh" in done.stderr and "1 in 1 dispatch" in done.stdout
+    assert (tmp_path / "b" / "manifest.json").exists()
+    done = CliRunner().invoke(commands, [*asked, "--json"])
+    assert json.loads(done.stdout)["statistics"] is None
+    asked[asked.index("mali")] = "nvidia"
+    done = CliRunner().invoke(commands, asked)
+    assert isinstance(done.exception, SdlError) and "D034" in str(done.exception)

@@ -166,7 +166,10 @@ def test_a_budget_below_the_least_names_it() -> None:
     with pytest.raises(SdlError, match="P011") as raised:
         sdlc.compile(NET, sizes=SIZES, weight_budget=LEAST - 1)
     assert f"take {LEAST:,} bytes" in str(raised.value)
-    assert f"--weight-budget {-(-LEAST // 2**20)}MiB" in str(raised.value)
+    help = f"--weight-budget {-(-LEAST // 2**20)}MiB or more"
+    assert f"{help}, or --precision f16" in str(raised.value)
+    with pytest.raises(SdlError, match=r"P011[^$]*MiB or more$"):
+        sdlc.compile(NET, sizes=SIZES, precision="f16", weight_budget=1)
 
 
 def test_results_are_the_same_program_within_a_budget() -> None:

@@ -196,6 +196,10 @@ def test_configuration_that_is_not_used_is_listed(tmp_path: Path, call: Any) -> 
     common = ("compile", net, "--set", "b=1", "n=2", "--config", config, "-o", tmp_path / "b")
     assert "unused config  mm\n" in call(*common).out
     assert call(*common, "--json").json["unused_config"] == ["mm"]
+    config.write_text('{"dropout": 0, "act": 1, "m": 2, "trained": 3, "betas": 4, "mm": 3}')
+    assert "unused config  mm, " in call(*common).out
+    assert "and 1 more (--json lists them)\n" in call(*common).out
+    assert len(call(*common, "--json").json["unused_config"]) == 5
     config.write_text('{"m": "a"}')
     assert "E040" in call(*common, status=1).err
     net.write_text(f"{NET}model twice(x: T[b, n], y: T[b, n]? = none) {OUTER}")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from sdlc.api import explanation, make_request
+from sdlc.api import make_request
+from sdlc.api_texts import explanation
 from sdlc.program import explain as explaining
 from sdlc.program import explain_data, explain_page
 from sdlc.program.explain_data import Explanation
@@ -337,6 +338,32 @@ def test_command_writes_the_page(tmp_path: Path) -> None:
     arguments = [str(source), *sizes, "--json", "--device", "cpu", "--section", "dispatches"]
     record = json.loads(CliRunner().invoke(explain_command, arguments).stdout)
     assert record["device"] and all(d["measured"] > 0 for d in record["dispatches"])
+
+
+def test_the_name_of_a_file_says_what_is_written(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from sdlc.cli_explain import explain_command
+
+    source = tmp_path / "small.sdl"
+    source.write_text(PROGRAM)
+    asked = [str(source), "--set", "b=2", "n=8", "--target", "mali"]
+
+    def written(name: str, *words: str) -> str:
+        done = CliRunner().invoke(explain_command, [*asked, *words, "-o", str(tmp_path / name)])
+        assert done.exit_code == 0 and done.stdout == ""
+        return (tmp_path / name).read_text()
+
+    said = CliRunner().invoke(explain_command, asked).stdout
+    assert written("small.txt") == said and ": graph ==" in said
+    assert written("groups.txt", "--section", "groups").startswith("== groups (3)")
+    assert {k["language"] for k in json.loads(written("small.json"))["kernels"]} == {
+        "opencl",
+        "wgsl",
+    }
+    done = CliRunner().invoke(explain_command, [*asked, "-o", str(tmp_path / "small.pdf")])
+    assert done.exit_code == 2 and "text (.txt) or JSON (.json), not `small.pdf`" in done.stderr
+    assert not (tmp_path / "small.pdf").exists()
 
 
 # ---- schedules that cannot be applied -----------------------------------------------------------

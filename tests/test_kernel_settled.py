@@ -11,11 +11,13 @@ from kernels import LX, add, mul, read, write
 from sdlc.graph.types import DType
 from sdlc.kernel.interpret import interpret
 from sdlc.kernel.ir import (
+    F32,
     I32,
     Access,
     Barrier,
     Buffer,
     Cast,
+    Exchange,
     Expr,
     For,
     Kernel,
@@ -91,3 +93,14 @@ def test_halves_are_rounded_where_they_are_stored() -> None:
 )
 def test_what_may_change_stays(whole: Kernel) -> None:
     assert settle_local_values(whole) is whole
+
+
+def test_what_is_exchanged_in_a_loop_is_there_only_within() -> None:
+    other = Var("other", F32)
+    whole = kernel(call("add", SCALED, other))
+    *before, loop = whole.body
+    assert isinstance(loop, For)
+    loop = replace(loop, body=(Exchange(other, Load(X, LX), 1, ITEMS), *loop.body))
+    made = settle_local_values(replace(whole, body=(*before, loop)))
+    verify(made)
+    assert loop_loads(made) == 0

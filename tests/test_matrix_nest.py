@@ -20,22 +20,10 @@ from sdlc.kernel.ir import For, Load, statement_expressions, statements, walk
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.tolerance import Numerics, check, tolerance
-from sdlc.schedule.nest import (
-    Bind,
-    Kind,
-    Matrix,
-    Nest,
-    Refused,
-    Reorder,
-    Step,
-    Tile,
-    initial,
-    schedule,
-)
-from sdlc.schedule.nest import (
-    apply as taken,
-)
+from sdlc.schedule.nest import Bind, Kind, Matrix, Nest, Refused, Reorder, Step, Tile, initial
 from sdlc.schedule.plan import Plan, plan
+from sdlc.schedule.steps import apply as taken
+from sdlc.schedule.steps import schedule
 from sdlc.target import MatrixInstruction, Target
 from test_matrix import SMALL, instructions
 

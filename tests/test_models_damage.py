@@ -19,11 +19,12 @@ from safetensors.numpy import save, save_file
 import sdlc
 from checkpoints import arrays, with_sizes, write_checkpoint
 from sdlc.backends.target import load_target
+from sdlc.graph.types import DType
 from sdlc.language.diagnostics import Diagnostic, SdlError
 from sdlc.models.checkpoint import load_checkpoint
 from sdlc.models.fits import check_fits, refusal
 from sdlc.models.lora import Lora, with_loras
-from sdlc.models.networks import networks
+from sdlc.models.networks import Network, networks
 from sdlc.models.pipeline import _decoder, _network, _Place
 from sdlc.models.settings import GenerateSettings
 from sdlc.models.weights import load_weights
@@ -183,9 +184,14 @@ def test_what_fits_a_device_that_is_too_small(model: Any) -> None:
     assert arena and model.granule == 1
     check_fits(program, sizes, model, info)
     small = replace(info, largest_bytes=arena // 4)
-    fails("P010", "--size 16x32 or --batch 1", f"arena of {arena:,}")(
-        lambda: check_fits(program, sizes, model, small)
+    advice = (
+        "--size 16x32 or --batch 1, which should fit by an estimate from its area, --precision f"
     )
+    fails("P010", advice, f"arena of {arena:,}")(lambda: check_fits(program, sizes, model, small))
+    half = replace(program, precision=DType.F16)
+    with pytest.raises(SdlError) as caught:
+        check_fits(half, sizes, model, small)
+    assert "area, or another device" in str(caught.value)
     fails("P010", "no size of picture")(
         lambda: check_fits(program, sizes, model, replace(info, total_bytes=100))
     )
@@ -210,9 +216,14 @@ def test_the_largest_picture_that_is_bound_is_named(model: Any, power: int) -> N
     error = TooLargeError((Diagnostic("P007", "it is too large"),), {})
     sizes = {"b": 1, "h": 600, "w": 300}
     error.share = limit / (600 * 300) ** power
-    said = str(refusal(error, "unet", sizes, model, binds))
+    network = Network("unet.sdl", "unet", {}, sizes)
+    said = str(refusal(error, network, model, DType.F16, binds))
+    plans = len(tried)
+    assert "should fit, or another device" in said
+    assert "fit, --precision f16, or" in str(refusal(error, network, model, DType.F32, binds))
+    del tried[len(tried) // 2 :]
     assert "unet: it is too large" in said and "--size 70x141, which should fit" in said
-    assert binds(141, 70) and not binds(142, 71) and len(tried) <= 5
+    assert binds(141, 70) and not binds(142, 71) and plans <= 3
 
 
 def test_values_that_a_target_does_not_bind(model: Any) -> None:

@@ -24,9 +24,10 @@ from sdlc.program.pipeline import compile_graph
 from sdlc.program.program import Program
 from sdlc.proof.tolerance import check, tolerance
 from sdlc.schedule.distributed import unheld
-from sdlc.schedule.nest import Kind, Matrix, Refused, Stage, Tile, apply, initial
+from sdlc.schedule.nest import Kind, Matrix, Refused, Stage, Tile, initial
 from sdlc.schedule.nest import Place as Memory
 from sdlc.schedule.plan import plan
+from sdlc.schedule.steps import apply
 from sdlc.target import Target
 from test_matrix_nest import product_graph
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from program_samples import COLUMNS, ROWS, affine, affine_arrays, counter
-from sdlc.api import target_texts
+from sdlc.api_texts import target_texts
 from sdlc.backends.devices import open_device
 from sdlc.backends.target import load_target, target_names
 from sdlc.graph.types import DType

@@ -14,7 +14,7 @@ from conftest import ForAll
 from graphs import SUM, axes, read, weight
 from graphs import given as given_input
 from program_samples import tensor
-from sdlc.api import target_texts
+from sdlc.api_texts import target_texts
 from sdlc.backends.target import load_target
 from sdlc.graph.expr import ZERO, Expr, Index, Read, apply, i32
 from sdlc.graph.mechanisms import MECHANISMS

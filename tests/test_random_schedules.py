@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis.strategies import SearchStrategy
 
 import run_random
 from conftest import ForAll
@@ -20,21 +21,30 @@ from sdlc.graph.types import DType
 from sdlc.kernel.ir import Declare, statements
 from sdlc.program.pipeline import compile_graph
 from sdlc.proof.stages import Arrays, Route, Subject, fault_of, interpreted, limits, on
-from sdlc.schedule.nest import Bind, Kind, Matrix, Place, Refused, Spread, Stage, schedule
+from sdlc.schedule.nest import Bind, Kind, Matrix, Place, Refused, Spread, Stage
+from sdlc.schedule.steps import schedule
 from stages import device, legalised
 from strategies import FLOATS, Case, Given, Tensor, build_graph, cases
 
 
-@pytest.mark.parametrize(("target", "share"), [("cpu", 0.4), ("adreno", 0.3), ("nvidia", 0.3)])
-def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> None:
-    """Between them the targets take `--examples` cases."""
+def proven(
+    strategy: SearchStrategy[Drawn], for_all: ForAll, examples: int, share: float
+) -> set[str]:
+    """The kinds of steps among drawn schedules, each interpreted and right."""
     seen: set[str] = set()
 
     def check(drawn: Drawn) -> None:
         prove(drawn, (interpreted(),))
         seen.update(kinds_of(drawn))
 
-    for_all(scheduled(target, cases(2)), check, 80, share)
+    for_all(strategy, check, examples, share)
+    return seen
+
+
+@pytest.mark.parametrize(("target", "share"), [("cpu", 0.4), ("adreno", 0.3), ("nvidia", 0.3)])
+def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> None:
+    """Between them the targets take `--examples` cases."""
+    seen = proven(scheduled(target, cases(2)), for_all, 80, share)
     assert {
         "Tile",
         "Reorder",
@@ -45,15 +55,8 @@ def test_schedules_interpreted(target: str, share: float, for_all: ForAll) -> No
 @pytest.mark.parametrize("target", ["cpu", "nvidia"])
 def test_blocks_interpreted(target: str, for_all: ForAll) -> None:
     """Folds in blocks: their values live inside the kernel."""
-    seen: set[str] = set()
-
-    def check(drawn: Drawn) -> None:
-        prove(drawn, (interpreted(),))
-        seen.update(kinds_of(drawn))
-
     programs = cases(1, only=["attention_online", "softmax", "logsumexp"])
-    for_all(scheduled(target, programs, block=4), check, 20, 0.1)
-    assert "Stage" in seen
+    assert "Stage" in proven(scheduled(target, programs, block=4), for_all, 20, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +67,7 @@ def test_slices_interpreted(
     target: str, floats: tuple[str, ...], steps: set[str], for_all: ForAll
 ) -> None:
     """Factors that pass through local memory, and tiles by matrix instructions."""
-    seen: set[str] = set()
-
-    def check(drawn: Drawn) -> None:
-        prove(drawn, (interpreted(),))
-        seen.update(kinds_of(drawn))
-
-    for_all(scheduled(target, contractions(floats)), check, 20, 0.1)
-    assert steps <= seen
+    assert steps <= proven(scheduled(target, contractions(floats)), for_all, 20, 0.1)
 
 
 @pytest.mark.parametrize(("target", "language"), [("mali", "opencl"), ("apple", "wgsl")])
@@ -347,3 +343,30 @@ def test_cases_run_on_the_devices_that_are_asked_for(tmp_path: Path) -> None:
     assert (here.language, here.selector) == ("opencl", "cpu") and here.target.startswith("cpu")
     found = run_random.run_shard(("device-cpu-programs", 0, 2), tmp_path, where=(here,))
     assert (len(found.cases), found.failures) == (2, [])
+
+
+def test_other_shards_are_other_cases() -> None:
+    first = {shard[:2] for shard in run_random.shards(1000)}
+    assert not first & {shard[:2] for shard in run_random.shards(1000, first=1000)}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--devices", "cpu,warp drive"], "error[D001]: no device matches `warp drive`"),
+        (["--devices", "", "--only", "schedules-cray"], "no kind of case has schedules-cray"),
+        (["--replay", "nowhere.json"], "there is no record nowhere.json"),
+    ],
+)
+def test_what_is_not_there_ends_a_run_at_once(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["run_random.py", *words, "-o", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        run_random.main()
+    assert ended.value.code == 2 and said in "".join(capsys.readouterr())
+    assert not list(tmp_path.iterdir())

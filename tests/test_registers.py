@@ -11,10 +11,9 @@ import pytest
 
 from sdlc.api import Compiled, make_request
 from sdlc.backends.offline import folder, gpus
-from sdlc.backends.statistics import check_installed, statistics
+from sdlc.backends.statistics import lacking, statistics
 from sdlc.backends.target import load_target
 from sdlc.kernel.ir import Kernel, Load, Store, statement_expressions, statements, walk
-from sdlc.language.diagnostics import SdlError
 from sdlc.schedule.draft import written_out
 from sdlc.schedule.nest import Kind
 from sdlc.target import Target
@@ -207,10 +206,8 @@ CASES = {
 def test_nothing_spills(name: str) -> None:
     """What the offline compilers say, where they are installed."""
     where = folder()
-    try:
-        check_installed(name, where)
-    except SdlError as absent:
-        pytest.skip(absent.diagnostics[0].message)
+    if (absent := lacking(name, where)) is not None:
+        pytest.skip(absent.message)
     language = gpus(name)[0].languages[0]
     texts = [
         replace(text, name=f"{entry}: {text.name}")

@@ -178,6 +178,27 @@ def test_what_is_computed_together_is_not_joined_again(monkeypatch: pytest.Monke
     agree(graph, after, rules[0], 0)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_keys_and_values_of_all_layers_are_one_product(layers: int) -> None:
+    """Keys are used alike, and values are; part by part they end in one sum."""
+    text = """model m(x: T[b, s, c], q: T[b, o]) -> T[b, o] {
+      for n < layers {
+        k = key.{n}: linear(x, o; bias = false)
+        v = value.{n}: linear(x, o; bias = false)
+        p[i, l] = exp(sum over j < o of q[i, j] * k[i, l, j])
+        q[i, j] = q[i, j] / 2 + (sum over l < s of v[i, l, j] * p[i, l])
+      }
+      return q
+    }""".replace("layers", str(layers))
+    graph = build(load(None, text), None, {"b": 2, "s": 3, "c": 4, "o": 5}, {}, DType.F32)
+    rules = select(RULES, only=["join_weights", "join_read_together"])
+    after, report = rewrite(graph, rules, always)
+    assert report.fired("join_read_together")
+    products = [n for n in topological(after) if isinstance(n, Reduce) and _weights_read(n)]
+    assert [w.shape[0] for n in products for w in _weights_read(n)] == [2 * layers * 5]
+    agree(graph, after, rules[0], 0)
+
+
 def _weights_read(node: Reduce) -> list[Node]:
     return [r.source for r in reads(node) if is_static(r.source)]
 

@@ -29,8 +29,9 @@ from sdlc.proof.tolerance import check, tolerance
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.fuse import fuse
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Nest, Refused, Reorder, Tile, apply, complete, initial
+from sdlc.schedule.nest import Bind, Kind, Nest, Refused, Reorder, Tile, initial
 from sdlc.schedule.plan import Scheduled, plan
+from sdlc.schedule.steps import apply, complete
 from sdlc.target import Capabilities, Profile, Target
 
 CAPS = Capabilities(("opencl",), vector_widths=(1, 2, 4, 8, 16), max_storage_buffers=16)

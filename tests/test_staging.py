@@ -38,10 +38,11 @@ from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Kind, Place, Refused, Stage, schedule
+from sdlc.schedule.nest import Kind, Place, Refused, Stage
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.schedule.rescale import blocks_of, rescaled
 from sdlc.schedule.sharing import unshared
+from sdlc.schedule.steps import schedule
 from sdlc.schedule.tactics import tactics
 from sdlc.target import Capabilities, Profile, Target
 

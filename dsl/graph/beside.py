@@ -138,7 +138,7 @@ def attempt_together(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     if form is None:
         return Refused("it has no axis along which only weights and the result move")
     family = [] if node in asked.around.results else _together_read(form, asked.around)
-    if _in_parts(node, asked.around):
+    if len(family) < 2 and _parts_of(node, asked.around):
         return Refused("it is computed together with others already")
     if len(family) < 2 or (isinstance(node, Map) and not _whole(family)):
         return Refused("nothing else of its kind ends in a node that it ends in")
@@ -275,16 +275,34 @@ def _family(form: _Form, around: Surroundings) -> list[_Form]:
 
 
 def _together_read(form: _Form, around: Surroundings) -> list[_Form]:
-    """Those of its kind that end in what this one ends in; none that is computed together with
-    others already: its parts end in many nodes."""
-    ends = _ends(form.node, around)
-    alike = (f for f in _alike(form, around) if ends & _ends(f.node, around))
-    return sorted((f for f in alike if not _in_parts(f.node, around)), key=lambda f: f.start)
+    """Those of its kind that end in what this one ends in. Of what is computed together with others
+    already, those whose every part ends with the same part of this one, each kind of use once:
+    what is used alike would have been joined, if it were not too large."""
+    parts = _parts_of(form.node, around)
+    found = [f for f in _alike(form, around) if _end_together(form.node, f.node, around)]
+    kinds = {_uses(f.node, around, DEEP) for f in found}
+    if parts and len(kinds) < len(found):
+        return []
+    return sorted(found, key=lambda f: f.start)
 
 
-def _in_parts(node: Node, around: Surroundings) -> bool:
-    """Whether parts of a node are read, not the whole."""
-    return any(_part(r) for r in around.readers.get(node, ()))
+def _end_together(node: Node, other: Node, around: Surroundings) -> bool:
+    """Whether two nodes end in one, or, if parts of them are read, part by part."""
+    parts, others = (_parts_of(n, around) for n in (node, other))
+    if len(parts) != len(others):
+        return False
+    pairs = zip(parts or [node], others or [other], strict=True)
+    return all(_ends(a, around) & _ends(b, around) for a, b in pairs)
+
+
+def _parts_of(node: Node, around: Surroundings) -> list[Node]:
+    """The parts of a node that are read, by their places."""
+    found: list[tuple[int, Node]] = []
+    for reader in around.readers.get(node, ()):
+        place = _moved(reader) if isinstance(reader, Map) and is_view(reader.body) else None
+        if place is not None:
+            found.append((place[1], reader))
+    return [reader for _, reader in sorted(found, key=lambda pair: pair[0])]
 
 
 def _ends(node: Node, around: Surroundings) -> frozenset[Node]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
-from sdlc.graph.types import Span
+from sdlc.graph.types import DType, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,11 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     return f"did you mean {' or '.join(f'`{n}`' for n in close)}?" if close else ""
 
 
+def likeness(name: str, known: Iterable[str]) -> float:
+    """Of a name to the known one that is nearest: 0 to 1."""
+    return max((SequenceMatcher(None, name, other).ratio() for other in known), default=0.0)
+
+
 def plural(count: int, noun: str, several: str = "") -> str:
     """`1 axis`, or `2 axes`: `several` is how more than one are called (default: with an s)."""
     return f"{count} {noun if count == 1 else several or f'{noun}s'}"
@@ -72,6 +77,12 @@ def failure(
 ) -> SdlError:
     """An error without a place in a source file: a missing weight, an unknown device."""
     return SdlError((Diagnostic(code, message, notes=notes, help=help),), {})
+
+
+def half_precision(dtype: DType) -> str:
+    """What stores values of this type in half of the bytes, as part of a list of advice; '' where
+    nothing does."""
+    return "--precision f16, " if dtype is DType.F32 else ""
 
 
 def render_all(diagnostics: tuple[Diagnostic, ...], sources: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sdlc.graph.types import Array
-from sdlc.language.diagnostics import Diagnostic, SdlError, did_you_mean, failure
+from sdlc.language.diagnostics import Diagnostic, SdlError, did_you_mean, failure, half_precision
 from sdlc.program.device import Binding, Device, DeviceInfo, KernelText, Timing
 from sdlc.program.host import give_back
 from sdlc.program.load import Kernels, bound, is_prepared, load_weights, of_role
@@ -226,7 +226,8 @@ def _too_large(tensor: Tensor, limit: int, place: str) -> Diagnostic:
         f"`{name}` ({describe(tensor)}) takes {bound(tensor):,} bytes, more than {place} binds"
     )
     notes = (("limit", f"{limit:,} bytes"),)
-    help = "use smaller sizes, --precision f16, or another device (see `sdlc devices`)"
+    half = half_precision(tensor.dtype)
+    help = f"use smaller sizes, {half}or another device (see `sdlc devices`)"
     return Diagnostic("P007", message, origin_span(tensor), notes=notes, help=help)
 
 
@@ -270,7 +271,8 @@ def check_memory(program: Program, info: DeviceInfo, fits: str = "") -> None:
         ("weights", f"{needed.weights:,} bytes"),
         ("arena", f"{needed.arena:,} bytes"),
     )
-    help = f"{fits or 'use smaller sizes'}; or --precision f16, or another device (`sdlc devices`)"
+    half = half_precision(program.precision)
+    help = f"{fits or 'use smaller sizes'}, {half}or another device (`sdlc devices`)"
     raise failure("P010", message, help, notes)
 
 

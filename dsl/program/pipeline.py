@@ -29,11 +29,12 @@ from sdlc.kernel.pairs import move_pairs
 from sdlc.kernel.partial import partial_sums
 from sdlc.kernel.prefetch import prefetch_slices
 from sdlc.kernel.promote import promote_arrays
+from sdlc.kernel.selected import name_selected_loads
 from sdlc.kernel.settled import settle_local_values
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
 from sdlc.kernel.verify import verify
-from sdlc.language.diagnostics import SdlError, failure
+from sdlc.language.diagnostics import SdlError, failure, half_precision
 from sdlc.program.execute import check_sizes
 from sdlc.program.inplace import in_place
 from sdlc.program.memory import LOAD, STATIC, align, allocate
@@ -61,6 +62,10 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
         lambda kernel, target: gather_loads(
             kernel, target.profile.gather, target.caps.f16_arithmetic
         ),
+    ),
+    (
+        "selected",
+        lambda kernel, target: name_selected_loads(kernel) if target.profile.registers else kernel,
     ),
     ("pairs", lambda kernel, target: move_pairs(kernel, target.caps.f16_arithmetic)),
     ("prefetch", lambda kernel, target: prefetch_slices(kernel, target)),
@@ -131,7 +136,7 @@ def planned(
         if budget is None or room is None or taken <= budget:
             return Planned(made, report, parts, scheduled)
         if not any(report.fired(r.name) for r in chosen if r.numerics is Numerics.BILINEAR):
-            raise _over_budget(graph.name, taken, budget)
+            raise _over_budget(graph, taken, budget)
         # Blocks of weights are padded: as much less is left for what makes weights larger.
         room = min(room, weight_bytes(parts.run)) - (taken - budget)
 
@@ -142,9 +147,14 @@ def stored_weights(graph: Graph, scheduled: Plan) -> int:
     return sum(align(t.nbytes, 4) for t in tensors if t.role in STATIC)
 
 
-def _over_budget(name: str, least: int, budget: int) -> SdlError:
-    message = f"the weights of `{name}` take {least:,} bytes, more than the budget of {budget:,}"
-    help = f"give --weight-budget {-(-least // 2**20)}MiB or more, or --precision f16"
+def _over_budget(graph: Graph, least: int, budget: int) -> SdlError:
+    weights = (n for n in topological(graph) if isinstance(n, Input) and n.role is Role.WEIGHT)
+    message = (
+        f"the weights of `{graph.name}` take {least:,} bytes, more than the budget of {budget:,}"
+    )
+    help = f"give --weight-budget {-(-least // 2**20)}MiB or more"
+    if all(half_precision(weight.dtype) for weight in weights):
+        help = f"{help}, or --precision f16"
     return failure("P011", message, help)
 
 

@@ -71,9 +71,9 @@ def assign_orders(
             if value not in orders:
                 orders[value] = _source_order(value, wishes)
         for store in group.stores:
-            orders[(store.node, store.field)] = _store_order(
-                group, store, vectors.get(_key(group)), kept, wishes, orders
-            )
+            value, lanes = (store.node, store.field), vectors.get(_key(group))
+            wished = kept.get(value) or wishes.get(value)
+            orders[value] = wished or _store_order(group, store, lanes, vector, orders)
     return orders, vectors
 
 
@@ -202,21 +202,17 @@ def _reduced_extent(read: Read, dimension: int, form: Contraction) -> int:
 
 
 def _store_order(
-    group: Group,
-    store: Output,
-    lanes: Axis | None,
-    kept: Orders,
-    wishes: Orders,
-    orders: Orders,
+    group: Group, store: Output, lanes: Axis | None, vector: int, orders: Orders
 ) -> tuple[int, ...]:
-    value = (store.node, store.field)
-    if value in kept:
-        return kept[value]
-    if value in wishes:
-        return wishes[value]
+    """The order of what nobody has a wish for: the vector axis innermost, or as what is read. What
+    products within a kernel make lies along what vectors divide, where they do not divide that."""
     if lanes is not None:
         return _with_innermost(store, lanes)
-    return _followed(group, store, orders)
+    followed, shape = _followed(group, store, orders), store.node.shape
+    if any(contraction(part) is not None for part in group.inner) and shape[followed[-1]] % vector:
+        own = row_major((store.node, store.field))
+        return own if shape[own[-1]] % vector == 0 else followed
+    return followed
 
 
 def _with_innermost(store: Output, lanes: Axis) -> tuple[int, ...]:

@@ -218,7 +218,8 @@ def _slices(
 
 def _shape(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> Shape:
     """The profile's tile, or what registers hold of it; where it leaves a core fewer than two
-    work-groups, half as high, with two ways to share each result."""
+    work-groups, half as high, with two ways to share each result, unless right factors come from
+    memory: each would serve half as many results."""
     profile = setting.profile
     others = prod(a.extent for a in (*form.batch, *(x for x in form.n if x != lanes)))
     m, n = prod(a.extent for a in form.m), lanes.extent
@@ -231,11 +232,10 @@ def _shape(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> Sh
     down = 1 << (-(-profile.lanes // across) - 1).bit_length()
     depth = _depth(form, setting, smaller)[0]
     full = Shape(rows, columns, down, across, smaller=smaller)
-    found = [full]
-    if rows > 1 and depth % (2 * LEAST_STEPS) == 0:
-        found.append(replace(full, rows=rows // 2, ways=2))
     groups = others * -(-m // full.height) * -(-n // full.width)
-    return found[-1] if groups < 2 * profile.groups else full
+    able = rows > 1 and depth % (2 * LEAST_STEPS) == 0 and not profile.factor_slice
+    few = groups < 2 * profile.groups
+    return replace(full, rows=rows // 2, ways=2) if able and few else full
 
 
 def _fitted(group: Group, form: Contraction, lanes: Axis, setting: Setting) -> tuple[int, int]:

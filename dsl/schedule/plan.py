@@ -29,7 +29,7 @@ from sdlc.schedule.late import MECHANISM as LATE
 from sdlc.schedule.late import compute_late
 from sdlc.schedule.layout import Orders, Value, assign_orders, row_major, vector_of
 from sdlc.schedule.merge import pair, siblings
-from sdlc.schedule.nest import Nest, Refused, Step, schedule
+from sdlc.schedule.nest import Nest, Refused, Step
 from sdlc.schedule.pack import packed_weights
 from sdlc.schedule.point import DEFAULT, NO_CHOICES, Choices, Point
 from sdlc.schedule.prologue import NAME as PROLOGUE
@@ -38,6 +38,7 @@ from sdlc.schedule.reasons import Journal, Reason, tell_of_kernel
 from sdlc.schedule.rescale import carry
 from sdlc.schedule.rows import continue_rows, nest_rows
 from sdlc.schedule.split_choice import Splitting
+from sdlc.schedule.steps import schedule
 from sdlc.schedule.storage import Block
 from sdlc.schedule.strips import in_strips
 from sdlc.schedule.tactics import tactics

@@ -1,6 +1,6 @@
 """Tactics for groups that hold inner groups: what a work-group shares through local memory.
 
-In: a group over blocks with inner groups, a `Setting`. Out: steps for `nest.schedule`. Invariant:
+In: a group over blocks with inner groups, a `Setting`. Out: steps for `steps.schedule`. Invariant:
 the steps are legal; a work-group has a tile of rows (queries) and all columns (values); every
 work-item has some rows of it and one vector of columns, and its part of everything that is shared.
 

@@ -1,6 +1,6 @@
 """Tactics for groups that hold inner groups: what one work-item keeps to itself.
 
-In: a group with inner groups, a `Setting`. Out: steps for `nest.schedule`. Invariant: the steps are
+In: a group with inner groups, a `Setting`. Out: steps of a schedule. Invariant: the steps are
 legal; every inner group is staged in the body of the loop over blocks (or outermost, where nothing
 is reduced), as a register tile, a vector along a reduction, or a vector along a map.
 
@@ -18,7 +18,8 @@ from sdlc.graph.expr import Axis, axes_of
 from sdlc.schedule.contraction import contraction
 from sdlc.schedule.draft import Setting, bind_groups, divisor, vector_width, written_out
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, apply, initial
+from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.steps import apply
 
 MOST_STATES = 96
 """At most this many vectors of state are written out for one work-item."""

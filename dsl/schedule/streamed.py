@@ -1,7 +1,7 @@
 """Tactics for folded states whose operands stream through local memory, a block ahead.
 
 In: a group over blocks with inner groups, a `Setting`. Out: the group with the factors of its
-products as inner groups, and steps for `nest.schedule`. Invariant: the steps are legal; a
+products as inner groups, and steps for `steps.schedule`. Invariant: the steps are legal; a
 work-group has a tile of rows (queries) and all columns (values), its rows interleaved over the
 work-items, so that neighbours read neighbouring rows of what they share.
 

@@ -101,6 +101,21 @@ def test_a_place_beside_a_named_one_has_no_name() -> None:
     assert places == {add(J, START), add(J, START, TERMS)}
 
 
+def test_a_place_beside_a_place_without_a_name_is_spelled_out() -> None:
+    far = Var("far", I32)
+    term = Load(X, add(call("sub", far, i32(1)), J))
+
+    def change(s: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(s, For):
+            second = Assign(TOTALS[1], call("add", TOTALS[1], term))
+            return (replace(s, body=(s.body[0], second)),)
+        return (s, Let(far, add(NEXT, 1))) if isinstance(s, Let) and s.var is NEXT else (s,)
+
+    made = few_addresses(with_more(change))
+    verify(made)
+    assert not {"next", "far"} & names(made) and "start" in names(made)
+
+
 def test_a_place_that_shares_a_quotient_is_made_before_the_loop() -> None:
     assert "at" not in before_the_loop(kernel(2, whole(2)))
     assert "at" in before_the_loop(few_addresses(kernel(2, whole(2))))

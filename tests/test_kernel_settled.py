@@ -17,6 +17,7 @@ from sdlc.kernel.ir import (
     Barrier,
     Buffer,
     Cast,
+    Exchange,
     Expr,
     For,
     Kernel,
@@ -129,3 +130,14 @@ def test_a_loop_over_loops_keeps_few_where_registers_are_counted(
     x = np.arange(ITEMS, dtype=np.float32) / 8
     before, after = (interpret(k, {"x": x.copy()})["wide"] for k in (whole, made))
     np.testing.assert_array_equal(before, after)
+
+
+def test_what_is_exchanged_in_a_loop_is_there_only_within() -> None:
+    other = Var("other", F32)
+    whole = kernel(call("add", SCALED, other))
+    *before, loop = whole.body
+    assert isinstance(loop, For)
+    loop = replace(loop, body=(Exchange(other, Load(X, LX), 1, ITEMS), *loop.body))
+    made = settle_local_values(replace(whole, body=(*before, loop)))
+    verify(made)
+    assert loop_loads(made) == 0

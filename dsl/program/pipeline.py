@@ -29,6 +29,7 @@ from sdlc.kernel.pairs import move_pairs
 from sdlc.kernel.partial import partial_sums
 from sdlc.kernel.prefetch import prefetch_slices
 from sdlc.kernel.promote import promote_arrays
+from sdlc.kernel.selected import name_selected_loads
 from sdlc.kernel.settled import settle_local_values
 from sdlc.kernel.simplify import simplify_kernel
 from sdlc.kernel.translate import Storage
@@ -61,6 +62,10 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
         lambda kernel, target: gather_loads(
             kernel, target.profile.gather, target.caps.f16_arithmetic
         ),
+    ),
+    (
+        "selected",
+        lambda kernel, target: name_selected_loads(kernel) if target.profile.registers else kernel,
     ),
     ("pairs", lambda kernel, target: move_pairs(kernel, target.caps.f16_arithmetic)),
     ("prefetch", lambda kernel, target: prefetch_slices(kernel, target)),

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import prod
 
-from sdlc.graph.expr import Axis, axes_of, reads_of
+from sdlc.graph.expr import Apply, Axis, Expr, Literal, axes_of, reads_of
 from sdlc.graph.types import DType
 from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
@@ -267,9 +267,9 @@ def _register_tile(
     draft.take(lanes, width, Kind.VECTOR, "vec")
     draft.take(lanes, divisor(draft.left[lanes], columns // width), Kind.UNROLL, "tile")
     for axis in reversed(row_axes):
-        size = whole or share(draft.left[axis], rows)
+        size = share(draft.left[axis], rows)
         draft.take(axis, size, Kind.UNROLL, "tile")
-        rows, whole = rows // size, 0
+        rows //= size
     return row_axes
 
 
@@ -314,14 +314,16 @@ def _reduced_loops(
     """Reduced loops in the order of the left factor's storage, the innermost unrolled.
 
     A short axis that slides over a tiled one (a window) is unrolled whole: neighbours share loads,
-    and what is known of their sum decides most guards. Where registers are counted, fewer steps are
+    and what is known of their sum decides most guards; but where neighbours along another reduced
+    axis lie side by side and arrive as one load. Where registers are counted, fewer steps are
     written out of several contractions: each loads factors of its own.
     """
     strides = flat_strides(form.left, setting.orders)
     order = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
     yield Reorder(tuple(a.name for a in order))
     tiled = {s.name for s in draft.steps if isinstance(s, Tile) and s.inner.endswith(".tile")}
-    windows = () if setting.profile.gather > 1 else order
+    gathered = any(strides.get(a) == 1 for a in order)
+    windows = () if setting.profile.gather > 1 and gathered else order
     for axis in windows:
         if 1 < axis.extent <= setting.profile.unroll and _slides(axis, tiled, form):
             yield Bind(axis.name, Kind.UNROLL)
@@ -336,11 +338,19 @@ def _reduced_loops(
         yield Bind(inner, Kind.UNROLL)
 
 
+def _unclamped(index: Expr) -> Expr:
+    """An index without the clamps that keep a guarded read within bounds."""
+    match index:
+        case Apply(op="min" | "max", args=(inner, Literal())):
+            return _unclamped(inner)
+    return index
+
+
 def _slides(axis: Axis, tiled: set[str], form: Contraction) -> bool:
     """Whether some index of the left factor is a sum of `axis` and a tiled axis."""
     for read in reads_of(form.left):
         for index in read.indices:
-            terms = affine(index)
+            terms = affine(_unclamped(index))
             if terms is not None and axis in terms[0] and any(a.name in tiled for a in terms[0]):
                 return True
     return False

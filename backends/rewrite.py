@@ -148,7 +148,7 @@ class Multiples:
                 return self.divisible(then, by) and self.divisible(otherwise, by)
             case Call(op="mul", args=args):
                 return any(self.divisible(a, by) for a in args)
-            case Call(op="floordiv", args=(whole, Literal(value=int(parts)))) if parts > 0:
+            case Call(op="floordiv", args=(whole, Literal(value=int(parts)))) if parts > 0 and by > 1:
                 return self.divisible(whole, by * parts)
             case Var() if index in self.values:
                 return self.divisible(self.values[index], by)

@@ -55,7 +55,7 @@ def vector_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
 
     kernel = map_expressions(kernel, change, lambda e: isinstance(e, Load) and e.lanes > 1)
     body = quotients.with_locals(map_statements(kernel.body, visit))
-    return replace(kernel, body=_used(body))
+    return replace(kernel, body=used_integers(body))
 
 
 def split_offsets(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
@@ -149,7 +149,7 @@ class _Quotients:
         return map_statements(body, visit)
 
 
-def _used(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+def used_integers(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
     """The body without integer locals that nothing reads, not even another unused one."""
     values = {s.var: s.value for s in statements(body) if isinstance(s, Let)}
     roots = [e for s in statements(body) if not _integer(s) for e in statement_expressions(s)]

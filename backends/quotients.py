@@ -118,6 +118,9 @@ class _Quotients:
                     found = self.of(factor, by)
                     if found is not None:
                         return other if found is i32(1) else call("mul", other, found)
+            case Call(op="floordiv", args=(whole, Literal(value=int(parts)))) if parts > 0:
+                found = self.of(whole, by) if self.of(whole, by * parts) is not None else None
+                return None if found is None else call("floordiv", found, i32(parts))
             case Var() if e in self.values:
                 return self._local(e, by)
         return None

@@ -138,12 +138,13 @@ def attempt_together(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     if form is None:
         return Refused("it has no axis along which only weights and the result move")
     family = [] if node in asked.around.results else _together_read(form, asked.around)
-    if len(family) < 2 and _parts_of(node, asked.around):
+    again = bool(_parts_of(node, asked.around))
+    if len(family) < 2 and again:
         return Refused("it is computed together with others already")
     if len(family) < 2 or (isinstance(node, Map) and not _whole(family)):
         return Refused("nothing else of its kind ends in a node that it ends in")
     size = sum(element_count(f.node) * f.node.dtypes[0].itemsize for f in family)
-    why = asked.profitable(rule, {"parts": len(family), "bytes": size})
+    why = asked.profitable(rule, {"parts": len(family), "bytes": size, "again": int(again)})
     return Refused(why) if why else _view(form, family)
 
 

@@ -54,6 +54,8 @@ class Profit:
             profile.registers and (profile.slice or profile.factor_slice)
         ):
             return f"{name} computes several products of an operand in one kernel (profile.slice)"
+        if sizes.get("again", 0) and profile.slice:
+            return f"{name} fetches each of what shares a kernel for itself (profile.slice)"
         bound = self.target.caps.max_binding
         if sizes.get("bytes", 0) > bound:
             return f"what it stores takes more than the {bound} bytes that {name} binds"

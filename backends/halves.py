@@ -20,6 +20,7 @@ from sdlc.graph.types import DType
 from sdlc.kernel.ir import (
     Assign,
     Buffer,
+    Call,
     Cast,
     Declare,
     Expr,
@@ -34,6 +35,7 @@ from sdlc.kernel.ir import (
     Type,
     Var,
     Vector,
+    call,
     operands,
     statements,
     with_operands,
@@ -53,7 +55,7 @@ def widen_half_arithmetic(kernel: Kernel, caps: Capabilities, language: str) -> 
     halves = holding(kernel, lambda e: e.type.dtype is DType.F16)
     if not halves:
         return kernel
-    widening = _Widening(halves, _moved(kernel.body) if packed else frozenset())
+    widening = _Widening(halves, _moved(kernel.body) if packed else frozenset(), packed)
     return replace(kernel, body=map_statements(kernel.body, widening.statement))
 
 
@@ -86,6 +88,7 @@ class _Widening:
 
     halves: Set[Expr]
     moved: frozenset[Var]
+    packed: bool
     made: dict[Expr, Expr] = field(default_factory=dict)
 
     def statement(self, stmt: Stmt) -> tuple[Stmt, ...]:
@@ -98,7 +101,7 @@ class _Widening:
             case Let() | Declare() | Assign() if stmt.var.type.dtype is DType.F16:
                 return (replace(stmt, var=_widened(stmt.var)),)
             case Store() if stmt.buffer.dtype is DType.F16:
-                return (replace(stmt, value=_stored(stmt.value)),)
+                return (replace(stmt, value=(_chosen if self.packed else _stored)(stmt.value)),)
         return (stmt,)
 
     def still(self, e: Expr) -> Expr:
@@ -146,10 +149,28 @@ def _widened(var: Var) -> Var:
 
 
 def _stored(value: Expr) -> Expr:
-    """A value for a buffer of halves: rounded once."""
+    """A value for a buffer of halves: rounded once; what is chosen among halves is not rounded."""
     if isinstance(value, Cast) and value.value.type.dtype is DType.F16:
         return value.value
     return Cast(value, DType.F16)
+
+
+def _chosen(value: Expr) -> Expr:
+    """The same, chosen as halves where one condition is that of all lanes."""
+    rounded = _stored(value)
+    match rounded:
+        case Cast(value=Call(op="select", args=(condition, one, other))):
+            if condition.type.lanes == 1 and (_has_half(one) or _has_half(other)):
+                return call("select", condition, _chosen(one), _chosen(other))
+    return rounded
+
+
+def _has_half(value: Expr) -> bool:
+    """Whether a value is a half, or chosen among some."""
+    match value:
+        case Call(op="select", args=(_, one, other)):
+            return _has_half(one) or _has_half(other)
+    return isinstance(value, Cast) and value.value.type.dtype is DType.F16
 
 
 def widen_half_arrays(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from sdlc.backends.counted import count_by_places
 from sdlc.backends.grids import check_limits, fold_grid, split_groups
 from sdlc.backends.halves import align_halves, widen_half_arithmetic, widen_half_arrays
 from sdlc.backends.induction import carry_products
@@ -41,6 +42,7 @@ PASSES: tuple[Pass, ...] = (
     vector_indices,
     split_offsets,
     bind_indices,
+    count_by_places,
     carry_products,
     order_arrays,
     check_limits,

@@ -67,9 +67,17 @@ class Outcome:
 
 def gpus(target: str) -> tuple[Gpu, ...]:
     """The GPUs that stand for a target."""
+    return tuple(g for g in _all_gpus() if g.target == target)
+
+
+def targets() -> tuple[str, ...]:
+    """The targets that a GPU stands for."""
+    return tuple(dict.fromkeys(g.target for g in _all_gpus()))
+
+
+def _all_gpus() -> list[Gpu]:
     table = tomllib.loads(files(PACKAGE).joinpath("offline.toml").read_text("utf-8"))
-    rows = (Gpu(**{**row, "languages": tuple(row["languages"])}) for row in table["gpu"])
-    return tuple(g for g in rows if g.target == target)
+    return [Gpu(**{**row, "languages": tuple(row["languages"])}) for row in table["gpu"]]
 
 
 def folder(given: Path | None = None) -> Path:

@@ -3,7 +3,8 @@
 In: a legalised kernel. Out: one `__kernel` function. Halves are read and written by `vload_half*`
 and `vstore_half*`, which need no extension, or are values of `half` where that exists as a type. A
 vector of bools is an int mask (0 or -1). Floating-point contraction is off: `fma` stands where the
-kernel says so. Packed halves are values of `ushort`, which `widened` and `narrowed` convert.
+kernel says so. Packed halves are values of `ushort`, which `widened` and `narrowed` convert; eight
+of them are a `uint4`, which moves at once where a compiler cuts a `ushort8` in two.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sdlc.kernel.ir import (
     Cast,
     Exchange,
     Expr,
+    Extract,
     Literal,
     Load,
     MatrixMultiply,
@@ -77,11 +79,13 @@ ushort narrowed(float x) { ushort y; vstore_half(x, 0, (half *)&y); return y; }
 #endif"""
 PACKED = """#ifndef PACKED_HALVES{n}
 #define PACKED_HALVES{n}
-float{n} widened{n}(ushort{n} x) {{ return {wide}; }}
-ushort{n} narrowed{n}(float{n} x) {{ return {narrow}; }}
+float{n} widened{n}({held} x) {{ return {wide}; }}
+{held} narrowed{n}(float{n} x) {{ return {narrow}; }}
 #endif"""
 """Halves as integers, for compilers without the type `half` that load vectors of halves one by
 one."""
+WIDE = MappingProxyType({8: "uint4"})
+"""What so many packed halves are moved as, other than a vector of `ushort`."""
 
 RESERVED = """
 AT PACKED_HALVES PACKED_HALVES2 PACKED_HALVES4 PACKED_HALVES8 PACKED_HALVES16 widened widened2
@@ -114,9 +118,9 @@ class OpenCLPrinter(Printer):
     def type_name(self, type: Type) -> str:
         if type.lanes > 1 and type.dtype is DType.BOOL:
             return f"int{type.lanes}"
-        name = VALUES[self.held(type.dtype)]
         if self.packed and type.dtype is DType.F16:
-            name = "ushort"
+            return _packed(type.lanes)
+        name = VALUES[self.held(type.dtype)]
         return name + (str(type.lanes) if type.lanes > 1 else "")
 
     @property
@@ -170,21 +174,20 @@ class OpenCLPrinter(Printer):
         for line in PACKED_SCALAR.splitlines():
             self.line(line)
         for n in sorted(widths):
-            wide, narrow = (
-                f"({kind}{n})({', '.join(f'{name}(x.s{lane:x})' for lane in range(n))})"
-                for kind, name in (("float", "widened"), ("ushort", "narrowed"))
-            )
-            self._conversion(str(n), wide, narrow)
-
-    def _conversion(self, width: str, wide: str, narrow: str) -> None:
-        for line in PACKED.format(n=width, wide=wide, narrow=narrow).splitlines():
-            self.line(line)
+            given = _lanes_of("x", n)
+            wide = ", ".join(f"widened({given}.s{lane:x})" for lane in range(n))
+            narrow = [f"narrowed(x.s{lane:x})" for lane in range(n)]
+            halves = self.vector(narrow, Type(DType.F16, n))
+            made = PACKED.format(n=n, held=_packed(n), wide=f"(float{n})({wide})", narrow=halves)
+            for line in made.splitlines():
+                self.line(line)
 
     def _element(self, buffer: Buffer, lanes: int = 0) -> str:
         """The type of so many elements (0: as many as the buffer's vectors have)."""
-        packed = self.packed and buffer.dtype is DType.F16
         lanes = lanes or buffer.lanes
-        return ("ushort" if packed else STORED[buffer.dtype]) + (str(lanes) if lanes > 1 else "")
+        if self.packed and buffer.dtype is DType.F16:
+            return _packed(lanes)
+        return STORED[buffer.dtype] + (str(lanes) if lanes > 1 else "")
 
     def _parameter(self, buffer: Buffer) -> str:
         const = "const " if buffer.access is Access.READ else ""
@@ -246,7 +249,7 @@ class OpenCLPrinter(Printer):
             elif lanes == 2:
                 made.append(f"as_uint({self.text(value)})")
             else:
-                text = self.text(value, ATOM)
+                text = _lanes_of(self.text(value, ATOM), lanes)
                 made += [f"as_uint({text}{self.lanes(n, 2)})" for n in range(0, lanes, 2)]
         return tuple(made)
 
@@ -266,7 +269,19 @@ class OpenCLPrinter(Printer):
     def vector(self, parts: list[str], type: Type) -> str:
         if type.dtype is DType.BOOL:
             parts = [{"true": "-1", "false": "0"}.get(p, f"-(int)({p})") for p in parts]
+        if self._is_wide(type):
+            return f"as_{WIDE[type.lanes]}((ushort{type.lanes})({', '.join(parts)}))"
         return f"({self.type_name(type)})({', '.join(parts)})"
+
+    def _is_wide(self, type: Type) -> bool:
+        """Whether values of this type are packed halves that are no vector of `ushort`."""
+        return self.packed and type.dtype is DType.F16 and type.lanes in WIDE
+
+    def spell(self, expr: Expr) -> Spelling:
+        if isinstance(expr, Extract) and self._is_wide(expr.value.type):
+            value = _lanes_of(self.text(expr.value, ATOM), expr.value.type.lanes)
+            return value + self.lanes(expr.first, expr.count), ATOM
+        return super().spell(expr)
 
     def lane(self, text: str, type: Type) -> Spelling:
         """One lane of a mask is 0 or -1, and a bool 0 or 1."""
@@ -348,6 +363,7 @@ class OpenCLPrinter(Printer):
         else:
             function = f"vload_half{lanes}" if memory_only else f"vload{lanes}"
             made = f"{function}(0, {self._address(buffer, load.index)})"
+            made = f"as_{WIDE[lanes]}({made})" if self._is_wide(load.type) else made
         return (f"{made} != 0", COMPARE) if buffer.dtype is DType.BOOL else (made, ATOM)
 
     def store(self, buffer: Buffer, index: Expr, value: Expr) -> list[str]:
@@ -363,4 +379,15 @@ class OpenCLPrinter(Printer):
         if memory_only and lanes == 1:
             return [f"vstore_half({text}, {self.text(index)}, {self._pointer(buffer)});"]
         function = f"vstore_half{lanes}" if memory_only else f"vstore{lanes}"
+        text = _lanes_of(text, lanes) if self._is_wide(value.type) else text
         return [f"{function}({text}, 0, {self._address(buffer, index)});"]
+
+
+def _packed(lanes: int) -> str:
+    """The type of so many packed halves."""
+    return WIDE.get(lanes, f"ushort{lanes}" if lanes > 1 else "ushort")
+
+
+def _lanes_of(text: str, lanes: int) -> str:
+    """Packed halves as a vector of `ushort`, whose lanes have names."""
+    return f"as_ushort{lanes}({text})" if lanes in WIDE else text

@@ -329,7 +329,7 @@ class Printer(ABC):
             case For():
                 label = stmt.axis if stmt.axis != stmt.var.name else ""
                 note = f"  // {label}" if label else ""
-                self._block(self.loop(self.name(stmt.var), stmt.extent) + " {" + note, stmt.body)
+                self._block(self._loop(stmt) + " {" + note, stmt.body)
             case If():
                 self._block(f"if ({self.text(stmt.condition)}) {{", stmt.body)
             case Barrier():
@@ -347,6 +347,12 @@ class Printer(ABC):
         with self.indented():
             self.body(body)
         self.line("}")
+
+    def _loop(self, stmt: For) -> str:
+        if stmt.until is None:
+            return self.loop(self.name(stmt.var), stmt.extent)
+        place, end = map(self.name, stmt.until)
+        return f"while ({place} < {end})"
 
     def _store(self, stmt: Store) -> None:
         lines = self.store(stmt.buffer, stmt.index, stmt.value)

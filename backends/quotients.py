@@ -55,7 +55,7 @@ def vector_indices(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
 
     kernel = map_expressions(kernel, change, lambda e: isinstance(e, Load) and e.lanes > 1)
     body = quotients.with_locals(map_statements(kernel.body, visit))
-    return replace(kernel, body=_used(body))
+    return replace(kernel, body=used_integers(body))
 
 
 def split_offsets(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
@@ -118,6 +118,9 @@ class _Quotients:
                     found = self.of(factor, by)
                     if found is not None:
                         return other if found is i32(1) else call("mul", other, found)
+            case Call(op="floordiv", args=(whole, Literal(value=int(parts)))) if parts > 0:
+                found = self.of(whole, by) if self.of(whole, by * parts) is not None else None
+                return None if found is None else call("floordiv", found, i32(parts))
             case Var() if e in self.values:
                 return self._local(e, by)
         return None
@@ -146,7 +149,7 @@ class _Quotients:
         return map_statements(body, visit)
 
 
-def _used(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+def used_integers(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
     """The body without integer locals that nothing reads, not even another unused one."""
     values = {s.var: s.value for s in statements(body) if isinstance(s, Let)}
     roots = [e for s in statements(body) if not _integer(s) for e in statement_expressions(s)]

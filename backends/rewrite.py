@@ -148,6 +148,8 @@ class Multiples:
                 return self.divisible(then, by) and self.divisible(otherwise, by)
             case Call(op="mul", args=args):
                 return any(self.divisible(a, by) for a in args)
+            case Call(op="floordiv", args=(whole, Literal(value=int(n)))) if by > 1 and n > 0:
+                return self.divisible(whole, by * n)
             case Var() if index in self.values:
                 return self.divisible(self.values[index], by)
         return by == 1

@@ -23,6 +23,7 @@ from sdlc.backends.offline import (
     gpus,
     is_installed,
     setup_script,
+    targets,
 )
 from sdlc.language.diagnostics import Diagnostic, failure
 from sdlc.program.device import KernelText
@@ -78,7 +79,7 @@ def lacking(target: str, where: Path) -> Diagnostic | None:
         raise failure(
             "D034",
             f"no offline compiler stands for the target `{target}`",
-            "docs/targets.md lists the targets that have one",
+            f"there are some for {', '.join(targets())}",
         )
     if any(is_installed(gpu, language, where) for gpu in found for language in gpu.languages):
         return None

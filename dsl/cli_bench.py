@@ -95,8 +95,8 @@ def bench_command(
     as_json: bool,
     **what: Any,
 ) -> None:
-    """Times PROGRAM on a device: a .sdl file, a diffusers folder (or a part of one), or the shipped
-    model, emoji_diffusion. Weights and inputs are seeded random values.
+    """Times PROGRAM on a device: a .sdl file, a model (folder, checkpoint or name, as
+    emoji_diffusion) or a part of one (MODEL/unet). Weights and inputs are seeded random values.
 
     \b
     Examples:

@@ -77,6 +77,8 @@ def compile_command(
 ) -> None:
     """Compiles FILE and writes a bundle: manifest.json and kernels.
 
+    FILE is a .sdl file, or a part of a model (MODEL/unet): of a folder, a checkpoint or a name.
+
     \b
     Examples:
       sdlc compile softmax.sdl --set b=2x3 n=64

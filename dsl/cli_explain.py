@@ -84,6 +84,8 @@ def explain_command(
 ) -> None:
     """Shows what becomes of FILE: graph, groups, rules, dispatches, kernels, tensors, memory.
 
+    FILE is a .sdl file, or a part of a model (MODEL/unet): of a folder, a checkpoint or a name.
+
     \b
     Examples:
       sdlc explain softmax.sdl --set b=2x3 n=64 --target mali

@@ -20,7 +20,7 @@ from sdlc.cli_header import structure_problems, with_header
 from sdlc.cli_models import is_model, model_requests
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.types import DType
-from sdlc.language.diagnostics import Diagnostic, SdlError, failure
+from sdlc.language.diagnostics import Diagnostic, SdlError, failure, plural
 from sdlc.program.pipeline import Wishes, planned
 from sdlc.proof.check import Compilation, Report, Tell, check, compiled, sized
 from sdlc.proof.falsify import Effort, Verdict, judge, need_hypothesis
@@ -312,9 +312,10 @@ def _say(work: Work, report: Report, left: Reproducer | None) -> None:
     for verdict in report.failures:
         click.echo(str(_error(verdict, left, job.request.library.sources)), err=True)
     if not report.failures:
-        counted = f"{len(report.kernels)} kernel{'s' if len(report.kernels) != 1 else ''}"
+        counted = plural(len(report.kernels), "kernel")
         whole = " and the whole program" if report.whole else ""
-        click.echo(f"{what}: {counted}{whole} agree on {examples} examples")
+        agree = "agrees" if len(report.verdicts) == 1 else "agree"
+        click.echo(f"{what}: {counted}{whole} {agree} on {plural(examples, 'example')}")
         click.echo(f"  {stages}")
     for verdict in report.verdicts:
         for note in verdict.notes if verdict.fault is None else ():

@@ -73,7 +73,8 @@ class Capabilities:
     are operators whose instruction is as accurate as WGSL asks, where OpenCL C has a slower form
     too; `overlapping_bindings`: one launch may read and write the same bytes through two bindings;
     `packed_halves`: OpenCL C has no f16 there, and takes vectors of halves in memory apart, so they
-    are moved as vectors of 16-bit integers and converted in registers.
+    are moved as vectors of 16-bit integers and converted in registers; `counted_loops`: compilers
+    write out a loop whose count they know, with too much of what it loads in registers at once.
     `matrix` are the matrix instructions that there are (`[[matrix]]` in a target's table).
     """
 
@@ -94,6 +95,7 @@ class Capabilities:
     native_functions: tuple[str, ...] = ()
     overlapping_bindings: bool = False
     packed_halves: bool = False
+    counted_loops: bool = False
     matrix: tuple[MatrixInstruction, ...] = ()
 
 

@@ -193,6 +193,36 @@ def half_windows() -> Example:
     return example(kernel, {"x": numbers(66).astype(np.float16)})
 
 
+def half_eights() -> Example:
+    """Eight halves at once: kept in a local array and a variable, taken apart, rounded, at places
+    that no vector is aligned to, and chosen, or zeros, by one condition."""
+    x, y = read("x", 128, DType.F16), read("y", 129, DType.F16)
+    kept = Buffer("kept", DType.F16, 128, Space.LOCAL, Access.READ_WRITE)
+    names = ("out", "moved", "chosen", "beside")
+    out, moved, chosen, beside = (write(name, 128, DType.F16) for name in names)
+    at, eight = mul(LX, 8), Var("eight", Type(DType.F16, 8))
+    odd = Load(y, add(at, 1), 8)
+    wide = [Cast(e, DType.F32) for e in (eight, odd)]
+    either = call("select", lt(LX, i32(9)), wide[1], splat(0.0, 8))
+    value = call("select", lt(LX, i32(5)), wide[0], either)
+    four = Cast(Extract(eight, 4, 4), DType.F32)
+    one = Cast(Extract(eight, 3), DType.F32)
+    body = (
+        Let(eight, Load(x, at, 8)),
+        Store(kept, at, eight),
+        Barrier(),
+        Store(moved, at, Load(kept, call("sub", i32(120), at), 8)),
+        Store(out, at, Cast(call("mul", four, one), DType.F16)),
+        Store(beside, at, Load(y, at, 8)),
+        Store(out, add(at, 4), Cast(Cast(Extract(odd, 2, 4), DType.F32), DType.F16)),
+        Store(chosen, at, Cast(value, DType.F16)),
+    )
+    buffers = (x, y, out, moved, chosen, beside)
+    kernel = one_dimensional("half_eights", buffers, body, 16, arrays=(kept,))
+    given = {"x": numbers(128), "y": numbers(129)}
+    return example(kernel, {name: a.astype(np.float16) for name, a in given.items()})
+
+
 def half_arithmetic() -> Example:
     """Arithmetic in f16 on integers small enough that f32 gives the same: a partial sum of four
     products, selections, extrema, negation, a literal, halves copied."""
@@ -403,6 +433,7 @@ EXACT: tuple[Callable[[], Example], ...] = (
     rounded_halves,
     half_scratch,
     half_windows,
+    half_eights,
     half_arithmetic,
     bools,
     large_grid,

@@ -21,12 +21,13 @@ from pathlib import Path
 
 from mutants_known import KERNELS, Mutant
 from mutants_loads import LOADS
+from mutants_places import PLACES
 from mutants_rules import EQUATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("dsl", "backends", "stdlib", "models")
 TOGETHER = 2
-MUTANTS = (*KERNELS, *EQUATIONS, *LOADS)
+MUTANTS = (*KERNELS, *EQUATIONS, *LOADS, *PLACES)
 
 
 def applied(mutant: Mutant, text: str) -> str | None:

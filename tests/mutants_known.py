@@ -104,10 +104,12 @@ KERNELS = (
     Mutant(
         "a dropped barrier before the tree",
         "dsl/kernel/lower_fold.py",
-        "        self.emit.add(k.Barrier())\n        half",
-        "        half",
+        "        self.emit.add(k.Barrier())\n        left = ways",
+        "        left = ways",
     ),
-    Mutant("half of the tree", "dsl/kernel/lower_fold.py", "half = ways // 2", "half = ways // 4"),
+    Mutant(
+        "half of the tree", "dsl/kernel/lower_fold.py", "half = count // 2", "half = count // 4"
+    ),
     Mutant(
         "a lane too many in the tree",
         "dsl/kernel/lower_fold.py",
@@ -272,8 +274,8 @@ KERNELS = (
     Mutant(
         "scores that keep their place when their weights are known",
         "dsl/schedule/streamed.py",
-        'place = _successor(draft.group, part) if not reduces else ""',
-        'place = ""',
+        'return last.name if alike and not reduces else ""',
+        'return ""',
         f"{STAGING} -k place",
     ),
     Mutant(

@@ -108,8 +108,8 @@ LOADS = (
     Mutant(
         "products that are not read together are joined, others are not",
         "dsl/graph/beside.py",
-        "if ends & _ends(f.node, around))",
-        "if not ends & _ends(f.node, around))",
+        "return all(_ends(a, around) & _ends(b, around) for a, b in pairs)",
+        "return not all(_ends(a, around) & _ends(b, around) for a, b in pairs)",
         MECHANISMS,
     ),
     Mutant(

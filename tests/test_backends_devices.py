@@ -14,6 +14,7 @@ import pytest
 from backend_kernels import (
     EXACT,
     half_arithmetic,
+    half_eights,
     half_windows,
     one_dimensional,
     rounded_halves,
@@ -58,11 +59,11 @@ def packed(selector: str) -> OpenCLDevice:
 
 
 @pytest.mark.parametrize("selector", ["cpu", "pocl"])
-@pytest.mark.parametrize("make", [half_arithmetic, half_windows, rounded_halves])
+@pytest.mark.parametrize("make", [half_arithmetic, half_windows, rounded_halves, half_eights])
 def test_halves_may_be_integers(make: Callable[[], Example], selector: str) -> None:
     """All three in one source, as programs are built."""
     example, on = make(), packed(selector)
-    others = [on.text(f().kernel) for f in (half_arithmetic, half_windows) if f is not make]
+    others = [on.text(f().kernel) for f in (half_arithmetic, half_eights) if f is not make]
     assert "ushort" in on.text(example.kernel).text
     want = interpret(example.kernel, example.inputs)
     got = run_on(on, example.kernel, example.inputs, others)

@@ -289,6 +289,9 @@ def test_divisible() -> None:
     nothing, local = Multiples({}), Multiples({n: mul(LX, 4)})
     assert nothing.divisible(index, 4) and not nothing.divisible(index, 8)
     assert not nothing.divisible(add(n, 4), 4) and local.divisible(add(n, 4), 4)
+    part = call("floordiv", mul(LX, 32), i32(4))
+    assert nothing.divisible(part, 8) and not nothing.divisible(part, 16)
+    assert nothing.divisible(call("floordiv", LX, i32(4)), 1)
     assert plus(add(n, 3), 2) == add(n, 5) and plus(i32(3), 2) == i32(5) and plus(n, 0) is n
 
 

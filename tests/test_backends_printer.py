@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from backend_kernels import (
     half_arithmetic,
+    half_eights,
     half_scratch,
     half_windows,
     one_dimensional,
@@ -131,6 +132,15 @@ def test_opencl_halves_as_integers() -> None:
     assert "vload2(0, x + lane_x * 4)" in made and "#ifndef PACKED_HALVES4" in made
     assert "half4" not in made and "cl_khr_fp16" not in made
     assert "widened" not in text(wide_vectors().kernel, packed)
+
+
+def test_eight_halves_move_at_once() -> None:
+    """As one vector of 32-bit integers, which no compiler cuts in two; what is chosen among halves
+    is neither widened nor rounded."""
+    made = text(half_eights().kernel, replace(CL_HALF, packed_halves=True))
+    assert "const uint4 eight = x[lane_x];" in made and "kept[lane_x] = eight;" in made
+    assert "__local uint4 kept[16];" in made and "as_uint4(vload8(0, y + " in made
+    assert "chosen[lane_x] = lane_x < 5 ? eight : " in made
 
 
 def test_wgsl_halves_with_and_without_the_type() -> None:

@@ -50,6 +50,14 @@ def test_long_commands_say_lines_where_no_bar_can_be_drawn(
     assert "0:00:" not in slow.out
 
 
+def test_one_is_said_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["check", SOFTMAX, *SIZES, "--target", "cpu", "--kernel", "softmax_out"]
+    assert status_of([*words, "--examples", "1"]) == 0
+    assert "1 kernel agrees on 1 example\n" in capsys.readouterr().out
+    assert status_of([*words, "--seconds", "0"]) == 0
+    assert "softmax_out: 1 example in 0 s, not 20\n" in capsys.readouterr().out
+
+
 def test_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

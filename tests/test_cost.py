@@ -157,6 +157,20 @@ def test_statistics_that_work_items_share_are_read_once(name: str) -> None:
     assert max(missed) <= (7 if name == "nvidia" else 4) * whole
 
 
+@pytest.mark.parametrize("name", target_names())
+def test_a_joined_operand_costs_what_a_whole_one_does(name: str) -> None:
+    """Each step of the sum reads one part of it: its loop is cut, and no step asks which."""
+    target, sizes = load_target(name), {"m": 512, "k": 160, "n": 96}
+    text = """
+    op joined(x: T[m, k], y: T[m, k], w: T[n, 2 * k]) -> T[m, n] {
+      out[r, c] = sum over i < 2 * k of (x[r, i] else y[r, i - k] else 0) * w[c, i]
+    }"""
+    joined = one(build(load(None, text), None, sizes, {}, DType.F32), target)
+    text = "op whole(x: T[m, k], w: T[n, k]) -> T[m, n] { return matmul_nt(x, w) }"
+    whole = one(build(load(None, text), None, {**sizes, "k": 320}, {}, DType.F32), target)
+    assert whole.seconds <= joined.seconds <= 1.05 * whole.seconds
+
+
 # ---- whether a rule pays
 
 

@@ -19,6 +19,7 @@ from sdlc.kernel.ir import (
     For,
     Load,
     Space,
+    Store,
     statement_expressions,
     statements,
     walk,
@@ -83,6 +84,7 @@ FETCHING = st.builds(
     reduction_lanes=st.just(4),
     unroll=st.sampled_from((1, 4)),
     factor_slice=st.sampled_from((8, 16)),
+    gather=st.sampled_from((1, 4)),
     registers=st.sampled_from((0, 64)),
 )
 
@@ -146,6 +148,23 @@ def test_a_matrix_instruction_waits_for_few_barriers() -> None:
     program = compile_graph(graph, load_target("nvidia-matrix"), DType.F16)
     (kernel,) = program.kernels.values()
     assert sum(isinstance(s, Barrier) for s in statements(kernel.body)) <= 14  # 44 one by one
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "lanes"), [(64, 96, 4), (64, 160, 4), (64, 320, 4), (77, 96, 1)]
+)
+def test_normalised_rows_are_stored_as_they_are_read(rows: int, length: int, lanes: int) -> None:
+    """Rows of one step of K side by side, as a vector, so that WGSL has an array of vectors; every
+    work-item fetches as many. Rows beyond the end have places of their own: one by one."""
+    graph = graph_of("layer", "one", {"b": 2, "s": rows, "k": length, "n": 96}, "f16")
+    program = compile_graph(graph, load_target("mali"), DType.F16)
+    (kernel,) = program.kernels.values()
+    held = next(a for a in kernel.arrays if a.name.startswith("left"))
+    stores = [s for s in statements(kernel.body) if isinstance(s, Store) and s.buffer == held]
+    assert {s.value.type.lanes for s in stores} == {lanes}
+    assert lanes == 1 or all(s.guard is None for s in stores)
+    found = (e for s in statements(kernel.body) for e in walk(*statement_expressions(s)))
+    assert {e.lanes for e in found if isinstance(e, Load) and e.buffer == held} == {4}
 
 
 def kernels(graph: Graph, name: str, *without: str) -> int:

@@ -101,6 +101,21 @@ def test_a_place_beside_a_named_one_has_no_name() -> None:
     assert places == {add(J, START), add(J, START, TERMS)}
 
 
+def test_a_place_beside_a_place_without_a_name_is_spelled_out() -> None:
+    far = Var("far", I32)
+    term = Load(X, add(call("sub", far, i32(1)), J))
+
+    def change(s: Stmt) -> tuple[Stmt, ...]:
+        if isinstance(s, For):
+            second = Assign(TOTALS[1], call("add", TOTALS[1], term))
+            return (replace(s, body=(s.body[0], second)),)
+        return (s, Let(far, add(NEXT, 1))) if isinstance(s, Let) and s.var is NEXT else (s,)
+
+    made = few_addresses(with_more(change))
+    verify(made)
+    assert not {"next", "far"} & names(made) and "start" in names(made)
+
+
 def test_a_place_that_shares_a_quotient_is_made_before_the_loop() -> None:
     assert "at" not in before_the_loop(kernel(2, whole(2)))
     assert "at" in before_the_loop(few_addresses(kernel(2, whole(2))))
@@ -164,3 +179,41 @@ def test_what_memory_holds_is_not_read_early() -> None:
         return (Let(AT, add(s.value, held)),) if isinstance(s, Let) and s.var is AT else (s,)
 
     assert "at" not in before_the_loop(few_addresses(with_more(change)))
+
+
+def scaled(first: int, behind: int, *more: Stmt) -> Kernel:
+    """Each group adds up `first` terms from its number times that on, and stores at a multiple."""
+    x, out = read("x", GROUPS * first), write("out", GROUPS * behind + GROUPS)
+    (total, _) = TOTALS
+    body = (
+        Let(START, mul(GX, i32(first))),
+        Declare(total, f32(0.0)),
+        For(J, first, (Assign(total, call("add", total, Load(x, add(START, J)))),)),
+        Store(out, mul(GX, i32(behind)), total),
+        *more,
+    )
+    return Kernel("k", (x, out), (), body, (GROUPS, 1, 1), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("first", "behind", "kept"), [(8, 2, False), (12, 3, False), (12, 4, True), (3, 6, True)]
+)
+def test_a_groups_number_is_not_kept_for_a_part_of_its_multiple(
+    first: int, behind: int, kept: bool
+) -> None:
+    """Where the quotient is a shift: a division by three costs more than a register."""
+    given_ = scaled(first, behind)
+    made = few_addresses(given_)
+    verify(made)
+    (store,) = (s for s in made.body if isinstance(s, Store))
+    assert (GX in walk(store.index)) == kept
+    x = np.random.default_rng(first).random(GROUPS * first, np.float32)
+    sums = [interpret(k, {"x": x.copy()})["out"][: GROUPS * behind] for k in (given_, made)]
+    np.testing.assert_array_equal(sums[0][::behind], sums[1][::behind])
+    np.testing.assert_allclose(sums[1][::behind], x.reshape(GROUPS, -1).sum(axis=1), rtol=1e-6)
+
+
+def test_a_number_that_is_asked_for_behind_the_loop_is_kept() -> None:
+    out = scaled(8, 2).buffers[1]
+    whole_ = scaled(8, 2, Store(out, add(GX, i32(GROUPS * 2)), f32(0.0)))
+    assert few_addresses(whole_).body == whole_.body

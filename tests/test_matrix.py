@@ -40,6 +40,7 @@ from sdlc.kernel.ir import (
     i32,
     statements,
 )
+from sdlc.kernel.rewrite import Fresh
 from sdlc.kernel.verify import KernelError, verify
 from sdlc.language.diagnostics import SdlError
 from sdlc.target import Capabilities, Holding, MatrixInstruction
@@ -289,6 +290,10 @@ def test_what_is_wrong_with_an_exchange_is_said() -> None:
         interpret(odd, {"x": np.zeros(48, np.float32)})
     whole = replace(exchanging(1), body=(Exchange(Var("n", I32), NUMBER, 1, 8),))
     assert "exchange an f32, not i32" in problems(whole, CAPS)
+
+
+def test_what_an_exchange_gives_has_a_name_of_its_own() -> None:
+    assert Fresh(exchanging(1)).name("other") != "other"
 
 
 def test_assigned_variables_are_read_anew() -> None:

@@ -16,6 +16,7 @@ from sdlc.backends.target import load_target
 from sdlc.graph.expr import ZERO, Index, Read, apply, i32
 from sdlc.graph.node import Graph, Input, Map, Reduce, Role
 from sdlc.graph.types import Array, DType, Origin
+from sdlc.kernel.ir import For, Load, statement_expressions, statements, walk
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.tolerance import Numerics, check, tolerance
@@ -298,3 +299,55 @@ def test_refusals_say_why(steps: tuple[Step, ...], reason: str) -> None:
     with pytest.raises(Refused) as caught:
         tiled(*steps)
     assert reason in caught.value.reason
+
+
+def joined_graph(m: int, k: tuple[int, int], n: int) -> Graph:
+    """out = (x, y) w^T + r, the factors of x and y side by side along K."""
+    i, o, c = axes(i=m, o=n, c=sum(k))
+    x, y, w, r = (
+        halves("x", m, k[0]),
+        halves("y", m, k[1]),
+        halves("w", n, sum(k)),
+        halves("r", m, n),
+    )
+    behind = apply("sub", Index(c), i32(k[0]))
+    either = Read(x, at(i, c), 0, Read(y, (*at(i), behind), 0, ZERO))
+    made = Reduce((i, o), (c,), SUM, (apply("mul", either, read(w, o, c)),), (F,), Origin("s", "p"))
+    body = apply("add", read(made, i, o), read(r, i, o))
+    return Graph("joined", (("out", Map((i, o), body, H, Origin("out", "p")), 0),), (x, y, w, r))
+
+
+@pytest.mark.parametrize("columns", [40, 80, 72])
+def test_borders_of_whole_vectors_are_asked_once(columns: int) -> None:
+    """Parts of K take vectors of one tensor or the other; columns beyond the last are whole
+    fragments, so neighbours are pairs; what is added is loaded behind the sums."""
+    made = joined_graph(64, (96, 64), columns)
+    target = load_target("nvidia-matrix")
+    target = replace(target, profile=replace(target.profile, groups=1))
+    program = compile_plan(made, plan(made, target), target, H)
+    (kernel,) = (k for k in program.kernels.values() if k.nest.count("matrix"))
+    loads = [e for s in statements(kernel.body) for e in walk(*statement_expressions(s))]
+    wide = {(e.buffer.name, e.lanes) for e in loads if isinstance(e, Load)}
+    assert {lanes for name, lanes in wide if name in ("x", "y", "w")} == {8}
+    assert {lanes for name, lanes in wide if name == "r"} <= {2}
+    rng = np.random.default_rng(0)
+    inputs = {i.name: rng.integers(-4, 5, i.shape).astype(np.float16) for i in made.inputs}
+    check(tolerance(made, inputs, {}), run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
+
+
+def test_loops_around_slices_are_one() -> None:
+    """Beside an instruction the first slice of the next run of the innermost loop is loaded in
+    time; without one, each loop stays."""
+    made = plane_graph(16, 64)
+    target = load_target("nvidia-matrix")
+    program = compile_plan(made, plan(made, target), target, H)
+    (kernel,) = program.kernels.values()
+    (loop,) = (s for s in statements(kernel.body) if isinstance(s, For))
+    assert loop.extent == 3 and not any(isinstance(s, For) for s in loop.body)
+    rng = np.random.default_rng(0)
+    inputs = {i.name: rng.integers(-4, 5, i.shape).astype(np.float16) for i in made.inputs}
+    check(tolerance(made, inputs, {}), run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
+    plain = load_target("nvidia")
+    other = compile_plan(made, plan(made, plain), plain, H)
+    outer = [s for k in other.kernels.values() for s in k.body if isinstance(s, For)]
+    assert any(isinstance(s, For) for loop in outer for s in loop.body)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench_block import PROGRAM
-from sdlc.api import make_request
+from sdlc.api import make_request, target_texts
 from sdlc.backends.target import load_target
 from sdlc.graph.types import DType
 from sdlc.program.interpreted import run_interpreted
@@ -157,6 +157,21 @@ def test_rows_are_whole_tiles_where_those_of_one_divide_them(
     ]
     assert tuple(found) == tile
     assert target == "apple" or item.nest.is_exact(axis) == (rows % tile[0] == 0)
+
+
+def test_a_place_of_results_is_made_from_one_that_is_there() -> None:
+    """Not from the group's number, which would take a register while the loop runs; its vectors
+    are aligned all the same. 53.1 % multiply-adds instead of 51.4 on Mali."""
+    text = """op entry(x: T[b, s, k], w: T[n, k], r: T[b, s, n]) -> T[b, s, n] {
+  y = matmul_nt(x, w)
+  out[i, j, l] = y[i, j, l] + r[i, j, l]
+}"""
+    sizes = {"b": 2, "s": 77, "k": 768, "n": 192}
+    made = make_request(text, "mali", None, sizes, (None, "f16")).build()
+    (kernel,) = target_texts(made.program, load_target("mali"), ("opencl",))
+    before, behind = kernel.text.split("for (int p", 1)
+    assert before.count("group_x *") == 1 and "group_x" not in behind
+    assert "vload" not in kernel.text and "vstore" not in kernel.text
 
 
 NORMALIZED = """op entry(x: T[b, s, k], g: T[k], h: T[k], w: T[n, k]) -> T[b, s, n] {

@@ -54,15 +54,17 @@ def test_neighbours_along_the_innermost_axis_compute_the_definition(
     check(tolerance(graph, inputs, {}), run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
 
 
-@pytest.mark.parametrize(("each", "side"), [(10, 8), (20, 8), (30, 16), (40, 16)])
-def test_work_items_read_statistics_side_by_side(each: int, side: int) -> None:
-    """As many as vectors, up to a power of two; the rest go along the next axis."""
-    (stage,) = nest_of("nvidia", 2, 64, 64, 32, each).stages
-    near = [lp for lp in stage.nest.loops if lp.kind is Kind.LANE and lp.dim == 0]
-    assert (near[-1].axis.name, near[-1].extent) == ("d", side)
-    assert stage.nest.size(Kind.LANE, 0) == nest_of("nvidia", 2, 64, 64, 32, each).size(
-        Kind.LANE, 0
-    )
+@pytest.mark.parametrize(("each", "side"), [(10, 5), (20, 5), (30, 15), (40, 10)])
+def test_work_items_take_neighbours_side_by_side(each: int, side: int) -> None:
+    """As many as vectors, for statistics and for what is stored; the rest go along other axes."""
+    nest = nest_of("nvidia", 2, 64, 64, 32, each)
+    (stage,) = nest.stages
+    for made in (stage.nest, nest):
+        near = [lp for lp in made.loops if lp.kind is Kind.LANE and lp.dim == 0]
+        assert (near[-1].axis.name, near[-1].extent) == ("d", side)
+        written = [lp.extent for lp in made.loops if lp.kind is Kind.UNROLL]
+        assert prod(written) == 8
+    assert stage.nest.size(Kind.LANE, 0) == nest.size(Kind.LANE, 0) <= 512
 
 
 def test_few_long_rows_have_several_work_groups() -> None:

@@ -157,7 +157,6 @@ def test_illegal_steps_say_why_and_show_the_nest() -> None:
     assert "at least one" in refusal(nest, Tile("i", 0, "i.in"))
     assert "already" in refusal(nest, Tile("i", 2, "o"))
     assert "second kernel" in refusal(nest, Bind("c", Kind.GROUP))
-    assert "power of two" in refusal(nest, Bind("c", Kind.LANE))
     assert "2, 4, 8 or 16" in refusal(nest, Bind("c", Kind.VECTOR))
     assert "bound already" in refusal(nest, Bind("i", Kind.GROUP), Bind("i", Kind.LANE))
     wide = Bind("o", Kind.VECTOR)

@@ -26,7 +26,7 @@ from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.sample import work
 from sdlc.proof.tolerance import Numerics, check, tolerance
-from sdlc.schedule import nest as nests
+from sdlc.schedule import steps as applying
 from sdlc.schedule.cost import seconds_of
 from sdlc.schedule.draft import Setting
 from sdlc.schedule.group import Group
@@ -193,7 +193,7 @@ def test_refusals_say_why() -> None:
     attention = group_of(attention_graph(1, 2, 48, 4, 4))
     assert reason(attention, "t.block", 2) == "2 parts would cut through a block"
     with pytest.raises(Refused, match="two kernels"):
-        nests.apply(initial(product), SplitReduce("c", 2))
+        applying.apply(initial(product), SplitReduce("c", 2))
 
 
 @pytest.mark.parametrize("extent", [1, 2, 7, 13, 16, 77, 131, 320, 1280, 4096])

@@ -177,8 +177,10 @@ STREAMED = st.builds(
     reduction_lanes=st.just(4),
     unroll=st.sampled_from((1, 4)),
     block=st.sampled_from((2, 4, 8)),
-    depth=st.just(2),
+    slice=st.just(8),
+    depth=st.sampled_from((1, 2)),
     groups=st.sampled_from((1, 8)),
+    registers=st.sampled_from((0, 64)),
 )
 
 
@@ -236,6 +238,27 @@ def test_streams_are_staged_a_block_ahead_and_weights_take_the_place_of_scores()
     names = {a.name for a in made.arrays}
     assert "weight_kept" not in names and "scores_kept" in names
     assert any(s.var.name == "k_next" for s in statements(made.body) if isinstance(s, Declare))
+
+
+@pytest.mark.parametrize(("keys", "depth"), [(64, 1), (77, 1), (64, 2)])
+def test_streams_take_turns_unless_one_is_under_way(keys: int, depth: int) -> None:
+    """Keys have been read when values are fetched: one array of local memory holds both, and where
+    blocks overrun the keys too. What is fetched a block ahead keeps its own."""
+    graph = attention_graph(1, 20, keys, 16, 16)
+    profile = replace(STREAMS, slice=8, depth=depth, block=16)
+    whole = plan(graph, target(profile))
+    (kernel,) = whole.kernels
+    order = [s.value for s in kernel.nest.stages]
+    shared = {s.value: s.shares for s in kernel.nest.stages}
+    assert order.index("scores") < order.index("sum_o_right") < order.index("top")
+    assert shared["scores_right"] == ("sum_o_right" if depth == 1 else "")
+    assert shared["scores"] == "weight" and shared["sum_o_right"] == ""
+    program = compile_plan(graph, whole, target(profile))
+    (made,) = program.kernels.values()
+    names = {a.name for a in made.arrays}
+    assert ("sum_o_right_kept" in names) is (depth == 2) and "weight_kept" not in names
+    assert sum(isinstance(s, Barrier) for s in statements(made.body)) == 6
+    in_one_kernel(graph, profile, 0)
 
 
 def test_a_stage_gives_its_place_only_to_the_last_that_reads_it() -> None:

@@ -196,7 +196,11 @@ class Compiler:
             case For():
                 slot = self._slot()
                 code = self._inner(stmt.body, stmt.var, slot, stmt.extent)
-                self._emit(self._depth, _loop(stmt.extent, slot, code))
+                until = None
+                if stmt.until is not None:
+                    place, end = map(values.slot, stmt.until)
+                    until = _counts(place, end, values.fail)
+                self._emit(self._depth, _loop(stmt.extent, slot, code, until))
             case If():
                 condition = values.slot(stmt.condition)
                 self._emit(self._depth, _branch(condition, self._inner(stmt.body)))
@@ -409,14 +413,34 @@ def _both(mask: Mask, condition: Values) -> Mask:
     return condition if mask is None else mask & condition
 
 
-def _loop(extent: int, slot: int, code: list[Op]) -> Op:
+def _loop(
+    extent: int, slot: int, code: list[Op], until: Callable[[State, bool], None] | None
+) -> Op:
     def run(state: State) -> None:
         for i in range(extent):
+            if until is not None:
+                until(state, True)
             state.values[slot] = np.full((1, 1), i, np.int32)
             for op in code:
                 op(state)
+        if until is not None:
+            until(state, False)
 
     return run
+
+
+def _counts(
+    place: int, end: int, fail: Callable[[str], Exception]
+) -> Callable[[State, bool], None]:
+    """Whether a loop's place says that it goes on exactly where it does."""
+
+    def check(state: State, goes_on: bool) -> None:
+        below = state.values[place] < state.values[end]
+        wrong = below != goes_on
+        if (wrong if state.mask is None else wrong & state.mask).any():
+            raise fail(f"the loop {'ends' if goes_on else 'goes on'} by its place")
+
+    return check
 
 
 def _branch(condition: int, code: list[Op]) -> Op:

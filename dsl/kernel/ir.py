@@ -268,12 +268,15 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class For:
-    """`var` runs over 0 … extent - 1; `axis` labels the loop by the source's axis."""
+    """`var` runs over 0 … extent - 1; `axis` labels the loop by the source's axis. `until` are a
+    place that the body carries and a local: the place is less than that one exactly as long as the
+    loop goes on, so that the text counts by it where the body does not read `var`."""
 
     var: Var
     extent: int
     body: tuple[Stmt, ...]
     axis: str = ""
+    until: tuple[Var, Var] | None = None
 
 
 @dataclass(frozen=True, slots=True)

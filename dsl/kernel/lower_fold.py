@@ -47,7 +47,8 @@ class Folding:
     def trees(self, monoid: Monoid, states: Sequence[list[k.Expr]]) -> list[list[k.Expr]]:
         """Lanes that share reductions combine through local memory, by halves: as many of a
         work-item's states at once as may."""
-        if all(lp.dim == 0 for lp in self.shared) and self.work.subgroup:
+        alone = all(lp.dim == 0 and not lp.extent & (lp.extent - 1) for lp in self.shared)
+        if alone and self.work.subgroup:
             return [self._butterfly(monoid, state) for state in states]
         most = self.work.together
         batches = (states[n : n + most] for n in range(0, len(states), most))
@@ -94,10 +95,10 @@ class Folding:
             at = self.simplify(k.call("add", here, part))
             self.emit.add(*(k.Store(a, at, v) for a, v in zip(arrays, values, strict=True)))
         self.emit.add(k.Barrier())
-        half = ways // 2
-        while half:
-            self._step(monoid, arrays, here, (mine, row, half, ways, lanes), parts)
-            half //= 2
+        left = ways
+        while left > 1:
+            self._step(monoid, arrays, here, (mine, row, left, ways, lanes), parts)
+            left -= left // 2
         first = self.simplify(k.call("mul", row, wide))
         starts = [self.simplify(k.call("add", first, part)) for part in parts]
         return [self._bound([k.Load(a, start, lanes) for a in arrays]) for start in starts]
@@ -124,9 +125,10 @@ class Folding:
         place: tuple[k.Expr, k.Expr, int, int, int],
         parts: Sequence[k.Expr],
     ) -> None:
-        mine, row, half, ways, lanes = place
-        # Lanes beyond `half` look at their row's last cell, which nobody writes meanwhile.
-        other = k.call("min", k.call("add", mine, k.i32(half)), k.i32(ways - 1))
+        mine, row, count, ways, lanes = place
+        half = count // 2
+        # Lanes beyond `half` look at cells of their row that nobody writes meanwhile.
+        other = k.call("min", k.call("add", mine, k.i32(count - half)), k.i32(ways - 1))
         there = self.simplify(k.call("mul", k.call("add", row, other), k.i32(lanes)))
         active = self.simplify(k.call("lt", mine, k.i32(half)))
         found: list[k.Stmt] = []

@@ -9,12 +9,13 @@ the border.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from sdlc.graph.expr import Axis
 from sdlc.kernel import ir as k
+from sdlc.kernel.linear import linear
 from sdlc.kernel.simplify import Simplifier, simplify
 from sdlc.schedule.nest import Kind, Loop, Nest, Staged
 from sdlc.schedule.region import Form
@@ -83,35 +84,60 @@ def names_of(nest: Nest, loops: dict[str, k.Expr], ranges: Ranges) -> Names:
     raw: dict[Axis, k.Expr] = {}
     inside: dict[Axis, k.Expr] = {}
     for axis in dict.fromkeys(lp.axis for lp in nest.loops):
-        value = _position(nest, axis, loops)
+        value = _position(nest.of_axis(axis), loops)
         raw[axis] = simplify(value, ranges)
         if not nest.is_exact(axis):
-            start, width = _vector_start(nest, axis, value)
+            within, size = _within_tile(nest, axis, loops)
+            start = k.call("sub", value, within)
             inside[axis] = simplify(k.call("lt", start, k.i32(axis.extent)), ranges)
-            value = clamped(value, axis.extent, width)
+            value = clamped(value, axis.extent, size, within)
         axes[axis] = simplify(value, ranges)
     return Names(loops, axes, raw, inside, partial(names_of, nest, ranges=ranges))
 
 
-def _vector_start(nest: Nest, axis: Axis, value: k.Expr) -> tuple[k.Expr, int]:
-    """Where the vector at a position of the axis starts, and its lanes, if none of them lies beyond
-    the extent unless all do; else the position itself, and 1."""
-    loops = nest.of_axis(axis)
-    width = next((lp.extent for lp in loops if lp.kind is Kind.VECTOR and lp.stride == 1), 1)
-    whole = all(lp.stride % width == 0 for lp in loops if lp.kind is not Kind.VECTOR)
-    if width > 1 and whole and axis.extent % width == 0:
-        return k.call("sub", value, LANE), width
-    return value, 1
+def _within_tile(nest: Nest, axis: Axis, loops: Mapping[str, k.Expr]) -> tuple[k.Expr, int]:
+    """The place within a tile of the axis of which no element lies beyond the extent unless all do,
+    and the tile's size: the largest that loops have; else 0, and 1."""
+    own = nest.of_axis(axis)
+    size = max((lp.stride for lp in own if _is_whole(nest, axis, lp.stride)), default=1)
+    return _position([lp for lp in own if lp.stride < size], loops), size
 
 
-def clamped(value: k.Expr, extent: int, width: int, least: int | None = None) -> k.Expr:
-    """An index that stays below the extent, and from `least` on; with `width` above 1 that of a
-    lane of a vector which starts at a multiple of it, and is moved as a whole."""
-    start = value if width == 1 else k.call("sub", value, LANE)
+def _is_whole(nest: Nest, axis: Axis, size: int) -> bool:
+    """Whether tiles of so many elements divide the axis, the loops around them and those within;
+    none begins within a matrix."""
+    own = nest.of_axis(axis)
+    within = sum((lp.extent - 1) * lp.stride for lp in own if lp.stride < size)
+    of = nest.matrix
+    matrix = [lp for lp in (*of.rows, *of.columns) if lp.axis == axis] if of is not None else []
+    return (
+        axis.extent % size == 0
+        and within < size
+        and all(lp.stride % size == 0 for lp in own if lp.stride >= size)
+        and not any(lp.stride < size < lp.stride * lp.extent for lp in matrix)
+    )
+
+
+def clamped(
+    value: k.Expr, extent: int, size: int, within: k.Expr, least: int | None = None
+) -> k.Expr:
+    """An index that stays below the extent, and from `least` on: that of the place `within` a tile
+    of so many elements, which is moved as a whole and starts at a multiple of its size."""
+    start = value if size == 1 else k.call("floordiv", k.call("sub", value, within), k.i32(size))
     if least is not None:
-        start = k.call("max", start, k.i32(least))
-    start = k.call("min", start, k.i32(extent - width))
-    return start if width == 1 else k.call("add", start, LANE)
+        start = k.call("max", start, k.i32(least // size))
+    start = k.call("min", start, k.i32(extent // size - 1))
+    return start if size == 1 else k.call("add", k.call("mul", start, k.i32(size)), within)
+
+
+def lanes_of(index: k.Expr, extent: int, lanes: int) -> int:
+    """`lanes`, if the index is that of a lane of a vector of which none lies out of an extent
+    unless all do, as far as its linear form tells; else 1."""
+    terms, constant = linear(index)
+    rest = (*(c for term, c in terms.items() if term is not LANE), constant, extent)
+    alone = all(term is LANE or LANE not in term.variables for term in terms)
+    whole = terms.get(LANE) == 1 and alone and all(c % lanes == 0 for c in rest)
+    return lanes if whole else 1
 
 
 def stage_names(
@@ -127,14 +153,15 @@ def stage_names(
     raw: dict[Axis, k.Expr] = {}
     inside: dict[Axis, k.Expr] = {}
     for axis in dict.fromkeys((*axes, *(lp.axis for lp in nest.loops))):
-        value = _position(nest, axis, loops)
+        value = _position(nest.of_axis(axis), loops)
         last = axis.extent - 1
         if axis in first:
             value = k.call("add", first[axis], value)
         elif not nest.is_exact(axis):
-            start, width = _vector_start(nest, axis, value)
+            within, size = _within_tile(nest, axis, loops)
+            start = k.call("sub", value, within)
             inside[axis] = simplifier.visit(k.call("lt", start, k.i32(axis.extent)))
-            made[axis] = simplifier.visit(clamped(value, axis.extent, width))
+            made[axis] = simplifier.visit(clamped(value, axis.extent, size, within))
         raw[axis] = simplifier.visit(value)
         if axis in made:
             continue
@@ -152,9 +179,9 @@ def form_value(form: Form, loops: Mapping[str, k.Expr]) -> k.Expr:
     return total
 
 
-def _position(nest: Nest, axis: Axis, loops: Mapping[str, k.Expr]) -> k.Expr:
+def _position(own: Iterable[Loop], loops: Mapping[str, k.Expr]) -> k.Expr:
     value: k.Expr = k.i32(0)
-    for loop in nest.of_axis(axis):
+    for loop in own:
         value = k.call("add", value, k.call("mul", loops[loop.name], k.i32(loop.stride)))
     return value
 

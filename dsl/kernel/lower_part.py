@@ -122,9 +122,13 @@ class Part:
     def run(self, stages: Stages) -> None:
         """Emits everything."""
         loops = [lp for lp in self.nest.loops if lp.kind is Kind.SERIAL]
-        outer = [lp for lp in loops if not self.nest.is_reduced(lp)]
         inner = [lp for lp in loops if self.nest.is_reduced(lp)]
         staged = {s.at for s in self.nest.stages}
+        outer = [lp for lp in loops if lp not in inner]
+        if self.nest.matrix is not None:
+            # What is stored beside an instruction's results, which fill the registers, is loaded
+            # behind the reduction where no loop of one pass stands around it.
+            outer = [lp for lp in outer if lp.extent > 1 or lp.name in staged]
         if all(lp.extent == 1 and lp.name not in staged for lp in inner):
             inner = []
         for loop in outer:
@@ -160,7 +164,9 @@ class Part:
     def scalar(self, expr: Expr, slots: Slots) -> k.Expr:
         """A graph expression for one lane of one point, loop variables free."""
         names, work = self.names, self.work
-        scope = Scope(names.axes, slots, work.storage, work.held, names.raw, self.periodic)
+        scope = Scope(
+            names.axes, slots, work.storage, work.held, names.raw, self.periodic, self.width
+        )
         return self.simplify(translate(expr, scope))
 
     def at(self, expr: k.Expr, point: Point) -> k.Expr:

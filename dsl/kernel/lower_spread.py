@@ -60,8 +60,8 @@ def _chunk(work: Work, stage: Staged, group: Group, names: Names, number: k.Expr
     for axis, start, offset in zip(group.axes, first, _digits(number, extents, width), strict=True):
         raw[axis] = visit(k.call("add", start, offset))
         whole = axis is group.axes[-1] and axis.extent % width == 0 and _at_multiple(start, width)
-        axes[axis] = visit(clamped(raw[axis], axis.extent, width if whole else 1, least=0))
-    scope = Scope(axes, {}, work.storage, work.held, raw)
+        axes[axis] = visit(clamped(raw[axis], axis.extent, width if whole else 1, LANE, least=0))
+    scope = Scope(axes, {}, work.storage, work.held, raw, lanes=width)
     jobs = []
     for output in group.stores:
         value = visit(translate(output.value, scope))

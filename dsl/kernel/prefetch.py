@@ -7,6 +7,11 @@ the loads that the last pass makes for a pass that does not come are the last pa
 
     for n { barrier; a' = a[n]; barrier; work(a') }
     next = a[0];  for n { barrier; a' = next; barrier; next = a[min(n + 1, last)]; work(a') }
+
+Beside matrix instructions, which take hardly longer for a slice than its loads do, loops with
+nothing but such a loop inside are one with it: the first slice of its next run is loaded in time.
+
+    for i < 3 { for n < 5 { … } }   →   for n < 15 { i = n / 5;  … }
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from dataclasses import replace
 from sdlc.graph.types import DType
 from sdlc.kernel.intervals import Bounds
 from sdlc.kernel.ir import (
+    I32,
     Access,
     Assign,
     Barrier,
@@ -26,6 +32,7 @@ from sdlc.kernel.ir import (
     Kernel,
     Let,
     Load,
+    MatrixMultiply,
     Space,
     Stmt,
     Store,
@@ -65,10 +72,12 @@ class _Prefetching:
                 ranges[stmt.var] = (0, stmt.extent - 1)
         self.simplifier = Simplifier(Bounds(ranges))
         self.names = Fresh(kernel)
+        self.joins = any(isinstance(s, MatrixMultiply) for s in statements(kernel.body))
         self.count = 0
 
     def loop(self, loop: For) -> list[Stmt]:
         """A loop that fetches, a pass ahead; another, with those inside of it."""
+        alone, loop = loop, self._joined(loop) if self.joins else loop
         parts = _parts(loop)
         if parts is None:
             return [replace(loop, body=map_loops(loop.body, self.loop))]
@@ -79,7 +88,7 @@ class _Prefetching:
                 lets[stmt.var] = replaced(stmt.value, lets)
         loads = _fetched(fill, self.halves)
         if not loads or len(loads) > MOST_LOADS:
-            return [loop]
+            return [alone]
         self.count += 1
         following = call("min", call("add", loop.var, i32(1)), i32(loop.extent - 1))
         ahead: list[Stmt] = []
@@ -94,6 +103,24 @@ class _Prefetching:
         filled = [_with(stmt, values) for stmt in fill]
         made = (*before, Barrier(), *filled, Barrier(), *next_, *after)
         return [*ahead, replace(loop, body=made)]
+
+    def _joined(self, loop: For) -> For:
+        """A loop with nothing but one that fetches inside, as one with it; another as it is."""
+        lets = [s for s in loop.body if isinstance(s, Let)]
+        rest = [s for s in loop.body if not isinstance(s, Let)]
+        if len(rest) != 1 or loop.body[-1] is not rest[0] or not isinstance(rest[0], For):
+            return loop
+        inner = self._joined(rest[0])
+        if _parts(inner) is None or any(isinstance(e, Load) for s in lets for e in walk(s.value)):
+            return loop
+        var, each = Var(self.names.name(f"{loop.var.name}_{inner.var.name}"), I32), inner.extent
+        extent = loop.extent * each
+        self.simplifier.bounds.ranges[var] = (0, extent - 1)
+        places = (
+            Let(loop.var, call("floordiv", var, i32(each))),
+            Let(inner.var, call("mod", var, i32(each))),
+        )
+        return For(var, extent, (*places, *lets, *inner.body), inner.axis)
 
     def _at(self, value: Expr, var: Var, place: Expr) -> Expr:
         return self.simplifier.visit(replaced(value, {var: place}))

@@ -8,13 +8,14 @@ Example: `x[i - 1] else 0` becomes `select(i - 1 >= 0, x[max(i - 1, 0)], 0)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sdlc.graph import expr as g
 from sdlc.graph.node import Node
 from sdlc.graph.types import DType
 from sdlc.kernel import ir as k
+from sdlc.kernel.lower_names import LANE, clamped, lanes_of
 from sdlc.schedule.distributed import Digit
 from sdlc.schedule.storage import Block, stored_strides
 
@@ -82,7 +83,8 @@ class Held:
 class Scope:
     """What names stand for: axes, monoid slots (by side and field), stored values, and values held
     in the kernel; `raw` are the axes as they index those, and remainders
-    in the indices of `periodic` values: possibly beyond their extents."""
+    in the indices of `periodic` values: possibly beyond their extents; `lanes` has the vector whose
+    lanes' number is `LANE`."""
 
     axes: Mapping[g.Axis, k.Expr]
     slots: Mapping[tuple[int, int], k.Expr]
@@ -90,6 +92,7 @@ class Scope:
     held: Mapping[tuple[Node, int], Held] = field(default_factory=dict)
     raw: Mapping[g.Axis, k.Expr] = field(default_factory=dict)
     periodic: frozenset[tuple[Node, int]] = frozenset()
+    lanes: int = 1
 
 
 def translate(expr: g.Expr, scope: Scope) -> k.Expr:
@@ -141,13 +144,23 @@ def _read(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
     indices = tuple(visit(i) for i in e.indices)
     if e.fill is None:
         return _loaded(storage, indices)
-    inside: k.Expr = k.Literal(True, k.BOOL)
-    safe = []
-    for index, extent in zip(indices, storage.shape, strict=True):
-        inside = k.call("and", inside, k.call("ge", index, k.i32(0)))
-        inside = k.call("and", inside, k.call("lt", index, k.i32(extent)))
-        safe.append(k.call("min", k.call("max", index, k.i32(0)), k.i32(extent - 1)))
+    widths = [lanes_of(i, n, scope.lanes) for i, n in zip(indices, storage.shape, strict=True)]
+    inside = _inside(indices, storage.shape, widths)
+    safe = [
+        clamped(index, extent, width, LANE, least=0)
+        for index, extent, width in zip(indices, storage.shape, widths, strict=True)
+    ]
     return k.call("select", inside, _loaded(storage, tuple(safe)), visit(e.fill))
+
+
+def _inside(indices: Sequence[k.Expr], shape: Sequence[int], widths: Sequence[int]) -> k.Expr:
+    """Whether indices are inside of a shape; vectors that are so as a whole ask once."""
+    inside: k.Expr = k.Literal(True, k.BOOL)
+    for index, extent, width in zip(indices, shape, widths, strict=True):
+        start = index if width == 1 else k.call("sub", index, LANE)
+        inside = k.call("and", inside, k.call("ge", start, k.i32(0)))
+        inside = k.call("and", inside, k.call("lt", start, k.i32(extent)))
+    return inside
 
 
 def is_remainder(index: g.Expr) -> bool:
@@ -166,11 +179,9 @@ def _held(e: g.Read, visit: _Visit, scope: Scope) -> k.Expr:
         load = k.Cast(load, DType.F32)
     if e.fill is None:
         return load
-    inside: k.Expr = k.Literal(True, k.BOOL)
-    for index, extent in zip(indices, e.source.shape, strict=True):
-        inside = k.call("and", inside, k.call("ge", index, k.i32(0)))
-        inside = k.call("and", inside, k.call("lt", index, k.i32(extent)))
-    return k.call("select", inside, load, visit(e.fill))
+    shape = e.source.shape
+    widths = [lanes_of(i, n, scope.lanes) for i, n in zip(indices, shape, strict=True)]
+    return k.call("select", _inside(indices, shape, widths), load, visit(e.fill))
 
 
 def _loaded(storage: Storage, indices: tuple[k.Expr, ...]) -> k.Expr:

@@ -18,7 +18,7 @@ import numpy as np
 
 from sdlc.graph.node import Graph, Input, Role
 from sdlc.graph.types import Array
-from sdlc.language.diagnostics import failure
+from sdlc.language.diagnostics import failure, plural
 from sdlc.proof.inputs import KINDS, Given, arrays_of, declared
 from sdlc.proof.stages import Arrays, Fault, Limits, Route, Subject, first_wrong
 
@@ -110,7 +110,8 @@ def judge(subject: Subject, route: Route, given: dict[str, Array]) -> Fault | No
 def _notes(search: _Search, effort: Effort) -> tuple[str, ...]:
     notes = []
     if search.late:
-        notes.append(f"{search.tried} examples in {effort.seconds:g} s, not {effort.examples}")
+        tried = plural(search.tried, "example")
+        notes.append(f"{tried} in {effort.seconds:g} s, not {effort.examples}")
     if search.subject.sample is not None:
         groups = len(search.subject.sample.groups)
         points = sum(len(p) for p in search.subject.sample.points.values())

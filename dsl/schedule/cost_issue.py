@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
+from sdlc.graph.affine import bounds
 from sdlc.graph.expr import Apply, Axis, Expr, Index, Read, children, walk
 from sdlc.graph.node import Node
 from sdlc.graph.scalar import SCALARS
@@ -74,6 +75,8 @@ class _Item:
     near: Axis | None
     """The axis along which neighbouring work-items lie."""
     reduced: frozenset[Axis]
+    stepped: frozenset[Axis]
+    """The reduced axes through which it goes alone, step by step."""
     simd: int
 
     def evaluations(self, axes: frozenset[Axis]) -> int:
@@ -164,8 +167,9 @@ def _evaluating(
     for e in walk(*group.expressions):
         axes = depends[e]
         if isinstance(e, Read):
-            loads += _load(e, axes, item, orders)
-            slots += GUARD * item.evaluations(axes) * item.simd if e.fill is not None else 0
+            there = 1.0 if e.fill is None else _share_there(e, item)
+            loads += _load(e, axes, item, orders) * (1.0 if there is None else there)
+            slots += GUARD * item.evaluations(axes) * item.simd if there is None else 0
         elif isinstance(e, Apply) and e.dtype.is_float:
             slots += _slots(e.op) * item.evaluations(axes) * item.width(axes)
     return slots, loads
@@ -181,7 +185,9 @@ def _item(nest: Nest, simd: int) -> _Item:
     near = next((lp.axis for lp in of[Kind.LANE] if lp.dim == 0), None)
     vector = of[Kind.VECTOR][0] if of[Kind.VECTOR] else None
     copied = (*of[Kind.UNROLL], *of[Kind.MATRIX])
-    return _Item(of[Kind.SERIAL], copied, vector, near, nest.reduced, simd)
+    alone = (Kind.SERIAL, Kind.UNROLL)
+    stepped = nest.reduced - {lp.axis for lp in nest.loops if lp.kind not in alone}
+    return _Item(of[Kind.SERIAL], copied, vector, near, nest.reduced, stepped, simd)
 
 
 def _dependences(exprs: Iterable[Expr]) -> dict[Expr, frozenset[Axis]]:
@@ -190,6 +196,24 @@ def _dependences(exprs: Iterable[Expr]) -> dict[Expr, frozenset[Axis]]:
     for e in walk(*exprs):
         own = frozenset((e.axis,)) if isinstance(e, Index) else frozenset[Axis]()
         found[e] = own.union(*(found[c] for c in children(e)))
+    return found
+
+
+def _share_there(read: Read, item: _Item) -> float | None:
+    """The share of a reduction's steps at which a guarded read has a place, where that changes with
+    the steps only: their loop is then cut (`kernel/cut.py`), and nobody asks. None: it is asked at
+    each step."""
+    found = 1.0
+    for index, extent in zip(read.indices, read.source.shape, strict=True):
+        reach, form = bounds(index), affine(index)
+        if reach is not None and reach[0] >= 0 and reach[1] < extent:
+            continue
+        moving = [axis for axis, factor in form[0].items() if factor] if form is not None else []
+        if form is None or len(moving) != 1 or moving[0] not in item.stepped:
+            return None
+        (axis,) = moving
+        places = (form[1] + form[0][axis] * step for step in range(axis.extent))
+        found *= sum(0 <= place < extent for place in places) / axis.extent
     return found
 
 

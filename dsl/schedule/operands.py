@@ -26,6 +26,7 @@ from sdlc.schedule.factor import local_statistics
 from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Reorder, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.staging import NestDraft
+from sdlc.target import Profile
 
 LEAST = 16
 """Fewer rows than this are not worth a work-group's tile."""
@@ -302,23 +303,39 @@ def _columns(draft: NestDraft, lanes: Axis, shape: Shape, setting: Setting) -> N
 def _columns_of_rows(draft: NestDraft, part: Group, axis: Axis, setting: Setting) -> None:
     """The left factor in local memory, a work-item's rows side by side for each step of K: they
     arrive as a vector, of which nothing has to be kept for the next steps. It is fetched along K,
-    by vectors, K over lanes 0 and rows over lanes 1."""
-    vector = setting.profile.vector
-    draft.take(Stage(part.name, axis.name, Place.LOCAL, vector))
+    by vectors, K over lanes 0 and rows over lanes 1; where no row is beyond the end, each with a
+    place of its own, several rows at once, so that they are stored as a vector too."""
+    profile = setting.profile
+    draft.take(Stage(part.name, axis.name, Place.LOCAL, profile.vector))
     across, down = draft.nest.size(Kind.LANE, 0), draft.nest.size(Kind.LANE, 1)
     stage = next(s for s in draft.nest.stages if s.value == part.name)
-    name, extent = f"{part.name}/{axis.name}", stage.nest.loop(axis.name).extent
-    width = vector_width(extent, max(1, setting.profile.gather))
+    extents = {a: stage.nest.loop(a.name).extent for a in part.axes}
+    rows = [a for a in part.axes if a in draft.group.axes]
+    last = part.axes[-1]
+    if last in rows and draft.nest.is_exact(last):
+        side = vector_width(extents[last], profile.vector)
+        draft.tile(f"{part.name}/{last.name}", side, Kind.VECTOR, "vec")
+        extents[last] //= side
+    name, width = f"{part.name}/{axis.name}", _steps_at_once(extents[axis], across, profile)
     draft.tile(name, width, Kind.UNROLL, "tile")
-    lanes = vector_width(extent // width, across)
+    lanes = vector_width(extents[axis] // width, across)
     if lanes > 1:
         draft.take(Tile(name, lanes, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 0))
-    for row in (a for a in part.axes if a in draft.group.axes):
+    for row in rows:
         name = f"{part.name}/{row.name}"
-        lanes = vector_width(stage.nest.loop(row.name).extent, down)
+        lanes = vector_width(extents[row], down)
         down //= lanes
         if lanes > 1:
             draft.take(Tile(name, lanes, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 1))
+
+
+def _steps_at_once(extent: int, across: int, profile: Profile) -> int:
+    """Steps of K that a work-item fetches side by side: a vector of them, or fewer, where all
+    work-items have some then."""
+    width = vector_width(extent, max(1, profile.gather))
+    if extent % (width * across) and extent % across == 0:
+        return vector_width(extent // across, width)
+    return width
 
 
 def _rows(draft: NestDraft, rows: list[Axis], shape: Shape, near: bool) -> None:

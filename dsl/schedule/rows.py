@@ -28,7 +28,7 @@ from sdlc.schedule.draft import (
 )
 from sdlc.schedule.group import Group
 from sdlc.schedule.held_rows import held_rows_steps
-from sdlc.schedule.nest import Bind, Kind, Place, Reorder, Stage, Step, Tile, initial
+from sdlc.schedule.nest import Bind, Kind, Loop, Place, Reorder, Stage, Step, Tile, initial
 from sdlc.schedule.reasons import Journal
 from sdlc.schedule.staging import NestDraft
 from sdlc.target import Profile
@@ -47,6 +47,9 @@ thirds of what four do."""
 
 AHEAD = 8
 """Steps of statistics that are written out where work-items lie side by side."""
+
+MOST_BESIDE = 64
+"""Work-items side by side along one axis at most."""
 
 WRITTEN = 4
 """Registers for each element of a part of a row that a compiler writes out and keeps from the first
@@ -225,9 +228,18 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     wide = sorted(whole, key=lambda n: -draft.nest.loop(n).extent)
     alone = prod(a.extent for a in part.over) <= ALONE and setting.profile.reduction_lanes > 1
     rows = prod(draft.nest.loop(a.name).extent for a in sizes)
-    lanes = [] if alone else _lanes(part, setting)[: len(wide)]
+    side = None if alone or not inside else _side(part, draft.nest.loop(inside[-1]), setting)
+    lanes = [] if alone else _lanes(part, setting, side)[: len(wide)]
+    if side is not None and not lanes:
+        side, lanes = None, _lanes(part, setting, None)[: len(wide)]
     for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
+    if side is not None:
+        draft.take(Bind(inside[-1], Kind.LANE, 0), Reorder((f"{wide[0]}.lane", inside[-1])))
+        ahead = {n: divisor(draft.nest.loop(n).extent, AHEAD) for n in wide}
+        most = max(ahead, key=lambda n: ahead[n])
+        draft.tile(most, ahead[most], Kind.UNROLL, "ahead")
+        inside = inside[:-1]
     short = prod(a.extent for a in part.over) < LONG_ROW
     beside = (
         () if short and not alone else (_beside if alone else _again)(draft, wide, rows, setting)
@@ -238,7 +250,18 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     bound = [a for a in stored if a in sizes or a.name in beside]
     draft.take(*bind_groups(bound, left, setting))
     draft.take(Stage(part.name, "", Place.PRIVATE))
-    return (*draft.steps, *_statistics_steps(part, lanes, setting))
+    return (*draft.steps, *_statistics_steps(part, lanes, side, setting))
+
+
+def _side(part: Group, last: Loop, setting: Setting) -> Axis | None:
+    """The reduced axis whose vectors work-items take side by side, all of them, for the statistics
+    and for the row: one that is innermost in storage, `last` being the row's loop over vectors."""
+    strides = _strides(part, setting)
+    axis = next((a for a in part.over if strides.get(a) == 1), None)
+    if setting.profile.depth < 2 or axis is None or len(part.over) == 1:
+        return None
+    count = axis.extent // vector_width(axis.extent, setting.profile.vector)
+    return axis if 1 < count <= MOST_BESIDE and count == last.extent else None
 
 
 def _beside(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> tuple[str, ...]:
@@ -274,9 +297,9 @@ def _again(draft: NestDraft, wide: list[str], rows: int, setting: Setting) -> tu
     return ()
 
 
-def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
-    """How many work-items share the reduction along its longest axes: powers of two, `MANY` at
-    least with `LEAST` elements each."""
+def _lanes(part: Group, setting: Setting, side: Axis | None) -> list[tuple[Axis, int]]:
+    """How many work-items share the reduction along its longest axes, beside those that take the
+    vectors of `side`: powers of two, `MANY` at least with `LEAST` elements each."""
     points = prod(a.extent for a in part.over)
     left = setting.profile.reduction_lanes
     if left > MANY:
@@ -284,9 +307,12 @@ def _lanes(part: Group, setting: Setting) -> list[tuple[Axis, int]]:
     most = setting.profile.registers // WRITTEN
     if left > 1 and most < points // left <= setting.profile.registers:
         left = min(1 << (-(-points // most) - 1).bit_length(), setting.profile.lanes)
+    if side is not None:
+        left //= side.extent // vector_width(side.extent, setting.profile.vector)
     found: list[tuple[Axis, int]] = []
     strides = _strides(part, setting)
-    for axis in sorted(part.over, key=lambda a: (-a.extent, strides.get(a, 1 << 40)))[:3]:
+    over = [a for a in part.over if a != side]
+    for axis in sorted(over, key=lambda a: (-a.extent, strides.get(a, 1 << 40)))[:3]:
         ways = min(1 << (axis.extent.bit_length() - 1), 1 << (max(left, 1).bit_length() - 1))
         if ways > 1:
             found.append((axis, ways))
@@ -301,47 +327,37 @@ def _strides(part: Group, setting: Setting) -> dict[Axis, int]:
     return next((strides for strides in found if strides), {})
 
 
-def _statistics_steps(part: Group, lanes: list[tuple[Axis, int]], setting: Setting) -> list[Step]:
-    """Work-items as `lanes` say; a vector along what is left of the innermost axis in storage, and
-    first of all neighbouring work-items, where those along `lanes` would be far apart."""
+def _statistics_steps(
+    part: Group, lanes: list[tuple[Axis, int]], side: Axis | None, setting: Setting
+) -> list[Step]:
+    """Work-items as `lanes` say, neighbours along `side`; a vector along that, or along what is
+    left of the innermost axis in storage."""
     strides = _strides(part, setting) if lanes else flat_strides(part.lift[0], setting.orders)
     order = sorted(part.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
-    axis = max(part.over, key=lambda a: (strides.get(a) == 1, a.extent))
+    axis = side or max(part.over, key=lambda a: (strides.get(a) == 1, a.extent))
     free = not lanes or (setting.profile.depth > 1 and axis not in dict(lanes))
     width = vector_width(axis.extent, setting.profile.vector) if free else 1
-    name, side = f"{part.name}/{axis.name}", 1
-    if free and lanes and strides.get(axis) == 1:
-        side = _side_by_side(-(-axis.extent // width), lanes[0][1])
+    name = f"{part.name}/{axis.name}"
     steps: list[Step] = []
     for dim, (other, ways) in enumerate(lanes):
-        own = ways if dim else ways // side
-        if own > 1:
-            lane = f"{part.name}/{other.name}"
-            steps += [Tile(lane, own, f"{lane}.lane"), Bind(f"{lane}.lane", Kind.LANE, dim)]
+        lane = f"{part.name}/{other.name}"
+        steps += [Tile(lane, ways, f"{lane}.lane"), Bind(f"{lane}.lane", Kind.LANE, dim)]
     if width > 1:
         steps += [Tile(name, width, f"{name}.vec"), Bind(f"{name}.vec", Kind.VECTOR)]
-    if side > 1:
-        steps += [Tile(name, side, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, 0)]
-        if side < lanes[0][1]:
-            steps.append(Reorder((f"{part.name}/{lanes[0][0].name}.lane", f"{name}.lane")))
+    if side is not None:
+        order.remove(side)
+        first = f"{part.name}/{lanes[0][0].name}.lane"
+        steps += [Bind(name, Kind.LANE, 0), Reorder((first, name))]
     steps.append(Reorder(tuple(f"{part.name}/{a.name}" for a in order)))
-    return [*steps, *_ahead(part, order, lanes, side)] if side > 1 else steps
+    return [*steps, *_ahead(part, order, dict(lanes))] if side is not None else steps
 
 
-def _ahead(
-    part: Group, order: list[Axis], lanes: list[tuple[Axis, int]], side: int
-) -> tuple[Step, ...]:
-    """Steps along the last axis that work-items go along, written out: their loads are under way
-    together."""
-    ways = {axis: n if dim else n // side for dim, (axis, n) in enumerate(lanes)}
-    axis = next(a for a in reversed(order) if a in ways)
-    name, size = f"{part.name}/{axis.name}", divisor(-(-axis.extent // ways[axis]), AHEAD)
+def _ahead(part: Group, order: list[Axis], ways: dict[Axis, int]) -> tuple[Step, ...]:
+    """Steps along the axis that leaves a work-item the most, the last of such, written out: their
+    loads are under way together."""
+    left = {a: divisor(-(-a.extent // ways.get(a, 1)), AHEAD) for a in reversed(order)}
+    axis = max(left, key=lambda a: left[a])
+    name, size = f"{part.name}/{axis.name}", left[axis]
     if size == 1:
         return ()
     return (Tile(name, size, f"{name}.ahead"), Bind(f"{name}.ahead", Kind.UNROLL))
-
-
-def _side_by_side(vectors: int, most: int) -> int:
-    """Work-items for so many vectors side by side: a power of two, or one where it is too many."""
-    ways = 1 << (vectors - 1).bit_length()
-    return ways if ways <= most else 1

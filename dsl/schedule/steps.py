@@ -245,8 +245,6 @@ def _bind(nest: Nest, step: Bind, refuse: Callable[[str], Refused]) -> Nest:
         raise refuse("the loop is bound already")
     if reduced and step.kind is Kind.GROUP:
         raise refuse("work-groups cannot share a reduction without a second kernel")
-    if step.kind is Kind.LANE and reduced and loop.extent & (loop.extent - 1):
-        raise refuse("lanes that share a reduction must be a power of two")
     if step.kind is Kind.VECTOR:
         if nest.matrix is not None or any(lp.kind is Kind.VECTOR for lp in nest.loops):
             raise refuse("the nest has a vector loop already, or a matrix instruction")

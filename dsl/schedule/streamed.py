@@ -11,6 +11,7 @@ work-items, so that neighbours read neighbouring rows of what they share.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -22,6 +23,7 @@ from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Spread, Stage, Step, Tile, initial
 from sdlc.schedule.operands import operand, read_operand
 from sdlc.schedule.shared import rows_held
+from sdlc.schedule.sharing import unshared
 from sdlc.schedule.staging import NestDraft, columns_of, row_axes, share_out
 
 
@@ -47,6 +49,8 @@ def streamed(group: Group, setting: Setting) -> tuple[Group, tuple[Step, ...]]:
         shape = wanted = _shape(whole, setting)
         while True:
             draft = _tiled(whole, shape, setting)
+            apart = {s.value for s in draft.nest.stages if unshared(whole, draft.nest, s)}
+            draft = _tiled(whole, shape, setting, apart) if apart else draft
             fits = local_bytes(whole, draft.nest) <= setting.local_bytes
             if fits or shape.down == 1:
                 break
@@ -72,15 +76,20 @@ def _streams(group: Group) -> list[tuple[Group, Group]]:
 
 
 def _with(group: Group, streams: list[tuple[Group, Group]]) -> Group:
-    """The group with these streams as inner groups, before everything else."""
+    """The group with these streams as inner groups: the first before everything else, each of the
+    others behind the product that reads the one before it, whose place it may take."""
     made = dict(streams)
-    parts = []
+    parts = [made[part] for part, _ in streams[:1]]
+    after = dict(zip((part for part, _ in streams), streams[1:], strict=False))
     for part in group.inner:
         form = contraction(part)
+        changed = part
         if part in made and form is not None:
-            part = replace(part, lift=(apply("mul", form.left, read_operand(made[part])),))
-        parts.append(part)
-    return replace(group, inner=(*made.values(), *parts))
+            changed = replace(part, lift=(apply("mul", form.left, read_operand(made[part])),))
+        parts.append(changed)
+        if part in after:
+            parts.append(after[part][1])
+    return replace(group, inner=tuple(parts))
 
 
 def _shape(group: Group, setting: Setting) -> Shape:
@@ -110,8 +119,10 @@ def _power(number: int) -> int:
     return 1 << (max(number, 1) - 1).bit_length()
 
 
-def _tiled(group: Group, shape: Shape, setting: Setting) -> NestDraft:
-    """The nest of one shape."""
+def _tiled(
+    group: Group, shape: Shape, setting: Setting, apart: Set[str] = frozenset()
+) -> NestDraft:
+    """The nest of one shape; what is kept `apart` gives its place to no later stage."""
     draft = NestDraft(group, initial(group))
     rows, wide = row_axes(group)
     if wide:
@@ -123,19 +134,26 @@ def _tiled(group: Group, shape: Shape, setting: Setting) -> NestDraft:
     share_out(draft, setting)
     own = columns_of(group, wide)
     for part in reversed(group.inner):
-        _stage(draft, part, own[part.name], shape, setting)
+        place = "" if part.name in apart else _successor(group, part, setting)
+        _stage(draft, part, own[part.name], (shape, place), setting)
     return draft
 
 
 def _stage(
-    draft: NestDraft, part: Group, own: frozenset[Axis], shape: Shape, setting: Setting
+    draft: NestDraft,
+    part: Group,
+    own: frozenset[Axis],
+    wanted: tuple[Shape, str],
+    setting: Setting,
 ) -> None:
     """One inner group, by its axes that are the group's columns: a stream, a work-item's own
-    columns, a row each, or shared by all."""
+    columns, a row each, or shared by all. `wanted` are the shape, and the stage that takes its
+    place later."""
+    shape, place = wanted
     vector, at = setting.profile.vector, draft.group.over[-1].name
     reduces = part.monoid is not None and contraction(part) is None
-    if part.monoid is None and not any((r.source, r.field) in draft.group.held for r in part.reads):
-        draft.take(Stage(part.name, at, Place.LOCAL))
+    if _is_stream(draft.group, part):
+        draft.take(Stage(part.name, at, Place.LOCAL, 0, place))
         stage = _nest(draft, part)
         last = stage.loop(part.axes[-1].name).extent
         draft.take(Spread(part.name, vector_width(last, vector)))
@@ -143,18 +161,30 @@ def _stage(
         draft.take(Stage(part.name, at, Place.PRIVATE))
         _own_columns(draft, part, own, setting)
     else:
-        place = _successor(draft.group, part) if not reduces else ""
         draft.take(Stage(part.name, at, Place.LOCAL, 0 if reduces else vector, place))
         share_part(draft, part, shape, setting)
 
 
-def _successor(group: Group, part: Group) -> str:
-    """The map that is the last to read a part, point by point, so that it may take its place."""
+def _is_stream(group: Group, part: Group) -> bool:
+    """Whether a part only holds what is read from memory."""
+    return part.monoid is None and not any((r.source, r.field) in group.held for r in part.reads)
+
+
+def _successor(group: Group, part: Group, setting: Setting) -> str:
+    """The stage that may take the place of a part when it has been read: of a stream the next one,
+    unless it is under way then; of what is shared by all the map that is the last to read it, point
+    by point."""
     held = {(s.node, s.field) for s in part.stores}
     readers = [g for g in group.parts if any((r.source, r.field) in held for r in g.reads)]
+    if _is_stream(group, part):
+        read = group.parts.index(readers[-1])
+        behind = group.inner[read + 1 :]
+        later = next((g for g in behind if _is_stream(group, g)), None)
+        return later.name if later is not None and setting.profile.depth < 2 else ""
     last = readers[-1]
     alike = last is not group and last.monoid is None and not last.over
-    return last.name if alike and last.points == part.points else ""
+    reduces = part.monoid is not None and contraction(part) is None
+    return last.name if alike and not reduces else ""
 
 
 def _nest(draft: NestDraft, part: Group) -> Nest:
@@ -196,8 +226,12 @@ def _own_columns(draft: NestDraft, part: Group, own: frozenset[Axis], setting: S
 
 
 def _unroll(draft: NestDraft, part: Group, setting: Setting) -> None:
+    """Steps of a sum as copies: more of a tile of few results, where registers are counted."""
+    profile, nest = setting.profile, _nest(draft, part)
+    results = nest.size(Kind.VECTOR, 0) * nest.size(Kind.UNROLL, 0)
+    most = profile.register_tile[1] // max(results, 1) if profile.registers else 1
     axis = part.over[-1]
-    size = written_out(axis.extent, setting.profile)
+    size = written_out(axis.extent, replace(profile, unroll=profile.unroll * max(most, 1)))
     draft.tile(f"{part.name}/{axis.name}", size, Kind.UNROLL, "unroll")
 
 

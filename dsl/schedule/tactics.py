@@ -282,9 +282,9 @@ def _register_tile(
     draft.take(lanes, width, Kind.VECTOR, "vec")
     draft.take(lanes, divisor(draft.left[lanes], columns // width), Kind.UNROLL, "tile")
     for axis in reversed(row_axes):
-        size = whole or share(draft.left[axis], rows)
+        size = share(draft.left[axis], rows)
         draft.take(axis, size, Kind.UNROLL, "tile")
-        rows, whole = rows // size, 0
+        rows //= size
     return row_axes
 
 

@@ -345,7 +345,7 @@ def _reduced_loops(
     and what is known of their sum decides most guards; but where neighbours along another reduced
     axis lie side by side and arrive as one load. Where registers are counted, fewer steps are
     written out of several contractions: each loads factors of its own. So are they of a tile of
-    scalars, which keeps vectors of both factors.
+    scalars, which keeps vectors along K of both factors.
     """
     strides = flat_strides(form.left, setting.orders)
     order = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
@@ -360,7 +360,7 @@ def _reduced_loops(
     profile = setting.profile
     if profile.registers:
         vectors = any(isinstance(s, Bind) and s.kind is Kind.VECTOR for s in draft.steps)
-        values = form.right_values if vectors else 2 * form.right_values
+        values = form.right_values if vectors else 4 * form.right_values
         profile = replace(profile, unroll=max(1, profile.unroll // values))
     size = written_out(order[-1].extent, profile) if order else 1
     if size > 1:

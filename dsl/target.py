@@ -111,7 +111,8 @@ class Profile:
     the block has more (0: it is always the block); `slice` elements of K that a work-group fetches
     to local memory at a time (0: operands are read from memory; then `factor_slice` is for a left
     factor that is computed as it is fetched, such as a norm's rows),
-    `depth` of which are under way at once (2: the next is loaded meanwhile); `groups` work-groups
+    `depth` of which are under way at once (2: the next is loaded meanwhile; 3: the next two, where
+    a product by matrix instructions leaves registers for them); `groups` work-groups
     that keep the device busy; `unroll` copies of a contraction's innermost reduced loop; `points`
     elements and `flop` operations that one work-item computes at least, in loops, where there is
     enough work; `gather` lanes of one load that replaces scalar loads of neighbours; `partial_sums`

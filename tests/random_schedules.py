@@ -217,7 +217,9 @@ def _step(loops: Sequence[Loop], prefix: str, number: int) -> st.SearchStrategy[
 
 def _inside(staged: Staged, number: int) -> st.SearchStrategy[Step]:
     """A step on the loops of a stage, or its elements shared out over work-items."""
-    spreads = st.sampled_from((1, 2, 4)).map(lambda width: Spread(staged.value, width))
+    spreads = st.builds(
+        Spread, st.just(staged.value), st.sampled_from((1, 2, 4)), st.sampled_from((1, 1, 2, 4))
+    )
     if not staged.nest.loops:
         return spreads
     return st.one_of(spreads, _step(staged.nest.loops, f"{staged.value}/", number))

@@ -14,6 +14,7 @@ from kernels import LX, LY, add, mul, numbers, read, write
 from sdlc.backends.counted import FEW
 from sdlc.backends.legalize import legalize
 from sdlc.backends.printer import print_kernel
+from sdlc.graph.types import DType
 from sdlc.kernel.interpret import Trap, interpret
 from sdlc.kernel.ir import (
     F32,
@@ -42,6 +43,7 @@ from sdlc.target import Capabilities
 
 CAPS = Capabilities(("opencl",), vector_widths=(1, 2, 4), integer_bits=32, counted_loops=True)
 X, W, OUT = read("x", 4096), read("w", 4096), write("out", 16)
+PLACES = Buffer("places", DType.I32, 16, Space.GLOBAL, Access.READ)
 KEPT = Buffer("kept", X.dtype, 2048, Space.LOCAL, Access.READ_WRITE)
 TOTAL, BLOCK = Var("total", F32), Var("block", I32)
 
@@ -51,7 +53,7 @@ def products(name: str, extent: int, steps: tuple[int, int, int], apart: int) ->
     at, place, own = Var(name, I32), Var(f"at_{name}", I32), Var(f"own_{name}", I32)
     first = Load(X, add(place, i32(apart)))
     value = call("fma", first, Load(W, add(mul(at, steps[1]), LX)), TOTAL)
-    more = call("fma", Load(X, place), Load(W, add(mul(at, steps[2]), own)), value)
+    more = call("fma", Load(X, add(place, 3)), Load(W, add(mul(at, steps[2]), own)), value)
     body = (
         Let(own, mul(BLOCK, 5)),
         Let(place, add(add(mul(at, steps[0]), mul(LX, 3)), mul(BLOCK, 7))),
@@ -104,7 +106,7 @@ def test_the_text_counts_by_a_place() -> None:
     made = legalize(kernel, CAPS, "opencl")
     text = print_kernel(made, "opencl", CAPS).text
     assert text.count("while (place") == 2 and "int p =" not in text and "int q =" not in text
-    assert "int place = block * 7 + lane_x * 3;" in text and "place = place + 5;" in text
+    assert "int place = block * 7 + lane_x * 3 + 3;" in text and "place = place + 5;" in text
     wgsl = print_kernel(legalize(kernel, CAPS, "wgsl"), "wgsl", CAPS).text
     assert wgsl.count("while (place") == 2
 
@@ -126,6 +128,10 @@ def test_which_loops_count_by_places(caps: Capabilities) -> None:
     squared = Load(X, call("min", call("mul", other.var, other.var), i32(7)))
     bent = replace(other, body=(*other.body, Assign(TOTAL, call("fma", squared, squared, TOTAL))))
     assert names(one, bent) == (["p"] if there else [])
+    read_place = add(mul(other.var, 2), Load(PLACES, LX))
+    found = call("fma", Load(X, read_place), TOTAL, TOTAL)
+    moved = replace(other, extent=2 * FEW, body=(Assign(TOTAL, found),))
+    assert names(one, moved) == (["p"] if there else [])
 
 
 def test_a_loop_that_waits_keeps_its_count() -> None:

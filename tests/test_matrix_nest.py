@@ -16,7 +16,7 @@ from sdlc.backends.target import load_target
 from sdlc.graph.expr import ZERO, Index, Read, apply, i32
 from sdlc.graph.node import Graph, Input, Map, Reduce, Role
 from sdlc.graph.types import Array, DType, Origin
-from sdlc.kernel.ir import For, Load, statement_expressions, statements, walk
+from sdlc.kernel.ir import Barrier, For, Load, statement_expressions, statements, walk
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_plan
 from sdlc.proof.tolerance import Numerics, check, tolerance
@@ -333,6 +333,35 @@ def test_borders_of_whole_vectors_are_asked_once(columns: int) -> None:
     rng = np.random.default_rng(0)
     inputs = {i.name: rng.integers(-4, 5, i.shape).astype(np.float16) for i in made.inputs}
     check(tolerance(made, inputs, {}), run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
+
+
+@pytest.mark.parametrize(("k", "room"), [(256, 0), (320, 0), (320, 36000), (192, 0)])
+def test_two_slices_are_under_way(k: int, room: int) -> None:
+    """Passes two by two, and one more where they are odd: one barrier each where local memory has
+    room for both slices, two where it has not; too few passes stay as they are."""
+    made, target = product_graph(64, k, 64), load_target("nvidia-matrix")
+    caps = replace(target.caps, local_bytes=target.caps.local_bytes - room)
+    target = replace(target, caps=caps)
+    program = compile_plan(made, plan(made, target), target, H)
+    (kernel,) = program.kernels.values()
+    (loop,) = (s for s in statements(kernel.body) if isinstance(s, For))
+    ring = k >= 256
+    assert loop.extent == k // 64 // (2 if ring else 1)
+    arrays = sum(a.name.startswith("left") for a in kernel.arrays)
+    assert arrays == (2 if ring and not room else 1)
+    barriers = sum(isinstance(s, Barrier) for s in statements(loop.body))
+    assert barriers == (4 if ring and room else 2)
+    rng = np.random.default_rng(0)
+    inputs = {i.name: rng.integers(-4, 5, i.shape).astype(np.float16) for i in made.inputs}
+    check(tolerance(made, inputs, {}), run_interpreted(program, inputs, {}), Numerics.REASSOCIATED)
+
+
+def test_parts_of_products_are_whole_slices() -> None:
+    """1280 terms in ten parts of two slices of 64, not in sixteen of five of 16."""
+    target = load_target("nvidia-matrix")
+    found = plan(product_graph(128, 11520, 1280), target)
+    parts = [k.group for k in found.kernels if any(a.name.endswith(".part") for a in k.group.axes)]
+    assert parts and all(g.over[0].extent % 64 == 0 for g in parts)
 
 
 def test_loops_around_slices_are_one() -> None:

@@ -29,7 +29,8 @@ from sdlc.graph.expr import (
 from sdlc.graph.node import Field, Graph, Map, Monoid, Reduce
 from sdlc.graph.reference import Mode, evaluate
 from sdlc.graph.types import LOWEST, DType, Origin
-from sdlc.kernel.ir import Barrier, Declare, statements
+from sdlc.kernel.ir import Barrier, Declare, Load, statements
+from sdlc.kernel.rewrite import expressions
 from sdlc.language.elaborate import build
 from sdlc.language.library import load
 from sdlc.program.interpreted import run_interpreted
@@ -38,7 +39,7 @@ from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Kind, Place, Refused, Stage
+from sdlc.schedule.nest import Kind, Place, Refused, Spread, Stage
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.schedule.rescale import blocks_of, rescaled
 from sdlc.schedule.sharing import unshared
@@ -181,6 +182,7 @@ STREAMED = st.builds(
     depth=st.sampled_from((1, 2)),
     groups=st.sampled_from((1, 8)),
     registers=st.sampled_from((0, 64)),
+    gather=st.sampled_from((1, 4)),
 )
 
 
@@ -259,6 +261,30 @@ def test_streams_take_turns_unless_one_is_under_way(keys: int, depth: int) -> No
     assert ("sum_o_right_kept" in names) is (depth == 2) and "weight_kept" not in names
     assert sum(isinstance(s, Barrier) for s in statements(made.body)) == 6
     in_one_kernel(graph, profile, 0)
+
+
+@pytest.mark.parametrize(("keys", "size", "deep"), [(64, 16, 4), (77, 12, 4), (77, 10, 2)])
+def test_what_lies_side_by_side_is_fetched_as_vectors_and_stored_turned(
+    keys: int, size: int, deep: int
+) -> None:
+    """Elements of a key are neighbours in memory, keys in local memory."""
+    graph = attention_graph(1, 20, keys, size, 16)
+    profile = replace(STREAMS, slice=8, depth=1, block=16, registers=64, gather=4)
+    whole = plan(graph, target(profile))
+    (kernel,) = whole.kernels
+    found = {s.value: (s.deep, s.spread) for s in kernel.nest.stages if s.spread}
+    width = found["scores_right"][1]
+    assert found["scores_right"] == (deep, width) and found["sum_o_right"] == (1, 4)
+    assert f"spread by {deep} × {width}" in str(kernel.nest)
+    program = compile_plan(graph, whole, target(profile))
+    (made,) = program.kernels.values()
+    lanes = {e.lanes for e in expressions(made) if isinstance(e, Load) and e.buffer.name == "k"}
+    assert lanes == ({4} if deep == 4 else {1})
+    in_one_kernel(graph, profile, 0)
+    (keys_at,) = (s for s in kernel.steps if isinstance(s, Spread) and s.deep > 1)
+    wrong = tuple(replace(s, deep=7) if s is keys_at else s for s in kernel.steps)
+    with pytest.raises(Refused, match="depth does not divide"):
+        schedule(kernel.group, wrong)
 
 
 def test_a_stage_gives_its_place_only_to_the_last_that_reads_it() -> None:

@@ -16,19 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from sdlc.kernel.copies import Copier, Values
 from sdlc.kernel.ir import (
-    Assign,
-    Barrier,
     Call,
-    Declare,
-    Exchange,
-    Expr,
     For,
-    If,
     Kernel,
-    Let,
     Literal,
-    MatrixMultiply,
     Space,
     Stmt,
     Store,
@@ -38,18 +31,14 @@ from sdlc.kernel.ir import (
     statement_expressions,
     statements,
     walk,
-    with_factors,
 )
 from sdlc.kernel.rewrite import Fresh, map_loops
 from sdlc.kernel.simplify import simplify_kernel
-from sdlc.kernel.vectorize import replaced
 
 MOST_PIECES = 4
 """More pieces than this would be more text than they save questions."""
 MOST_STATEMENTS = 2000
 """Nor is a body repeated that makes more statements than this."""
-
-Values = dict[Expr, Expr]
 
 
 def cut_loops(kernel: Kernel) -> Kernel:
@@ -61,7 +50,7 @@ def cut_loops(kernel: Kernel) -> Kernel:
 
 class _Cutting:
     def __init__(self, kernel: Kernel) -> None:
-        self.names = Fresh(kernel)
+        self.copier = Copier(Fresh(kernel))
         self.count = 0
 
     def loop(self, loop: For) -> list[Stmt]:
@@ -77,52 +66,9 @@ class _Cutting:
     def _piece(self, loop: For, start: int, end: int) -> For:
         if start == 0:
             return replace(loop, extent=end)
-        var = self._fresh(loop.var)
+        var = self.copier.fresh(loop.var)
         values: Values = {loop.var: call("add", var, i32(start))}
-        return For(var, end - start, self._copies(loop.body, values), loop.axis)
-
-    def _copies(self, body: tuple[Stmt, ...], values: Values) -> tuple[Stmt, ...]:
-        """The statements of a scope with other names, at other values."""
-        return tuple(self._copy(stmt, values) for stmt in body)
-
-    def _copy(self, stmt: Stmt, values: Values) -> Stmt:
-        match stmt:
-            case Let() | Declare():
-                value = replaced(stmt.value, values)
-                values[stmt.var] = self._fresh(stmt.var)
-                return type(stmt)(self._named(stmt.var, values), value)
-            case Assign():
-                return Assign(self._named(stmt.var, values), replaced(stmt.value, values))
-            case Store():
-                guard = None if stmt.guard is None else replaced(stmt.guard, values)
-                index, value = replaced(stmt.index, values), replaced(stmt.value, values)
-                return Store(stmt.buffer, index, value, guard)
-            case For():
-                values[stmt.var] = self._fresh(stmt.var)
-                var = self._named(stmt.var, values)
-                return replace(stmt, var=var, body=self._copies(stmt.body, values))
-            case If():
-                condition = replaced(stmt.condition, values)
-                return If(condition, self._copies(stmt.body, values))
-            case Exchange():
-                value = replaced(stmt.value, values)
-                values[stmt.var] = self._fresh(stmt.var)
-                return replace(stmt, var=self._named(stmt.var, values), value=value)
-            case MatrixMultiply():
-                into = tuple(self._named(v, values) for v in stmt.into)
-                made = with_factors(stmt, lambda e: replaced(e, values))
-                return replace(made, into=into)
-            case Barrier():
-                return stmt
-
-    @staticmethod
-    def _named(var: Var, values: Values) -> Var:
-        found = values.get(var, var)
-        assert isinstance(found, Var)
-        return found
-
-    def _fresh(self, var: Var) -> Var:
-        return Var(self.names.name(var.name), var.type)
+        return For(var, end - start, self.copier.body(loop.body, values), loop.axis)
 
 
 def _stores(loop: For) -> bool:

@@ -5,6 +5,9 @@ stored by one work-item; neighbours in the region belong to neighbouring work-it
 read neighbouring memory.
 
     for n < 4 { chunk = lane + 64 * n; a'[4 * chunk …] = a[chunk / 8, chunk % 8 * 4 …] }
+
+A work-item may also take neighbours along the axis before: where those lie side by side in memory,
+it reads them as vectors, which it stores turned.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ UNROLLED = 16
 def spread(work: Work, stage: Staged, group: Group, names: Names) -> None:
     """Emits the stage."""
     extents = stage.region.extents
-    chunks = prod(extents) // stage.spread
+    chunks = prod(extents) // (stage.spread * stage.deep)
     lanes = prod(work.group_size)
     passes = -(-chunks // lanes)
     lane = work.simplifier.visit(_lane(work.group_size))
@@ -52,12 +55,26 @@ def _lane(size: tuple[int, int, int]) -> k.Expr:
 def _chunk(work: Work, stage: Staged, group: Group, names: Names, number: k.Expr) -> None:
     visit, width = work.simplifier.visit, stage.spread
     extents = stage.region.extents
-    chunks = prod(extents) // width
+    chunks = prod(extents) // (width * stage.deep)
     kept = visit(k.call("lt", number, k.i32(chunks)))
     number = visit(k.call("min", number, k.i32(chunks - 1)))
+    offsets = _digits(number, extents, (stage.deep, width))
+    jobs = []
+    for turn in range(stage.deep):
+        if turn:
+            offsets[-2] = k.call("add", offsets[-2], k.i32(1))
+        jobs += _jobs(work, stage, group, offsets, kept)
+    Part(work, group, stage.nest, names, f"{stage.value}/").emit_stores(jobs)
+
+
+def _jobs(
+    work: Work, stage: Staged, group: Group, offsets: list[k.Expr], kept: k.Expr
+) -> list[k.Store]:
+    """The stores of one vector, at these offsets in the region."""
+    visit, width = work.simplifier.visit, stage.spread
     first = work.held[(group.stores[0].node, group.stores[0].field)].first
     raw, axes = {}, {}
-    for axis, start, offset in zip(group.axes, first, _digits(number, extents, width), strict=True):
+    for axis, start, offset in zip(group.axes, first, offsets, strict=True):
         raw[axis] = visit(k.call("add", start, offset))
         whole = axis is group.axes[-1] and axis.extent % width == 0 and _at_multiple(start, width)
         axes[axis] = visit(clamped(raw[axis], axis.extent, width if whole else 1, LANE, least=0))
@@ -72,7 +89,7 @@ def _chunk(work: Work, stage: Staged, group: Group, names: Names, number: k.Expr
         flat = visit(held.flat(tuple(raw[a] for a in group.axes)))
         index = visit(replaced(flat, {LANE: k.i32(0)}))
         jobs.append(stored(held.buffer, index, value, kept))
-    Part(work, group, stage.nest, names, f"{stage.value}/").emit_stores(jobs)
+    return jobs
 
 
 def _at_multiple(start: k.Expr, width: int) -> bool:
@@ -81,14 +98,16 @@ def _at_multiple(start: k.Expr, width: int) -> bool:
     return all(c % width == 0 for c in (*terms.values(), constant))
 
 
-def _digits(number: k.Expr, extents: tuple[int, ...], width: int) -> list[k.Expr]:
-    """The offset along every axis; the last axis advances by `width`, plus the vector's lane."""
-    counts = [*extents[:-1], extents[-1] // width]
+def _digits(number: k.Expr, extents: tuple[int, ...], chunk: tuple[int, int]) -> list[k.Expr]:
+    """The offset along every axis of a chunk's first vector, with the vector's lane: the last axis
+    advances by a vector, the one before it by as many as a chunk has."""
+    sizes = (*(1,) * (len(extents) - 2), *chunk)[-len(extents) :]
     made: list[k.Expr] = []
-    for extent in reversed(counts):
-        made.append(k.call("mod", number, k.i32(extent)))
-        number = k.call("floordiv", number, k.i32(extent))
+    for extent, size in zip(reversed(extents), reversed(sizes), strict=True):
+        digit = k.call("mod", number, k.i32(extent // size))
+        made.append(k.call("mul", digit, k.i32(size)) if size > 1 else digit)
+        number = k.call("floordiv", number, k.i32(extent // size))
     made.reverse()
-    if width > 1:
-        made[-1] = k.call("add", k.call("mul", made[-1], k.i32(width)), LANE)
+    if chunk[1] > 1:
+        made[-1] = k.call("add", made[-1], LANE)
     return made

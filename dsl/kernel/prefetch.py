@@ -44,6 +44,7 @@ from sdlc.kernel.ir import (
     walk,
 )
 from sdlc.kernel.rewrite import Fresh, map_loops, work_ranges
+from sdlc.kernel.ring import Rings
 from sdlc.kernel.simplify import Simplifier, simplify_kernel
 from sdlc.kernel.vectorize import replaced
 from sdlc.target import Target
@@ -58,14 +59,18 @@ def prefetch_slices(kernel: Kernel, target: Target) -> Kernel:
     """`kernel` with its fetching loops a pass ahead, if two slices are to be under way."""
     if target.profile.depth < 2:
         return kernel
-    work = _Prefetching(kernel, target.caps.f16_arithmetic)
+    work = _Prefetching(kernel, target)
     body = map_loops(kernel.body, work.loop)
-    return simplify_kernel(replace(kernel, body=body)) if work.count else kernel
+    if not work.count:
+        return kernel
+    arrays = (*kernel.arrays, *work.rings.second.values())
+    return simplify_kernel(replace(kernel, body=body, arrays=arrays))
 
 
 class _Prefetching:
-    def __init__(self, kernel: Kernel, halves: bool) -> None:
-        self.halves = halves
+    def __init__(self, kernel: Kernel, target: Target) -> None:
+        self.halves = target.caps.f16_arithmetic
+        self.depth = target.profile.depth
         ranges = work_ranges(kernel)
         for stmt in statements(kernel.body):
             if isinstance(stmt, For):
@@ -73,6 +78,8 @@ class _Prefetching:
         self.simplifier = Simplifier(Bounds(ranges))
         self.names = Fresh(kernel)
         self.joins = any(isinstance(s, MatrixMultiply) for s in statements(kernel.body))
+        room = target.caps.local_bytes - kernel.local_bytes
+        self.rings = Rings(kernel, self.names, self.simplifier, room)
         self.count = 0
 
     def loop(self, loop: For) -> list[Stmt]:
@@ -90,6 +97,10 @@ class _Prefetching:
         if not loads or len(loads) > MOST_LOADS:
             return [alone]
         self.count += 1
+        whole = {value: replaced(value, lets) for value in loads}
+        ring = self.rings.made(loop, parts, whole) if self.depth > 2 else None
+        if ring is not None:
+            return ring
         following = call("min", call("add", loop.var, i32(1)), i32(loop.extent - 1))
         ahead: list[Stmt] = []
         next_: list[Stmt] = []
@@ -97,9 +108,8 @@ class _Prefetching:
         for value, load in loads.items():
             name = self.names.name(f"{load.buffer.name}_next")
             values[value] = var = Var(name, value.type)
-            whole = replaced(value, lets)
-            ahead.append(Declare(var, self._at(whole, loop.var, i32(0))))
-            next_.append(Assign(var, self._at(whole, loop.var, following)))
+            ahead.append(Declare(var, self._at(whole[value], loop.var, i32(0))))
+            next_.append(Assign(var, self._at(whole[value], loop.var, following)))
         filled = [_with(stmt, values) for stmt in fill]
         made = (*before, Barrier(), *filled, Barrier(), *next_, *after)
         return [*ahead, replace(loop, body=made)]

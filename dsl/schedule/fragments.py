@@ -34,7 +34,7 @@ from sdlc.schedule.nest import (
 )
 from sdlc.schedule.operands import is_gather, operand, power, read_operand
 from sdlc.schedule.staging import NestDraft
-from sdlc.target import MatrixInstruction
+from sdlc.target import MatrixInstruction, Profile
 
 MOST_BEYOND = 4
 """At most one in so many columns may be computed beyond the last."""
@@ -143,10 +143,15 @@ def depth_of(form: Contraction, of: MatrixInstruction, setting: Setting) -> tupl
     axis = min(long, key=lambda a: (strides.get(a, 1 << 40), -a.extent), default=None)
     if axis is None:
         return None, 0
-    size = DType(of.inputs).itemsize
-    most = max(of.k, setting.profile.slice * DType.F32.itemsize // size // of.k * of.k)
+    most = slice_of(of, setting.profile)
     exact = [d for d in range(of.k, most + 1, of.k) if axis.extent % d == 0]
     return axis, max(exact, default=of.k)
+
+
+def slice_of(of: MatrixInstruction, profile: Profile) -> int:
+    """The elements of K of a whole slice, which takes as many bytes as one of f32."""
+    size = DType(of.inputs).itemsize
+    return max(of.k, profile.slice * DType.F32.itemsize // size // of.k * of.k)
 
 
 def fragment_steps(group: Group, form: Contraction, setting: Setting) -> tuple[Step, ...]:

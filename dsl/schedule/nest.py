@@ -102,10 +102,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Share a stage's elements out over all work-items, `width` consecutive ones at a time."""
+    """Share a stage's elements out over all work-items, `width` consecutive ones at a time, of
+    `deep` neighbours along the axis before the innermost one."""
 
     value: str
     width: int
+    deep: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class Refused(Exception):
 @dataclass(frozen=True, slots=True)
 class Staged:
     """A stage of a nest: what part of the value is held, and the loops that fill it. `spread` is
-    the width of a `Spread`, or 0."""
+    the width of a `Spread`, or 0, and `deep` what it says."""
 
     value: str
     at: str
@@ -161,6 +163,7 @@ class Staged:
     pad: int = 0
     spread: int = 0
     shares: str = ""
+    deep: int = 1
 
 
 @dataclass(frozen=True, slots=True)

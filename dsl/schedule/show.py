@@ -54,13 +54,17 @@ def show_nest(nest: Nest) -> str:
         lines.append(f"{'  ' * depth}{place} {lp.name} < {lp.extent}{stride}{note}")
     for stage in nest.stages:
         size = " × ".join(str(e) for e in stage.region.extents)
-        how = f", spread by {stage.spread}" if stage.spread else ""
+        how = f", spread by {_wide(stage.spread, stage.deep)}" if stage.spread else ""
         how += f", its place {stage.shares}'s later" if stage.shares else ""
         where = f"at {stage.at}" if stage.at else "outermost"
         lines.append(f"stage {stage.value} {where} in {stage.place.value}: {size}{how}")
         if not stage.spread:
             lines += [f"  {line}" for line in str(stage.nest).splitlines()]
     return "\n".join(lines)
+
+
+def _wide(width: int, deep: int) -> str:
+    return f"{deep} × {width}" if deep > 1 else str(width)
 
 
 def show_step(step: Step) -> str:
@@ -79,7 +83,7 @@ def show_step(step: Step) -> str:
             place = f", in the place of {step.shares}" if step.shares else ""
             return f"stage {step.value} {where} in {step.place.value}{pad}{place}"
         case Spread():
-            return f"spread {step.value} by {step.width}"
+            return f"spread {step.value} by {_wide(step.width, step.deep)}"
         case Matrix():
             loops = (", ".join(names) for names in (step.rows, step.columns, step.reduced))
             return f"compute {' times '.join(loops)} by {step.instruction.name}"

@@ -68,14 +68,16 @@ def statistics_of(group: Group) -> Group | None:
     return group.inner[0]
 
 
-def ways_of(group: Group) -> tuple[SplitReduce, ...]:
+def ways_of(group: Group, slice_: int = 0) -> tuple[SplitReduce, ...]:
     """The steps that split a group's longest reduced axis (its blocks, where it has some) evenly,
-    or nearly so where no number divides it."""
+    or nearly so where no number divides it; in parts of whole slices of so many elements (0: of
+    any), where there are such."""
     folded = statistics_of(group) or group
     if not folded.over:
         return ()
     axis = folded.over[-1] if folded.inner else max(folded.over, key=lambda a: a.extent)
-    found = {divisor(axis.extent, n) for n in (2, 4, 8, MOST_WAYS)} - {1}
+    whole = {n for n in range(2, MOST_WAYS + 1) if slice_ and axis.extent % (n * slice_) == 0}
+    found = whole or {divisor(axis.extent, n) for n in (2, 4, 8, MOST_WAYS)} - {1}
     if not found and not folded.inner:
         sizes = (-(-axis.extent // n) for n in (2, 4, 8, MOST_WAYS) if n < axis.extent)
         found = {-(-axis.extent // size) for size in sizes}

@@ -17,9 +17,10 @@ from math import inf, prod
 from sdlc.graph.expr import Axis
 from sdlc.graph.node import Const, Input, Node, Role, byte_count
 from sdlc.schedule.again import live_bytes
-from sdlc.schedule.contraction import constant_factor
+from sdlc.schedule.contraction import constant_factor, contraction
 from sdlc.schedule.cost import Estimate
 from sdlc.schedule.digest import digest_of
+from sdlc.schedule.fragments import slice_of
 from sdlc.schedule.group import Group
 from sdlc.schedule.layout import Orders, Value, assign_orders, vector_of
 from sdlc.schedule.nest import Refused, SplitReduce
@@ -130,7 +131,9 @@ class Splitting:
 
     def _ways(self, group: Group, orders: Orders) -> tuple[_Way, ...]:
         """What each split would take, or why it cannot be."""
-        return tuple(self._way(group, step, orders) for step in ways_of(group))
+        of, form = self.target.instruction, contraction(group)
+        slice_ = slice_of(of, self.target.profile) if of is not None and form is not None else 0
+        return tuple(self._way(group, step, orders) for step in ways_of(group, slice_))
 
     def _way(self, group: Group, step: SplitReduce, orders: Orders) -> _Way:
         try:

@@ -158,9 +158,11 @@ def _spread(nest: Nest, step: Spread, refuse: Callable[[str], Refused]) -> Nest:
         raise refuse("only a map in local memory can be spread over work-items")
     if found[0].region.extents[-1] % step.width:
         raise refuse("the width does not divide the innermost extent")
+    if (1, *found[0].region.extents)[-2] % step.deep:
+        raise refuse("the depth does not divide the extent before the innermost one")
     if any(lp.kind is not Kind.SERIAL for lp in found[0].nest.loops):
         raise refuse("its loops are bound already")
-    made = replace(found[0], spread=step.width)
+    made = replace(found[0], spread=step.width, deep=step.deep)
     return replace(nest, stages=tuple(made if s is found[0] else s for s in nest.stages))
 
 

@@ -17,7 +17,7 @@ from math import prod
 
 from sdlc.graph.expr import Axis, apply, reads_of
 from sdlc.schedule.contraction import contraction
-from sdlc.schedule.draft import Setting, divisor, vector_width, written_out
+from sdlc.schedule.draft import Setting, divisor, flat_strides, vector_width, written_out
 from sdlc.schedule.fits import local_bytes
 from sdlc.schedule.group import Group
 from sdlc.schedule.nest import Bind, Kind, Nest, Place, Spread, Stage, Step, Tile, initial
@@ -156,7 +156,8 @@ def _stage(
         draft.take(Stage(part.name, at, Place.LOCAL, 0, place))
         stage = _nest(draft, part)
         last = stage.loop(part.axes[-1].name).extent
-        draft.take(Spread(part.name, vector_width(last, vector)))
+        deep = _turned(part, stage.loop(part.axes[-2].name).extent, setting)
+        draft.take(Spread(part.name, vector_width(last, vector), deep))
     elif own:
         draft.take(Stage(part.name, at, Place.PRIVATE))
         _own_columns(draft, part, own, setting)
@@ -168,6 +169,15 @@ def _stage(
 def _is_stream(group: Group, part: Group) -> bool:
     """Whether a part only holds what is read from memory."""
     return part.monoid is None and not any((r.source, r.field) in group.held for r in part.reads)
+
+
+def _turned(part: Group, extent: int, setting: Setting) -> int:
+    """How many neighbours along the axis before the last a work-item fetches: a load's lanes, where
+    they lie side by side in memory and registers are counted."""
+    (store,) = part.stores
+    before = flat_strides(store.value, setting.orders).get(part.axes[-2])
+    beside = before == 1 and setting.profile.registers
+    return vector_width(extent, setting.profile.gather) if beside else 1
 
 
 def _successor(group: Group, part: Group, setting: Setting) -> str:

@@ -141,9 +141,9 @@ class Profile:
     points: int = 1
     flop: int = 0
     gather: int = 1
+    scalar_columns: int = 0
     partial_sums: int = 0
     across: int = 16
-    scalar_columns: int = 0
     registers: int = 0
     fold_bytes: int = 0
     strip: int = 10 << 20

@@ -243,7 +243,7 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
         inside = inside[:-1]
     short = prod(a.extent for a in part.over) < LONG_ROW
     beside = (
-        () if short and not alone else (_beside if alone else _again)(draft, wide, rows, setting)
+        () if short and not alone else (_beside if alone else _again)(draft, far, rows, setting)
     )
     if lanes and len(inside) > 1:
         draft.take(Reorder(tuple(inside)))

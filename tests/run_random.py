@@ -162,6 +162,8 @@ def kinds(where: Sequence[Place] = PLACES) -> dict[str, Kind]:
             stage = partial(legalised, target, language)
             name = f"{target}-{language}"
             made[f"legalised-{name}"] = _schedules(target, 0.02, stage, language)
+            folds = partial(FOLDS, floats=floats(target))
+            made[f"folds-{name}"] = _schedules(target, 0.02, stage, language, folds, 4)
             made[f"programs-{name}"] = _programs(target, legalised_route(target, language), 0.05)
     for place in where:
         made |= _on_device(place)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
+import sdlc
 from sdlc.backends.target import load_target
 from sdlc.program.interpreted import run_interpreted
 from sdlc.program.pipeline import compile_plan
@@ -76,3 +77,15 @@ def test_few_long_rows_have_several_work_groups() -> None:
     assert groups(2, 64, 64, 32, 10) == 128
     assert groups(2, 8, 8, 32, 10) == 64
     assert groups(8, 64, 64, 32, 10) == 256
+
+
+@pytest.mark.parametrize(("size", "groups"), [((10, 20, 3, 5), 2), ((2, 40, 16, 64), 4)])
+def test_pictures_stored_row_by_row(size: tuple[int, int, int, int], groups: int) -> None:
+    """The axis whose neighbours lie side by side is the row's own innermost one: the others are
+    shared among work-items and work-groups (found by drawing)."""
+    b, c, h, w = size
+    x = f"T[{b}, {c}, {h}, {w}]"
+    text = f"op norm(x: {x}, scale: T[{c}], shift: T[{c}]) -> {x} {{\n"
+    text += f"  return group_normalize(x, scale, shift; groups = {groups})\n}}"
+    program = sdlc.compile(text, target="nvidia").program
+    assert len(program.dispatches) == 1

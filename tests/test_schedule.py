@@ -183,7 +183,7 @@ def nests(draw: st.DrawFn, group: Group) -> Nest:
             made = apply(nest, step)
         except Refused:
             continue
-        if copies(made) <= 32 and lanes(made) <= 128:
+        if copies(made) <= 32 and lanes(made) <= 128 and fits(made):
             nest = made
     return complete(nest, group)
 
@@ -194,6 +194,11 @@ def copies(nest: Nest) -> int:
 
 def lanes(nest: Nest) -> int:
     return int(np.prod([nest.size(Kind.LANE, d) for d in range(3)]))
+
+
+def fits(nest: Nest) -> bool:
+    """Whether the device has as many work-items along each dimension."""
+    return all(nest.size(Kind.LANE, d) <= CAPS.max_group[d] for d in range(3))
 
 
 def kernel_of(graph: Graph, group: Group, nest: Nest) -> tuple[Kernel, dict[str, str]]:

@@ -229,20 +229,21 @@ def rows_steps(group: Group, stored: list[Axis], setting: Setting) -> tuple[Step
     alone = prod(a.extent for a in part.over) <= ALONE and setting.profile.reduction_lanes > 1
     rows = prod(draft.nest.loop(a.name).extent for a in sizes)
     side = None if alone or not inside else _side(part, draft.nest.loop(inside[-1]), setting)
-    lanes = [] if alone else _lanes(part, setting, side)[: len(wide)]
+    far = [n for n in wide if n != inside[-1]] if side is not None else wide
+    lanes = [] if alone else _lanes(part, setting, side)[: len(far)]
     if side is not None and not lanes:
-        side, lanes = None, _lanes(part, setting, None)[: len(wide)]
-    for dim, ((_, ways), name) in enumerate(zip(lanes, wide, strict=False)):
+        side, far, lanes = None, wide, _lanes(part, setting, None)[: len(wide)]
+    for dim, ((_, ways), name) in enumerate(zip(lanes, far, strict=False)):
         draft.take(Tile(name, ways, f"{name}.lane"), Bind(f"{name}.lane", Kind.LANE, dim))
     if side is not None:
-        draft.take(Bind(inside[-1], Kind.LANE, 0), Reorder((f"{wide[0]}.lane", inside[-1])))
-        ahead = {n: divisor(draft.nest.loop(n).extent, AHEAD) for n in wide}
+        draft.take(Bind(inside[-1], Kind.LANE, 0), Reorder((f"{far[0]}.lane", inside[-1])))
+        ahead = {n: divisor(draft.nest.loop(n).extent, AHEAD) for n in far}
         most = max(ahead, key=lambda n: ahead[n])
         draft.tile(most, ahead[most], Kind.UNROLL, "ahead")
         inside = inside[:-1]
     short = prod(a.extent for a in part.over) < LONG_ROW
     beside = (
-        () if short and not alone else (_beside if alone else _again)(draft, wide, rows, setting)
+        () if short and not alone else (_beside if alone else _again)(draft, far, rows, setting)
     )
     if lanes and len(inside) > 1:
         draft.take(Reorder(tuple(inside)))

@@ -48,7 +48,12 @@ class Profit:
         profile, name = self.target.profile, self.target.name
         if rule.numerics is Numerics.RESCALED and not profile.block:
             return f"{name} folds no states in blocks (profile.block is 0)"
-        if rule.borders and profile.slice:
+        # Where registers are not counted, work-items fetch for one another in any case.
+        if (
+            rule.borders
+            and profile.slice
+            and (not profile.registers or self.estimates.fetches(rule, sizes))
+        ):
             return f"{name} tests borders where it fetches operands (profile.slice)"
         if sizes.get("parts", 0) and not (
             profile.registers and (profile.slice or profile.factor_slice)
@@ -63,7 +68,8 @@ class Profit:
                 return f"what it leaves out takes {stored} bytes (profile.fold_bytes)"
         own = by_its_own_word(rule, sizes)
         if not own and rule.borders:
-            return self.estimates.dearer(rule, sizes)
+            is_more = sizes["view"] or sizes["others"]
+            return self.estimates.dearer(rule, sizes) if is_more else ""
         if own or rule.numerics is not Numerics.BILINEAR:
             return own
         dearer = self.estimates.dearer(rule, sizes)

@@ -1,6 +1,6 @@
 """Loops that are counted by the places that they go through.
 
-In: a kernel. Out: the kernel in which an innermost loop within another loop carries the place of
+In: a kernel. Out: the kernel in which a loop of products within another loop carries the place of
 each of its accesses from one iteration to the next, and goes on until the first of them has gone
 all its way. Invariant: every access is to the same element, and the loop runs as often.
 
@@ -56,15 +56,15 @@ Terms = frozenset[tuple[Expr, int]]
 
 def count_by_places(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     """Where compilers write out what they can count: several loops of products in a loop carry
-    their places. In WGSL, whose implementations add counters of their own, short ones too."""
+    their places. In WGSL, whose implementations add counters of their own, short ones too. What
+    else they loop over is short, and theirs to write out."""
     if not caps.counted_loops:
         return kernel
     fresh = Fresh(kernel)
-
     few = FEW if language == "opencl" else 0
 
     def inner(stmt: Stmt) -> tuple[Stmt, ...]:
-        if not isinstance(stmt, For) or 0 < _products(stmt) <= few:
+        if not isinstance(stmt, For) or _products(stmt) <= few:
             return (stmt,)
         return _counted(stmt, fresh)
 

@@ -119,6 +119,7 @@ class Profile:
     products that may be summed in f16 before they are added to an f32 accumulator, where factors
     are f16 (0: none); `across` work-items side by side along the columns of a tile whose operands
     pass through local memory;
+    `scalar_columns`: a contraction of fewer is a tile of scalars that gathers both factors along K;
     `registers` (32-bit) that written out code should stay within (0: not counted); `fold_bytes`: a
     value of which one entry of a batch takes less is stored rather than folded into a rescaled
     state block by block (0: it is always folded); `strip` elements that a chain of transforms may
@@ -140,6 +141,7 @@ class Profile:
     points: int = 1
     flop: int = 0
     gather: int = 1
+    scalar_columns: int = 0
     partial_sums: int = 0
     across: int = 16
     registers: int = 0

@@ -122,6 +122,8 @@ def test_which_loops_count_by_places(caps: Capabilities) -> None:
 
     there = caps.counted_loops
     assert names(one, few, other) == (["p", "q"] if there else [])
+    top = replace(other, body=(Assign(TOTAL, call("max", Load(X, other.var), TOTAL)),))
+    assert names(one, few, top) == (["p"] if there else [])
     assert names(one) == []  # A single loop is the compiler's to write out.
     asks = replace(other, body=(*other.body, replace(lane, condition=call("lt", other.var, LX))))
     assert names(one, asks) == (["p"] if there else [])

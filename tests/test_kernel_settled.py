@@ -22,7 +22,6 @@ from sdlc.kernel.ir import (
     For,
     Kernel,
     Let,
-    Literal,
     Load,
     Space,
     Stmt,
@@ -94,42 +93,6 @@ def test_halves_are_rounded_where_they_are_stored() -> None:
 )
 def test_what_may_change_stays(whole: Kernel) -> None:
     assert settle_local_values(whole) is whole
-
-
-def nested(values: int) -> Kernel:
-    """A loop over a loop that stores sums of what both move and `values` that neither changes."""
-    outer = Var("i", I32)
-    passes = add(mul(outer, i32(PASSES)), J)
-    wide = write("wide", ITEMS * 2 * PASSES * values)
-    stores = []
-    for number in range(values):
-        place = call("mod", add(LX, i32(number)), i32(ITEMS))
-        settled = call("exp", mul(Load(KEPT, place), Literal(number / 8, F32)))
-        value = add(settled, Load(X, call("mod", passes, i32(ITEMS))))
-        at = add(mul(add(mul(LX, i32(2 * PASSES)), passes), i32(values)), i32(number))
-        stores.append(Store(wide, at, value))
-    fill = (Store(KEPT, LX, Load(X, LX)), Barrier())
-    body = (*fill, For(outer, 2, (For(J, PASSES, tuple(stores)),)))
-    return Kernel("k", (X, wide), (KEPT,), body, (1, 1, 1), (ITEMS, 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("values", "registers", "outside", "between"),
-    [(3, 0, 3, 0), (3, 64, 3, 0), (5, 0, 5, 0), (5, 64, 0, 5), (9, 0, 0, 0), (9, 64, 0, 0)],
-)
-def test_a_loop_over_loops_keeps_few_where_registers_are_counted(
-    values: int, registers: int, outside: int, between: int
-) -> None:
-    """One for each 16 of them; what is more is before the inner loop, unless it is too much too."""
-    whole = nested(values)
-    made = settle_local_values(whole, registers)
-    verify(made)
-    (loop,) = (s for s in made.body if isinstance(s, For))
-    counts = [sum(isinstance(s, Let) for s in body) for body in (made.body, loop.body)]
-    assert counts == [outside, between]
-    x = np.arange(ITEMS, dtype=np.float32) / 8
-    before, after = (interpret(k, {"x": x.copy()})["wide"] for k in (whole, made))
-    np.testing.assert_array_equal(before, after)
 
 
 def test_what_is_exchanged_in_a_loop_is_there_only_within() -> None:

@@ -50,6 +50,10 @@ MOST = 3 << 19
 """Elements of a joined result at most: it is kept until its last part has been read. Where all
 parts end in one node, there may be more."""
 
+MOST_WEIGHT = 1 << 24
+"""Elements of the weight of what is joined again at most: it is made when weights are loaded, where
+what it is made of is there as well."""
+
 AT_ONCE = 4
 """Weights that are put side by side in one step: a kernel binds few buffers."""
 
@@ -138,12 +142,15 @@ def attempt_together(rule: Rule, node: Node, asked: Asked) -> Node | Refused:
     if form is None:
         return Refused("it has no axis along which only weights and the result move")
     family = [] if node in asked.around.results else _together_read(form, asked.around)
-    if len(family) < 2 and _parts_of(node, asked.around):
+    again = bool(_parts_of(node, asked.around))
+    if len(family) < 2 and again:
         return Refused("it is computed together with others already")
     if len(family) < 2 or (isinstance(node, Map) and not _whole(family)):
         return Refused("nothing else of its kind ends in a node that it ends in")
+    if again and sum(element_count(w.source) for f in family for w in f.weights) > MOST_WEIGHT:
+        return Refused("the joined weight would be too large")
     size = sum(element_count(f.node) * f.node.dtypes[0].itemsize for f in family)
-    why = asked.profitable(rule, {"parts": len(family), "bytes": size})
+    why = asked.profitable(rule, {"parts": len(family), "bytes": size, "again": int(again)})
     return Refused(why) if why else _view(form, family)
 
 

@@ -118,16 +118,15 @@ def _padded(rule: Rule, node: Reduce, read: Read, asked: Asked) -> _Padded | Ref
     )
     made = _Padded(_copy(source, padding, read.fill), tuple(before for before, _ in padding))
     sizes = _sizes(node, source, padding, asked)
-    if sizes["view"] or sizes["others"]:
-        rule = replace(rule, sides=_sides(node, read, made, bool(sizes["view"])))
+    rule = replace(rule, sides=_sides(node, read, made, bool(sizes["view"])))
     why = asked.profitable(rule, sizes)
     return Refused(f"`{name}`: {why}") if why else made
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """A contraction that reads beyond borders, and beside it the one that reads a copy which is one
-    more kernel: what a target is asked to weigh."""
+    """A contraction that reads beyond borders, and beside it the one that reads a padded copy: what
+    a target is asked to weigh where the copy is one more kernel."""
 
     left: Graph
     right: Graph

@@ -30,7 +30,7 @@ from sdlc.kernel.lower_names import LANE, Names, loop_var
 from sdlc.kernel.simplify import Simplifier
 from sdlc.kernel.translate import Held, Scope, Storage, translate
 from sdlc.kernel.vectorize import Copies, contiguous, depends, replaced, vectorize
-from sdlc.schedule.contraction import constant_factor
+from sdlc.schedule.contraction import constant_factor, contraction
 from sdlc.schedule.group import Group, Output
 from sdlc.schedule.nest import Kind, Loop, Nest
 
@@ -286,9 +286,25 @@ class Part:
                 folded = self._folded(monoid, terms)
                 made.update(zip(state, combined(monoid, state, folded), strict=True))
             rounds.append(made)
+        if self.vector is None and len(rounds) > 1 and monoid.is_separate and not self.prefix:
+            rounds = self._row_by_row(rounds, states)
         prepared = iter(self.emit.prepare(v for made in rounds for v in made.values()))
         for made in rounds:
             self._assign({var: next(prepared) for var in made}, monoid.is_separate)
+
+    def _row_by_row(
+        self, rounds: list[dict[k.Var, k.Expr]], states: list[tuple[k.Var, ...]]
+    ) -> list[dict[k.Var, k.Expr]]:
+        """The steps of a tile of scalars, those of one row after the other's: what is read of a row
+        is then needed no longer, while vectors of one step serve all rows."""
+        form = contraction(self.group)
+        axes = frozenset(self.group.axes) if form is None else axes_of(form.left)
+        moving = {loop_var(lp, self.prefix) for lp in self.nest.loops if lp.axis in axes}
+        rows: dict[frozenset[tuple[k.Expr, k.Expr]], list[k.Var]] = {}
+        for point, state in zip(self.tile, states, strict=True):
+            row = frozenset((v, n) for v, n in point.items() if v in moving)
+            rows.setdefault(row, []).extend(state)
+        return [{v: made[v] for v in row if v in made} for row in rows.values() for made in rounds]
 
     def _rounds(self, monoid: Monoid, lift: Sequence[k.Expr]) -> list[list[Point]]:
         """The copies of a step that are folded before they meet the state: all of them, where

@@ -39,55 +39,33 @@ from sdlc.kernel.rewrite import Fresh, map_statements, rebuild, with_expressions
 from sdlc.kernel.simplify import simplify_kernel
 
 MOST = 8
-"""A loop with more of them, in scalars, keeps them all: each takes a register as long as it runs.
-An inner loop may have them then, and gives the registers back."""
-
-PART = 16
-"""Where registers are counted, a loop over loops, which all run beside them, keeps one scalar for
-so many at most."""
+"""A loop with more of them keeps them all: each takes a register as long as the loop runs."""
 
 
-def settle_local_values(kernel: Kernel, registers: int = 0) -> Kernel:
-    """`kernel` with such values before its loops, simplified. `registers` of a work-item: 0, if
-    they are not counted."""
+def settle_local_values(kernel: Kernel) -> Kernel:
+    """`kernel` with such values before its loops, simplified."""
     if all(a.space is not Space.LOCAL for a in kernel.arrays):
         return kernel
     mutable = frozenset(s.var for s in statements(kernel.body) if isinstance(s, Declare))
-    over_loops = min(MOST, registers // PART) if registers else MOST
-    settling = _Settling(mutable, Fresh(kernel), over_loops)
-    body = settling.body(kernel.body, frozenset())
+    body = _in_body(kernel.body, mutable, Fresh(kernel))
     return kernel if body == kernel.body else simplify_kernel(replace(kernel, body=body))
 
 
-@dataclass(frozen=True, slots=True)
-class _Settling:
-    """What bodies are rewritten with: variables that change, names, and the scalars that a loop
-    over loops keeps at most."""
-
-    mutable: frozenset[Var]
-    names: Fresh
-    over_loops: int
-
-    def body(self, body: tuple[Stmt, ...], known: frozenset[Buffer]) -> tuple[Stmt, ...]:
-        """Outer loops first: what they may keep, inner ones need not. `known` arrays are stored
-        before the body, and not in it."""
-        made: list[Stmt] = []
-        for number, stmt in enumerate(body):
-            still = known | (_still(body[:number]) - _stored((stmt,)))
-            if isinstance(stmt, For):
-                settled = _Settled(still, self.mutable | _bound(stmt), self.names)
-                inside = map_statements(stmt.body, settled.statement)
-                if 0 < sum(var.type.lanes for var in settled.named.values()) <= self.most(stmt):
-                    stmt = replace(stmt, body=inside)
-                    made += [Let(var, value) for value, var in settled.named.items()]
-            if isinstance(stmt, For | If):
-                stmt = replace(stmt, body=self.body(stmt.body, still))
-            made.append(stmt)
-        return tuple(made)
-
-    def most(self, loop: For) -> int:
-        """The scalars that a loop may keep."""
-        return self.over_loops if any(isinstance(s, For) for s in statements(loop.body)) else MOST
+def _in_body(body: tuple[Stmt, ...], mutable: frozenset[Var], names: Fresh) -> tuple[Stmt, ...]:
+    """Outer loops first: what they may keep, inner ones need not."""
+    made: list[Stmt] = []
+    for number, stmt in enumerate(body):
+        if isinstance(stmt, For):
+            still = _still(body[:number]) - _stored((stmt,))
+            settled = _Settled(still, mutable | _bound(stmt), names)
+            inside = map_statements(stmt.body, settled.statement)
+            if 0 < len(settled.named) <= MOST:
+                stmt = replace(stmt, body=inside)
+                made += [Let(var, value) for value, var in settled.named.items()]
+        if isinstance(stmt, For | If):
+            stmt = replace(stmt, body=_in_body(stmt.body, mutable, names))
+        made.append(stmt)
+    return tuple(made)
 
 
 def _still(before: tuple[Stmt, ...]) -> frozenset[Buffer]:

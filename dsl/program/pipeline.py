@@ -56,7 +56,7 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("simplify", lambda kernel, target: simplify_kernel(kernel)),
     ("promote", lambda kernel, target: promote_arrays(kernel, target.caps.f16_arithmetic)),
     ("cut", lambda kernel, target: cut_loops(kernel)),
-    ("settle", lambda kernel, target: settle_local_values(kernel, target.profile.registers)),
+    ("settle", lambda kernel, target: settle_local_values(kernel)),
     (
         "gather",
         lambda kernel, target: gather_loads(

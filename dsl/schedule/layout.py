@@ -169,7 +169,7 @@ def _wishes(group: Group, lanes: Axis | None) -> Iterable[Wish]:
         return
     for factor in (form.left, *form.rights):
         for read in reads_of(factor):
-            wish = _innermost(read, lanes, form)
+            wish = innermost(read, lanes, form)
             if wish is not None:
                 yield wish
 
@@ -182,7 +182,7 @@ def _agreed(wishes: list[Wish]) -> list[Wish]:
     return [w for w in wishes if len(orders[w.value]) == 1]
 
 
-def _innermost(read: Read, lanes: Axis, form: Contraction) -> Wish | None:
+def innermost(read: Read, lanes: Axis, form: Contraction) -> Wish | None:
     """The order of `read`'s source that puts the vector axis innermost, reduced axes before it."""
     forms = [affine(i) for i in read.indices]
     places = [d for d, f in enumerate(forms) if f is not None and f[0].get(lanes) == 1]

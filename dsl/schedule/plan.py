@@ -16,6 +16,7 @@ from sdlc.graph.expr import Axis
 from sdlc.graph.node import Graph, Node
 from sdlc.schedule.again import MECHANISM as AGAIN
 from sdlc.schedule.again import compute_again, live_bytes
+from sdlc.schedule.columns import gathered_axis
 from sdlc.schedule.combined import Combining
 from sdlc.schedule.cost import Estimate, estimate
 from sdlc.schedule.digest import digest_of
@@ -128,7 +129,7 @@ def plan(
     groups = groups_of(graph, target, enabled, journal)
     kept = {(n, f): row_major((n, f)) for _, n, f in graph.outputs} | (results or {})
     caps = target.caps
-    orders, vectors = _orders(groups, kept, target, enabled)
+    orders, vectors = storage_orders(groups, kept, target, enabled)
     limits = caps.max_groups, orders, caps.local_bytes, enabled, journal
     setting = Setting(target.profile, *limits, caps.matrix)
     if "split_reductions" in enabled:
@@ -187,14 +188,14 @@ def _split(
     if len(made) == len(groups):
         return groups, orders, vectors
     made = _combined(made, kept, setting, target)
-    return made, *_orders(made, kept, target, setting.enabled)
+    return made, *storage_orders(made, kept, target, setting.enabled)
 
 
 def _combined(
     groups: tuple[Group, ...], kept: Orders, setting: Setting, target: Target
 ) -> tuple[Group, ...]:
     """The groups with parts combined where their value is read, where that pays."""
-    orders, vectors = _orders(groups, kept, target, setting.enabled)
+    orders, vectors = storage_orders(groups, kept, target, setting.enabled)
     seconds = _estimating(orders, vectors, setting, target, checked=True)
     results, most, room = _limits(groups, kept, target)
     return Combining(seconds, orders, results, most, room).groups(groups)
@@ -224,7 +225,7 @@ def _with_prologues(
     made = Prologues(seconds, setting, results, most, room).groups(groups)
     if made == groups:
         return groups, orders, vectors
-    return made, *_orders(made, kept, target, setting.enabled)
+    return made, *storage_orders(made, kept, target, setting.enabled)
 
 
 def _estimating(
@@ -266,12 +267,15 @@ def _seconds(
     return inf if checked and refused else estimate(made, target, setting.orders).seconds
 
 
-def _orders(
+def storage_orders(
     groups: tuple[Group, ...], kept: Orders, target: Target, enabled: frozenset[str]
 ) -> tuple[Orders, dict[Value, Axis]]:
     """Storage orders and vector axes as the target's contractions want them."""
-    deep, permuted = partial(deep_axis, of=target.instruction), "storage_orders" in enabled
-    profile = target.profile
+    profile, permuted = target.profile, "storage_orders" in enabled
+
+    def deep(group: Group) -> Axis | None:
+        return deep_axis(group, target.instruction) or gathered_axis(group, profile)
+
     fetched = profile.slice > 0 and profile.registers > 0
     right = partial(deep_right, of=target.instruction)
     return assign_orders(groups, kept, profile.vector, permuted, deep, fetched, right)

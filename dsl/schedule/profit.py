@@ -48,12 +48,19 @@ class Profit:
         profile, name = self.target.profile, self.target.name
         if rule.numerics is Numerics.RESCALED and not profile.block:
             return f"{name} folds no states in blocks (profile.block is 0)"
-        if rule.borders and profile.slice:
+        # Where registers are not counted, work-items fetch for one another in any case.
+        if (
+            rule.borders
+            and profile.slice
+            and (not profile.registers or self.estimates.fetches(rule, sizes))
+        ):
             return f"{name} tests borders where it fetches operands (profile.slice)"
         if sizes.get("parts", 0) and not (
             profile.registers and (profile.slice or profile.factor_slice)
         ):
             return f"{name} computes several products of an operand in one kernel (profile.slice)"
+        if sizes.get("again", 0) and profile.slice:
+            return f"{name} fetches each of what shares a kernel for itself (profile.slice)"
         bound = self.target.caps.max_binding
         if sizes.get("bytes", 0) > bound:
             return f"what it stores takes more than the {bound} bytes that {name} binds"
@@ -63,7 +70,8 @@ class Profit:
                 return f"what it leaves out takes {stored} bytes (profile.fold_bytes)"
         own = by_its_own_word(rule, sizes)
         if not own and rule.borders:
-            return self.estimates.dearer(rule, sizes)
+            is_more = sizes["view"] or sizes["others"]
+            return self.estimates.dearer(rule, sizes) if is_more else ""
         if own or rule.numerics is not Numerics.BILINEAR:
             return own
         dearer = self.estimates.dearer(rule, sizes)

@@ -18,6 +18,7 @@ from sdlc.graph.expr import Apply, Axis, Expr, Literal, axes_of, reads_of
 from sdlc.graph.types import DType
 from sdlc.schedule.across import across_steps, is_folded, with_rows
 from sdlc.schedule.affine import affine
+from sdlc.schedule.columns import right_steps, stored_along, with_right
 from sdlc.schedule.contraction import Contraction, constant_factor, contraction
 from sdlc.schedule.draft import (
     RESERVE,
@@ -85,6 +86,11 @@ def tactics(group: Group, lanes: Axis | None, setting: Setting) -> Iterator[Way]
         if lanes is not None and not isinstance(whole, str):
             yield "", whole, operand_steps(whole, form, lanes, there)
             return
+        alone = with_right(lean, lanes, setting)
+        if not isinstance(alone, str):
+            columns = lanes if stored_along(lean, setting) is None else None
+            yield "", alone, right_steps(alone, form, columns, setting)
+            return
     if is_folded(group) and (setting.profile.slice or setting.profile.depth > 1):
         products = multiplied(group, setting)
         yield "", *(streamed(group, setting) if isinstance(products, str) else products)
@@ -138,6 +144,8 @@ def steps_for(group: Group, lanes: Axis | None, setting: Setting) -> tuple[Step,
     form = contraction(group)
     if group.monoid is None:
         return _map_steps(group, setting)
+    if form is not None and stored_along(group, setting) is not None:
+        return _contraction_steps(group, form, None, setting)
     if form is not None and lanes is not None:
         few = skinny_steps(group, form, lanes, setting)
         return few or _contraction_steps(group, form, lanes, setting)
@@ -202,12 +210,17 @@ def _take_loops(draft: Draft, axes: list[Axis], points: int) -> None:
 
 
 def _contraction_steps(
-    group: Group, form: Contraction, lanes: Axis, setting: Setting
+    group: Group, form: Contraction, lanes: Axis | None, setting: Setting
 ) -> tuple[Step, ...]:
+    """`lanes`: the axis of vectors; None: the tile is scalars, all columns of some rows."""
     profile = setting.profile
     axes = _stored_axes(group, setting)
     draft = Draft({a: a.extent for a in (*axes, *group.over)})
-    row_axes = _register_tile(draft, axes, form, lanes, profile)
+    row_axes = (
+        _all_columns(draft, axes, form, profile)
+        if lanes is None
+        else _register_tile(draft, axes, form, lanes, profile)
+    )
     order = [a for a in (*form.batch, *row_axes, lanes) if a in draft.left]
     order += [a for a in axes if a not in order]
     _take_lanes(draft, order, profile.lanes)
@@ -218,7 +231,9 @@ def _contraction_steps(
     return tuple(draft.steps)
 
 
-def _in_turn(axes: list[Axis], form: Contraction, lanes: Axis, profile: Profile) -> list[Axis]:
+def _in_turn(
+    axes: list[Axis], form: Contraction, lanes: Axis | None, profile: Profile
+) -> list[Axis]:
     """The order in which work-groups take tiles of results, the last axis the fastest. A core that
     takes one after the other keeps what does not change in its cache: that is the larger factor."""
     if profile.lanes > 1 or lanes not in form.n or form.left_larger:
@@ -273,6 +288,19 @@ def _register_tile(
     return row_axes
 
 
+def _all_columns(draft: Draft, axes: list[Axis], form: Contraction, profile: Profile) -> list[Axis]:
+    """Copies of all columns, and of as many rows as their tile holds; the axes of rows."""
+    for axis in form.n:
+        draft.take(axis, axis.extent, Kind.UNROLL, "tile")
+    rows = prod(profile.register_tile) // prod(a.extent for a in form.n)
+    row_axes = [a for a in axes if a in form.m]
+    for axis in reversed(row_axes):
+        size = share(draft.left[axis], rows)
+        draft.take(axis, size, Kind.UNROLL, "tile")
+        rows //= size
+    return row_axes
+
+
 def _whole_rows(
     row_axes: list[Axis], form: Contraction, tile: tuple[int, int], profile: Profile
 ) -> int:
@@ -316,7 +344,8 @@ def _reduced_loops(
     A short axis that slides over a tiled one (a window) is unrolled whole: neighbours share loads,
     and what is known of their sum decides most guards; but where neighbours along another reduced
     axis lie side by side and arrive as one load. Where registers are counted, fewer steps are
-    written out of several contractions: each loads factors of its own.
+    written out of several contractions: each loads factors of its own. So are they of a tile of
+    scalars, which keeps vectors along K of both factors.
     """
     strides = flat_strides(form.left, setting.orders)
     order = sorted(group.over, key=lambda a: (-strides.get(a, 1 << 40), a.extent))
@@ -330,7 +359,9 @@ def _reduced_loops(
             return
     profile = setting.profile
     if profile.registers:
-        profile = replace(profile, unroll=max(1, profile.unroll // form.right_values))
+        vectors = any(isinstance(s, Bind) and s.kind is Kind.VECTOR for s in draft.steps)
+        values = form.right_values if vectors else 4 * form.right_values
+        profile = replace(profile, unroll=max(1, profile.unroll // values))
     size = written_out(order[-1].extent, profile) if order else 1
     if size > 1:
         inner = f"{order[-1].name}.unroll"

@@ -18,12 +18,23 @@ from dataclasses import dataclass, field, replace
 
 from sdlc.graph.expr import Expr, Index, Read, rebuild, walk
 from sdlc.graph.hoist import hoist
-from sdlc.graph.node import Graph, Input, Map, Node, Reduce, Role, element_count, expressions
+from sdlc.graph.node import (
+    Graph,
+    Input,
+    Map,
+    Node,
+    Reduce,
+    Role,
+    element_count,
+    expressions,
+    topological,
+)
 from sdlc.graph.numerics import Numerics
 from sdlc.graph.rules import Rule, Sizes, rewrite
 from sdlc.graph.types import DType
 from sdlc.schedule.cost import seconds_of
 from sdlc.schedule.draft import EVERY
+from sdlc.schedule.fetched import is_fetched
 from sdlc.schedule.group import Group
 from sdlc.schedule.plan import Plan, plan
 from sdlc.schedule.strips import NAME as STRIPS
@@ -73,6 +84,15 @@ class Estimates:
     def saved(self, rule: Rule, sizes: Sizes) -> float:
         """Seconds by which the right side is quicker."""
         return self._compared(rule, sizes).saved
+
+    def fetches(self, rule: Rule, sizes: Sizes) -> bool:
+        """Whether what the left side reads, but for weights, passes through local memory."""
+        if rule.sides is None:
+            return True
+        left = rule.sides(sizes, self.precision)[0]
+        names = frozenset(n.name for n in topological(left) if isinstance(n, Input))
+        known = weights_of(left)
+        return is_fetched(with_weights(left, known), names - known, self.target)
 
     def _compared(self, rule: Rule, sizes: Sizes) -> Compared:
         if rule.sides is None:

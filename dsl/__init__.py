@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sdlc.api import CompiledProgram, compile, devices, targets
     from sdlc.language.diagnostics import SdlError
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 __all__ = ["CompiledProgram", "SdlError", "__version__", "compile", "devices", "targets"]
 
 

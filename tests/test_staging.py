@@ -400,6 +400,24 @@ def test_scores_are_computed_inside() -> None:
         assert len(vectors) == len(stages)
 
 
+@pytest.mark.parametrize("name", ["adreno", "cpu", "nvidia"])
+def test_scores_in_phases_lie_in_memory(name: str) -> None:
+    """Rows of a picture three times as high are read at remainders of a row, which no tile of rows
+    holds in one piece."""
+    text = """model m(x: f32[2, 3, 3, 1], w: f32[4, 3, 1, 1], v: f32[2, 4, 3, 5]) -> f32[2, 4, 9, 5] {
+      return attention_online(conv2d_upsampled(x, w; factor = 3), v)
+    }"""
+    request = make_request(text, name, None, {}, (None, "f32"))
+    rng = np.random.default_rng(5)
+    shapes = {"x": (2, 3, 3, 1), "w": (4, 3, 1, 1), "v": (2, 4, 3, 5)}
+    inputs = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    graph = request.graph()
+    made = planned(graph, request.target, request.rules)
+    program = compile_plan(made.graph, made.plan, request.target)
+    ran = run_interpreted(program, inputs, {})
+    check(tolerance(graph, inputs, {}), ran, Numerics.RESCALED)
+
+
 @pytest.mark.parametrize("name", ["llvmpipe", "swiftshader"])
 def test_scores_that_no_binding_holds_are_not_stored(name: str) -> None:
     """Those of 64 x 64 pixels and eight heads in f32; of 32 x 32 they are, which is quicker."""

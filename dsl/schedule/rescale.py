@@ -342,10 +342,13 @@ def block_size(group: Group, form: Rescaled, profile: Profile) -> int:
 
 
 def _source(group: Group, form: Rescaled, axis: Axis) -> Node | None:
-    """The one value that the leaders' lifts read, at `axis` itself in one place."""
+    """The one value that the leaders' lifts read, at `axis` itself in one place, and nowhere at a
+    quotient or remainder: tiles of rows step across those."""
     found = [e for e in walk(*(group.lift[f] for f in form.leaders)) if isinstance(e, Read)]
     others = [r for r in group.reads if r not in found and r.source in {f.source for f in found}]
     if len(found) != 1 or others or found[0].fill is not None:
+        return None
+    if any(isinstance(e, Apply) and e.op in ("floordiv", "mod") for e in walk(*found[0].indices)):
         return None
     uses = [i for i in found[0].indices if axis in axes_of(i)]
     return found[0].source if uses == [Index(axis)] else None

@@ -404,7 +404,7 @@ def test_scores_are_computed_inside() -> None:
 def test_scores_in_phases_lie_in_memory(name: str) -> None:
     """Rows of a picture three times as high are read at remainders of a row, which no tile of rows
     holds in one piece."""
-    text = """model m(x: f32[2, 3, 3, 1], w: f32[4, 3, 1, 1], v: f32[2, 4, 3, 5]) -> f32[2, 4, 9, 5] {
+    text = """model m(x: f32[2, 3, 3, 1], w: f32[4, 3, 1, 1], v: f32[2, 4, 3, 5]) -> T[2, 4, 9, 5] {
       return attention_online(conv2d_upsampled(x, w; factor = 3), v)
     }"""
     request = make_request(text, name, None, {}, (None, "f32"))

@@ -154,6 +154,27 @@ EQUATIONS = (
         "tests/test_tolerance.py",
     ),
     Mutant(
+        "an infinity that the identity hides",
+        "dsl/graph/reference_reduce.py",
+        "if not lost.any():",
+        "if lost.any():",
+        "tests/test_tolerance.py",
+    ),
+    Mutant(
+        "what is no number compares in one way",
+        "dsl/proof/tolerance.py",
+        "if self.generator is None:",
+        "if self.seen:",
+        "tests/test_tolerance.py",
+    ),
+    Mutant(
+        "an infinity beside numbers excuses anything",
+        "dsl/proof/tolerance.py",
+        "doubtful = np.isnan(floats[0])",
+        "doubtful = ~np.isfinite(floats[0])",
+        "tests/test_tolerance.py",
+    ),
+    Mutant(
         "evaluations that share a rounding",
         "dsl/proof/roundings.py",
         "if made.dtype.is_float and self.axis not in made.axes:",

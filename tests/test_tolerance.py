@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from conftest import ForAll
+from elaborated import graph_of as built
 from sdlc.graph.expr import Index, apply, f32
 from sdlc.graph.node import Graph, Input, Map, Reduce
 from sdlc.graph.numerics import Numerics
@@ -190,3 +191,91 @@ def test_a_function_does_not_meet_its_limit_exactly(language: str) -> None:
     allowed = tolerance(graph, given, {}, language)
     assert allowed["out"].error[0] > 2 * np.finfo(np.float32).eps
     assert allowed["out"].error[1] <= 1e-5
+
+
+# ---- overflows that a result does not show --------------------------------------------------
+
+LEAST = """op least(x: T[b, n]) -> i32[b] {
+  square[b, i] = x[b, i] * x[b, i]
+  lost[b, i] = (square[b, i] - square[b, i]) + x[b, i]
+  s[b] = reduce arg_min over i < n of (value = lost[b, i], index = i)
+  out[b] = s.index[b]
+}"""
+SQUARES = """op squares(x: T[b, n]) -> T[b] { out[b] = min over i < n of x[b, i] * x[b, i] }"""
+PLACE = """op place(x: T[b, n]) -> i32[b] {
+  s[b] = reduce arg_max over i < n of (value = x[b, i] * x[b, i], index = i)
+  out[b] = s.index[b]
+}"""
+FIRST = """op first(x: T[b, n]) -> i32[b] {
+  s[b] = reduce arg_min over i < n of (value = x[b, i] * x[b, i], index = i)
+  out[b] = s.index[b]
+}"""
+WEIGHT = """op weight(x: T[b, n]) -> T[b] {
+  s[b] = reduce softmax_stats over i < n of (m = 0 - x[b, i] * x[b, i], l = 1)
+  out[b] = s.l[b]
+}"""
+LARGE = np.float32(1e30)
+
+
+def wrong(text: str, x: npt.ArrayLike, measured: bool = True, **got: npt.ArrayLike) -> str | None:
+    """What is wrong with the result `out` of an operator for rows of halves or of f32."""
+    given = np.asarray(x)
+    precision = DType.F16 if given.dtype == np.float16 else DType.F32
+    graph = built(text, precision=precision, b=given.shape[0], n=given.shape[1])
+    allowed = tolerance(graph, {"x": given}, {}, measured=measured)["out"]
+    return disagreement(allowed, np.asarray(got["out"]), Numerics.REASSOCIATED)
+
+
+@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize("count", [2, 40])
+def test_which_of_values_that_are_no_numbers_is_least_is_not_known(
+    count: int, measured: bool
+) -> None:
+    """Their squares overflow in half precision, and what is left is no number; those of the second
+    row do not."""
+    x = np.stack([np.full(count, 300), np.arange(count) + 1]).astype(np.float16)
+    for index in (0, count // 2, count - 1):
+        assert wrong(LEAST, x, measured, out=np.array([index, 0])) is None
+    assert "[1]: got 1, expected 0" in str(wrong(LEAST, x, measured, out=np.array([0, 1])))
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_the_least_of_infinities_is_one_of_them_or_the_identity(measured: bool) -> None:
+    for count in (1, 3):
+        x = np.full((2, count), LARGE)
+        x[1] = 2
+        for value in (np.inf, np.finfo(np.float32).max):
+            assert wrong(SQUARES, x, measured, out=np.array([value, 4], np.float32)) is None
+        for value in (np.inf, 5):
+            got = np.array([np.inf, value], np.float32)
+            assert "[1]" in str(wrong(SQUARES, x, measured, out=got))
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_the_other_fields_of_a_state_are_lost_with_an_infinity(measured: bool) -> None:
+    """The identity's index beside its value, or an infinity's; the weight of a greatest number that
+    is the identity, or of an infinity, which may be taken from itself."""
+    x = np.array([[LARGE], [2]], np.float32)
+    for got in (0, 2**31 - 1):
+        assert wrong(FIRST, x, measured, out=np.array([got, 0])) is None
+    assert wrong(FIRST, x, measured, out=np.array([0, 1])) is not None
+    for weight in (0, 1, np.nan):
+        assert wrong(WEIGHT, x, measured, out=np.array([weight, 1], np.float32)) is None
+    assert wrong(WEIGHT, x, measured, out=np.array([1, np.nan], np.float32)) is not None
+
+
+def test_an_infinity_is_more_than_a_number_and_no_excuse_beside_it() -> None:
+    x = np.array([[2, LARGE, 1]], np.float32)
+    assert wrong(PLACE, x, out=np.array([1])) is None
+    assert wrong(PLACE, x, out=np.array([0])) is not None
+    assert wrong(SQUARES, x, out=np.array([1], np.float32)) is None
+    for value in (np.inf, np.nan, 4):
+        assert wrong(SQUARES, x, out=np.array([value], np.float32)) is not None
+
+
+def test_which_of_equal_infinities_is_greatest_is_not_known() -> None:
+    """Another program may hold one of them beyond its last place, or round it down."""
+    x = np.array([[LARGE, LARGE * 2, 1, LARGE], [1, 3, 2, 1]], np.float32)
+    for index in (0, 1, 3):
+        assert wrong(PLACE, x, out=np.array([index, 1])) is None
+    assert wrong(PLACE, x, out=np.array([0, 2])) is not None

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdlc.graph.node import Const, Graph, Input, Map, Node, Reduce, Role, sources, topological
-from sdlc.graph.reference_expr import Arithmetic, Order, Rounding, Scope, boxes
+from sdlc.graph.reference_expr import Arithmetic, Doubt, Order, Rounding, Scope, boxes
 from sdlc.graph.reference_reduce import POINTS, as_product, contract, fold
 from sdlc.graph.types import Array, DType
 from sdlc.language.diagnostics import Diagnostic, SdlError
@@ -36,12 +36,13 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`contractions`: sums of products as matrix products; `rounding`, `order`: see
+    """`contractions`: sums of products as matrix products; the others: see
     `reference_expr.Arithmetic`."""
 
     contractions: bool = True
     rounding: Rounding | None = None
     order: Order | None = None
+    doubt: Doubt | None = None
 
 
 DEFAULT = Options()
@@ -61,7 +62,8 @@ def evaluate(
     read out of range that has no `else`.
     """
     real = np.float64 if mode is Mode.F64 or options.rounding else np.float32
-    arithmetic = Arithmetic(np.dtype(real), mode is Mode.F16, options.rounding, options.order)
+    chosen = (options.rounding, options.order, options.doubt)
+    arithmetic = Arithmetic(np.dtype(real), mode is Mode.F16, *chosen)
     for given in graph.inputs:
         _check(given, inputs)
     nodes = tuple(topological(graph))

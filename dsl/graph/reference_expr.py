@@ -31,6 +31,9 @@ Rounding = Callable[[str, Array], Array]
 Order = Callable[[tuple[int, ...]], Indices]
 """In which order states along the last axis of an array of this shape are folded: the places of the
 states, an array that broadcasts to the shape."""
+Doubt = Callable[[Array, Sequence[Array]], Array]
+"""What an operator whose result is no float makes of it, by its arguments: those may be no numbers.
+"""
 
 I32_RANGE = (-(2**31), 2**31 - 1)
 
@@ -40,13 +43,15 @@ class Arithmetic:
     """How numbers are held: floats as `real`, f16 stores rounded if `half`, i32 as int64.
 
     `rounding`, if given, replaces the result of each float operator and of each f16 store; states
-    are then folded one after another, in `order` if that is given.
+    are then folded one after another, in `order` if that is given, and an infinity that is lost in
+    the identity is no number after it. `doubt` replaces results that are no floats.
     """
 
     real: np.dtype[Any]
     half: bool = False
     rounding: Rounding | None = None
     order: Order | None = None
+    doubt: Doubt | None = None
 
     def hold(self, value: Any, dtype: DType) -> Array:
         """`value` in the format in which a value of this type takes part in arithmetic."""
@@ -77,10 +82,12 @@ class Arithmetic:
             case "f16":
                 return self.to_half(self.hold(args[0], DType.F32))
             case "i32":
-                return self.to_integer(args[0])
+                value = self.to_integer(args[0])
             case _:
                 value = self.hold(SCALARS[op].evaluate(*args), dtype)
-        if self.rounding is None or not dtype.is_float:
+        if not dtype.is_float:
+            return value if self.doubt is None else self.doubt(value, args)
+        if self.rounding is None:
             return value
         return self.rounding(op, value)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -51,14 +52,38 @@ def fold(node: Reduce, values: Values, arithmetic: Arithmetic, name: str) -> lis
     results = [np.empty(node.shape, s.dtype) for s in start]
     width = min(POINTS, prod(a.extent for a in node.over))
     for outer in boxes(node.axes, POINTS // width):
-        state = start
+        state: list[Array] | None = None
         for inner in boxes(node.over, POINTS):
             scope = Scope(outer.join(inner), values, arithmetic, name)
             part = _fold_box(node, scope, (*outer.shape, prod(inner.shape)))
-            state = combine(node.monoid, state, part, arithmetic)
-        for result, value in zip(results, state, strict=True):
+            state = part if state is None else combine(node.monoid, state, part, arithmetic)
+        whole = start if state is None else _begun(node.monoid, start, state, arithmetic)
+        for result, value in zip(results, whole, strict=True):
             result[outer.slices] = value
     return results
+
+
+def _begun(
+    monoid: Monoid, start: list[Array], state: list[Array], arithmetic: Arithmetic
+) -> list[Array]:
+    """The identity combined with all else: it changes no number, so programs may leave it out. With
+    random roundings there is no number where an infinity without it were a number with it."""
+    made = combine(monoid, start, state, arithmetic)
+    if arithmetic.rounding is None:
+        return made
+    pairs = zip(state, made, strict=True)
+    lost = reduce(np.logical_or, (np.isinf(alone) & np.isfinite(begun) for alone, begun in pairs))
+    if not lost.any():
+        return made
+    none = np.where(lost, np.nan, 0.0)
+    return [_without_number(value, none, arithmetic) for value in made]
+
+
+def _without_number(value: Array, none: Array, arithmetic: Arithmetic) -> Array:
+    """A field where `none` is no number."""
+    if value.dtype.kind == "f":
+        return np.asarray(np.add(value, none))
+    return value if arithmetic.doubt is None else arithmetic.doubt(value, [none])
 
 
 def _fold_box(node: Reduce, scope: Scope, shape: tuple[int, ...]) -> list[Array]:

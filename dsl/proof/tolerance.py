@@ -9,7 +9,9 @@ which every inexact operation is rounded up or down at random (Parker 1997, Mont
 and sums run one by one, where errors grow most: in half of them in order, in half in a random one,
 since large terms may cancel exactly in one order and not in another. Library functions err by as
 much as their language allows (`ACCURACY`). Cancellation, overflow and ties are thus measured and
-never guessed.
+never guessed. So is whether an overflow is hidden: an infinity that the identity of a fold replaces
+(a least value of infinities is one of them or the identity) is no number after it; and what depends
+on how a value compares that is no number is found by comparing it at random.
 `k` belongs to the numerics class of what was done to the program, and to nothing else.
 
 A kernel may round to half precision on its way where the definition does not (weights before a
@@ -22,7 +24,7 @@ held against its own f64 value: what it adds is what rounding does to it, not wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from math import prod
@@ -162,10 +164,38 @@ class RandomOrder:
         return places.reshape(times, *(1,) * (len(shape) - 2), count)
 
 
+@dataclass(slots=True)
+class RandomDoubt:
+    """What is not known of values that are not finite: how one that is no number compares, and how
+    two equal infinities do, which stand for different numbers. Such results, and what whole number
+    comes of no number, are left as they are (no generator), or changed at random."""
+
+    generator: np.random.Generator | None = None
+    seen: bool = False
+
+    def __call__(self, value: Array, args: Sequence[Array]) -> Array:
+        floats = [a for a in args if a.dtype.kind == "f"]
+        if not floats:
+            return value
+        doubtful = np.isnan(floats[0])
+        if len(floats) == 2:
+            one, other = floats
+            doubtful = doubtful | np.isnan(other) | ((one == other) & np.isinf(one))
+        if not doubtful.any():
+            return value
+        self.seen = True
+        if self.generator is None:
+            return value
+        flipped = doubtful & (self.generator.random(doubtful.shape) < 0.5)
+        changed: Array = np.bitwise_xor(value, flipped)
+        return changed
+
+
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """For one output: `exact` (r64), `error` (the bracket, before `k`), and where it is `defined`:
-    some correct evaluation overflows elsewhere, so that any value is right there."""
+    some correct evaluation overflows elsewhere, or what it is depends there on how a value compares
+    that is no number, so that any value is right."""
 
     exact: Reals
     error: Reals
@@ -266,26 +296,41 @@ def _samples(
     functions: Mapping[str, Accuracy],
     count: int,
 ) -> dict[str, Array]:
-    """The outputs of `count` evaluations that round at random, along a first axis. Small graphs are
-    evaluated several times at once."""
+    """The outputs of `count` evaluations that round at random, along a first axis, as f64: no
+    number where values that are none decide. Small graphs are evaluated several times at once."""
     graph, inputs, weights = given
     points = max(1, max((prod(n.shape) for n in topological(graph)), default=1))
     together = max(n for n in (1, 2, 4, SAMPLES) if n * points <= max(POINTS, points))
     several = repeated(graph, together)
     made = []
     for seed in range(count // together):
-        generator = np.random.default_rng(seed)
-        rounding = RandomRounding(generator, functions)
-        options = Options(rounding=rounding, order=RandomOrder(generator, seed % 2 == 0))
-        made.append(evaluate(several, inputs, weights, mode_of(graph), options))
+        run = partial(_sampled, (several, inputs, weights), functions, seed)
+        plain = RandomDoubt()
+        once = run(plain)
+        again = run(RandomDoubt(np.random.default_rng(seed))) if plain.seen else once
+        made.append({n: np.where(once[n] == again[n], once[n], np.nan) for n in once})
     return {name: np.concatenate([m[name] for m in made]) for name in made[0]}
+
+
+def _sampled(
+    given: Given, functions: Mapping[str, Accuracy], seed: int, doubt: RandomDoubt
+) -> dict[str, Array]:
+    """One evaluation; the same roundings and orders for the same seed, whatever is in doubt."""
+    generator = np.random.default_rng(seed)
+    options = Options(
+        rounding=RandomRounding(generator, functions),
+        order=RandomOrder(generator, seed % 2 == 0),
+        doubt=doubt,
+    )
+    return evaluate(*given, mode_of(given[0]), options)
 
 
 def _allowed(exact: Array, others: Array, dtype: DType) -> Allowed:
     r64, samples = exact.astype(np.float64), others.astype(np.float64)
     if not dtype.is_float:
-        error = np.abs(samples - r64).max(axis=0)
-        return Allowed(r64, error, np.ones(r64.shape, np.bool_), dtype)
+        defined = np.asarray(np.isfinite(samples).all(axis=0))
+        error = np.where(defined, np.abs(samples - r64), 0.0).max(axis=0)
+        return Allowed(r64, error, defined, dtype)
     facts = np.finfo(np.float16 if dtype is DType.F16 else np.float32)
     defined = np.isfinite(samples).all(axis=0) & (np.abs(r64) <= float(facts.max))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -332,7 +377,8 @@ def _difference(allowed: Allowed, got: Array, numerics: Numerics) -> str | None:
         wrong = allowed.defined & ~(distance <= k * allowed.error)
     if not wrong.any():
         return None
-    ratio = np.nan_to_num(distance / np.maximum(allowed.error, 1e-300), nan=np.inf)
+    with np.errstate(over="ignore"):
+        ratio = np.nan_to_num(distance / np.maximum(allowed.error, 1e-300), nan=np.inf)
     excess = np.where(wrong, ratio, -1.0)
     worst = np.unravel_index(int(excess.argmax()), excess.shape)
     return (

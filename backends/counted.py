@@ -1,7 +1,7 @@
 """Loops that are counted by the places that they go through.
 
-In: a kernel. Out: the kernel in which a loop of products within another loop carries the place of
-each of its accesses from one iteration to the next, and goes on until the first of them has gone
+In: a kernel. Out: the kernel in which a loop of products beside others carries the place of each
+of its accesses from one iteration to the next, and goes on until the first of them has gone
 all its way. Invariant: every access is to the same element, and the loop runs as often.
 
     for p < 4 { w = weight[p * 2 + row]; v = value[p * 80 + lane]; … value[p * 80 + lane + 10] … }
@@ -48,15 +48,15 @@ from sdlc.kernel.simplify import simplify
 from sdlc.target import Capabilities
 
 SEVERAL, FEW = 2, 96
-"""Loops of products in an outer loop, from which on they carry their places; a loop of no more
+"""Loops of products beside one another, from which on they carry their places; a loop of no more
 multiply-adds than these, all its iterations together, may be written out."""
 
 Terms = frozenset[tuple[Expr, int]]
 
 
 def count_by_places(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
-    """Where compilers write out what they can count: several loops of products in a loop carry
-    their places. In WGSL, whose implementations add counters of their own, short ones too. What
+    """Where compilers write out what they can count: several loops of products in a loop, or in no
+    loop, carry their places. In WGSL, whose implementations add counters of their own, short ones too. What
     else they loop over is short, and theirs to write out."""
     if not caps.counted_loops:
         return kernel
@@ -73,7 +73,9 @@ def count_by_places(kernel: Kernel, caps: Capabilities, language: str) -> Kernel
             return (stmt,)
         return (replace(stmt, body=map_statements(stmt.body, inner)),)
 
-    return replace(kernel, body=map_statements(kernel.body, outer))
+    several = sum(_products(s) > 0 for s in kernel.body) >= SEVERAL
+    whole = [new for s in kernel.body for new in (inner(s) if several else (s,))]
+    return replace(kernel, body=map_statements(tuple(whole), outer))
 
 
 def _products(stmt: Stmt) -> int:

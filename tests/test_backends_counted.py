@@ -111,6 +111,17 @@ def test_the_text_counts_by_a_place() -> None:
     assert wgsl.count("while (place") == 2
 
 
+def test_loops_in_no_loop_count_by_places_too() -> None:
+    """What a block of all keys folds is in no loop over blocks."""
+    one, other = products("p", 60, (5, 2, 3), 7), products("q", 60, (4, 1, 2), 1)
+    for inner, wanted in (((one, other), ["p", "q"]), ((one,), [])):
+        body = (Declare(TOTAL, f32(0.0)), Let(BLOCK, i32(1)), *inner, Store(OUT, LX, TOTAL))
+        kernel = one_dimensional("k", (X, W, OUT), body, 16)
+        made = legalize(kernel, CAPS, "opencl")
+        assert [loop.var.name for loop in counted(made)] == wanted
+        np.testing.assert_array_equal(results(kernel), results(made))
+
+
 @pytest.mark.parametrize("caps", [CAPS, replace(CAPS, counted_loops=False)])
 def test_which_loops_count_by_places(caps: Capabilities) -> None:
     one, other = products("p", 60, (5, 2, 3), 7), products("q", 60, (4, 1, 2), 1)

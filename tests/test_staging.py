@@ -39,7 +39,7 @@ from sdlc.proof.tolerance import Numerics, check, tolerance
 from sdlc.schedule.bijection import inverse
 from sdlc.schedule.draft import EVERY, Setting
 from sdlc.schedule.group import Group
-from sdlc.schedule.nest import Kind, Place, Refused, Spread, Stage
+from sdlc.schedule.nest import Kind, Place, Refused, Spread, Stage, Tile
 from sdlc.schedule.plan import Scheduled, plan
 from sdlc.schedule.rescale import blocks_of, rescaled
 from sdlc.schedule.sharing import unshared
@@ -285,6 +285,21 @@ def test_what_lies_side_by_side_is_fetched_as_vectors_and_stored_turned(
     wrong = tuple(replace(s, deep=7) if s is keys_at else s for s in kernel.steps)
     with pytest.raises(Refused, match="depth does not divide"):
         schedule(kernel.group, wrong)
+
+
+@pytest.mark.parametrize(("keys", "steps"), [(77, 14), (64, 16), (80, 10)])
+def test_sums_over_keys_are_written_out_further_than_whole_loads(keys: int, steps: int) -> None:
+    """Of 28 keys a block 14 at a time, of 20 ten: four at a time leave a loop of mostly counting.
+    Scores, whose factors come from memory, keep whole loads."""
+    graph = attention_graph(1, 20, keys, 20, 4)
+    profile = Profile(
+        vector=4, lanes=64, register_tile=(4, 8), reduction_lanes=64, unroll=8, slice=8, gather=4,
+        groups=3, across=8, registers=64, block=32 if keys != 80 else 20,
+    )  # fmt: skip
+    (kernel,) = plan(graph, target(profile)).kernels
+    written = {s.name: s.size for s in kernel.steps if isinstance(s, Tile) and "unroll" in s.inner}
+    assert written["sum_o/t.in"] == steps and written["scores/d"] == 4, written
+    in_one_kernel(graph, profile, 0)
 
 
 def test_a_stage_gives_its_place_only_to_the_last_that_reads_it() -> None:

@@ -236,12 +236,17 @@ def _own_columns(draft: NestDraft, part: Group, own: frozenset[Axis], setting: S
 
 
 def _unroll(draft: NestDraft, part: Group, setting: Setting) -> None:
-    """Steps of a sum as copies: more of a tile of few results, where registers are counted."""
+    """Steps of a sum as copies: more of a tile of few results, where registers are counted; of what
+    local memory holds no whole loads, where those leave fewer than half as many."""
     profile, nest = setting.profile, _nest(draft, part)
     results = nest.size(Kind.VECTOR, 0) * nest.size(Kind.UNROLL, 0)
     most = profile.register_tile[1] // max(results, 1) if profile.registers else 1
     axis = part.over[-1]
-    size = written_out(axis.extent, replace(profile, unroll=profile.unroll * max(most, 1)))
+    wanted = profile.unroll * max(most, 1)
+    size = written_out(axis.extent, replace(profile, unroll=wanted))
+    held = all((r.source, r.field) in draft.group.held for r in part.reads)
+    if held and profile.registers and 2 * size <= divisor(axis.extent, wanted):
+        size = divisor(axis.extent, wanted)
     draft.tile(f"{part.name}/{axis.name}", size, Kind.UNROLL, "unroll")
 
 

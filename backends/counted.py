@@ -56,8 +56,8 @@ Terms = frozenset[tuple[Expr, int]]
 
 def count_by_places(kernel: Kernel, caps: Capabilities, language: str) -> Kernel:
     """Where compilers write out what they can count: several loops of products in a loop, or in no
-    loop, carry their places. In WGSL, whose implementations add counters of their own, short ones too. What
-    else they loop over is short, and theirs to write out."""
+    loop, carry their places. In WGSL, whose implementations add counters of their own, short ones
+    too. What else they loop over is short, and theirs to write out."""
     if not caps.counted_loops:
         return kernel
     fresh = Fresh(kernel)

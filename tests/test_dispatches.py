@@ -29,7 +29,7 @@ MOST = {
     "nvidia": 350,
     "nvidia-matrix": 350,
     "apple": 350,
-    "adreno": 350,
+    "adreno": 333,
     "mali": 350,
 }
 """Kernels of a step: where all 22 convolutions take tiles, the largest in two strips."""

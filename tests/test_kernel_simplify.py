@@ -166,6 +166,21 @@ def test_a_fact_bounds_each_variable_of_a_sum() -> None:
     assert bounds.assuming((x * 16 + y < 1).expr).interval(X) == (0, 0)
 
 
+@given(st.integers(-9, 9), st.integers(0, 40), st.integers(1, 7), st.integers(-5, 12))
+def test_a_quotient_bounds_what_is_divided(low: int, length: int, by: int, limit: int) -> None:
+    """Exactly: the first and the last number of a range whose quotient is within the limit."""
+    every = range(low, low + length + 1)
+    quotient = (x // by).expr
+    for condition, kept in (
+        (call("lt", quotient, i32(limit)), [n for n in every if n // by < limit]),
+        (call("le", i32(limit), quotient), [n for n in every if limit <= n // by]),
+    ):
+        found = Bounds({X: (every[0], every[-1])}).assuming(condition).interval(X)
+        assert all(found[0] <= n <= found[1] for n in kept)
+        if kept and limit > 0:
+            assert found == (kept[0], kept[-1])
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.5, float("inf"), -float("inf"), float("nan")])
 def test_float_rules_are_exact(value: float) -> None:
     a = Var("a", F32)

@@ -307,6 +307,21 @@ def test_large_outputs_are_proven_without_enumeration() -> None:
     refused("cannot prove", wide, **shape)
 
 
+def test_a_guard_of_a_quotient_tells_work_groups_apart() -> None:
+    """Rows of 16 x 16 pixels by 128 work-items of four: those beyond the last row store nothing,
+    found by the norms of pictures on a GPU."""
+    out = write("out", 2 * 64 * 80 * 256)
+
+    def store(rows: int) -> Stmt:
+        cell = add(mul(mod(GX, 64), 80 * 512), mul(div(GX, 64), 256), mul(LX, 4))
+        value, inside = Vector((ONE,) * 4), lt(div(LX, 4), rows)
+        return For(K, 80, (Store(out, add(cell, mul(K, 512)), value, inside),))
+
+    shape = {"buffers": (out,), "grid": (128, 1, 1), "group": (128, 1, 1)}
+    assert not problems(store(16), **shape)
+    assert problems(store(17), **shape)
+
+
 def test_what_guards_pin_tells_work_groups_apart() -> None:
     """Almost every group of a launch is beyond the end: found by drawing, with loops in which only
     the first iteration is within. Nothing is listed, however many groups there are."""

@@ -69,7 +69,20 @@ class Bounds:
                 else:
                     low = max(low, -(rest // coefficient))
                 ranges[atom] = (min(low, high), high)
+                self._narrow_dividend(ranges, atom)
         return Bounds(ranges, (*self.facts, *(f for f in facts if len(f[0]) > 1)))
+
+    def _narrow_dividend(self, ranges: dict[Expr, Interval], atom: Expr) -> None:
+        """What is known of a quotient says how far goes what is divided."""
+        if not (isinstance(atom, Call) and atom.op == "floordiv" and atom.args[0] in ranges):
+            return
+        of, by = atom.args[0], constant_of(atom.args[1])
+        if by is None or by < 1:
+            return
+        (low, high), (least, most) = ranges[of], ranges[atom]
+        high = min(high, most * by + by - 1) if most >= 0 else high
+        low = max(low, least * by) if least > 0 else low
+        ranges[of] = (min(low, high), high)
 
     def facts_of(self, condition: Expr, truth: bool = True) -> list[Linear]:
         """What a condition says, as linear forms that are at most zero."""

@@ -10,8 +10,7 @@ all its way. Invariant: every access is to the same element, and the loop runs a
 
 There is no counter beside the places, and no sum for each of them. A compiler that knows how often
 a loop runs writes it out, with all that it loads before what needs it: what an outer loop carries
-has no registers left then. Accesses whose constants are more than an instruction's offset apart
-have places of their own.
+has no registers left then.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def rows_of_states(target: Target) -> int:
 
 
 def test_states_leave_registers_for_what_a_block_needs() -> None:
-    """Four rows of 40 columns took 48 registers of Adreno's four numbers, two take 24."""
+    """Four rows of 40 columns took 48 registers of Adreno's four numbers, two take 16."""
     for name in ("adreno", "mali"):
         target = load_target(name)
         free = replace(target, profile=replace(target.profile, registers=0))
